@@ -1,0 +1,50 @@
+"""honed: a learning daemon beside a swarm of LLM agents.
+
+The rooms, in the order data flows:
+
+    client          what a swarm imports to send its events (standard library only)
+    sources         where events come in: the unix socket
+    sink            validates them, stores records, closes groups into episodes
+    stores          records, episodes, counters, runs and models in SQLite
+    learn_models    records to episodes, episodes to training data
+    triggers        when to learn: values with `&`, `|`, `~`
+    loop            wake, look, judge, train, gate, apply, write down what happened
+    training_sets   which episodes a run learns from, and what is held out for ever
+    processors      a run in a worker process
+    worker          that process: LoRA, export to GGUF, scores (the only room that imports torch)
+    gate            is the candidate better than the adapter in service?
+    appliers        put it into service, take it out
+    gateway         the stable address in front of llama-server, blue and green
+    api             the control socket
+    cli             what a person types
+
+`daemon` and `serve` build and run the two long-lived processes; `config` is what the operator wrote; `ports` is what
+each room promises; `domain` holds the nouns.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from honed.client import AsyncHonedClient, HonedClient
+    from honed.config import Config, load_config
+    from honed.daemon import LearningDaemon
+
+__version__ = "0.1.0"
+__all__ = ["AsyncHonedClient", "Config", "HonedClient", "LearningDaemon", "load_config"]
+
+_HOMES = {
+    "AsyncHonedClient": "honed.client",
+    "HonedClient": "honed.client",
+    "Config": "honed.config",
+    "load_config": "honed.config",
+    "LearningDaemon": "honed.daemon",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used; `import honed` itself loads nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'honed' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

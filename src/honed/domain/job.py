@@ -1,0 +1,187 @@
+"""What the daemon and the worker process say to each other.
+
+`python -m honed.worker JOB.json` reads one Job, writes Progress as JSON lines on stdout and its result to
+`result_path`, and ends with 0. A fault is written as a `JobFailed` result and ends with 1. Paths are absolute.
+The folder named by `output_path` is filled completely by the worker and published by whoever started it.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from honed.domain.trained_model import TrainingMetrics
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of a LoRA run, in TRL's and PEFT's own names."""
+
+    r: Annotated[int, Meta(ge=1, le=256)] = 16
+    lora_alpha: Annotated[float, Meta(gt=0)] = 32
+    lora_dropout: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    target_modules: tuple[str, ...] | None = None
+    """None means all linear layers."""
+    num_train_epochs: Annotated[int, Meta(ge=1)] = 3
+    max_steps: Annotated[int, Meta(ge=1)] | None = None
+    """A number of steps wins over epochs."""
+    per_device_train_batch_size: Annotated[int, Meta(ge=1)] = 4
+    gradient_accumulation_steps: Annotated[int, Meta(ge=1)] = 4
+    learning_rate: Annotated[float, Meta(gt=0, le=1e-2)] = 2e-4
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "polynomial"] = "linear"
+    warmup_steps: Annotated[int, Meta(ge=0)] = 5
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    max_length: Annotated[int, Meta(ge=16)] = 2048
+    """Tokens a row may hold; a longer row is cut at its end."""
+    seed: int = 3407
+    device: Device = "auto"
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """CPU threads of torch; 0 means all cores but one (llama-server needs the other)."""
+    logging_steps: Annotated[int, Meta(ge=1)] = 5
+
+
+class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
+    """Train one adapter, export it, and score the held-out episodes with it."""
+
+    run_id: str
+    model_id: str
+    scenario: str
+    learn_model: str
+    base_model: str
+    """Hub id or folder of the base model in Hugging Face's format."""
+    data_path: str
+    """JSON lines `{"messages": [...], "tools": [...]}`."""
+    held_out_path: str | None
+    """JSON lines in the same form; line n is scored as `scores[n]`."""
+    incumbent_path: str | None
+    """Adapter folder of the model in service; None scores against the bare base."""
+    output_path: str
+    result_path: str
+    settings: TrainSettings
+    episode_ids: tuple[str, ...] = ()
+    data_digest: str = ""
+    parent_id: str | None = None
+    selection: Literal["successes", "blind"] = "successes"
+
+
+class ScoreJob(Struct, frozen=True, kw_only=True, tag="score", tag_field="job"):
+    """Score held-out episodes under a candidate and an incumbent, without training."""
+
+    base_model: str
+    held_out_path: str
+    candidate_path: str | None
+    incumbent_path: str | None
+    result_path: str
+    max_length: int = 2048
+    device: Device = "auto"
+    threads: int = 0
+
+
+class ExportBaseJob(Struct, frozen=True, kw_only=True, tag="export_base", tag_field="job"):
+    """Convert a base model from Hugging Face's format to GGUF."""
+
+    base_model: str
+    output_path: str
+    """The GGUF file, written aside and renamed."""
+    result_path: str
+    outtype: Literal["f32", "f16"] = "f32"
+
+
+class PretrainJob(Struct, frozen=True, kw_only=True, tag="pretrain", tag_field="job"):
+    """Make a tiny base model (Qwen3 with a tokenizer of its own) from conversations; for demo and tests."""
+
+    data_path: str
+    """JSON lines `{"messages": [...]}`; all assistant tokens count."""
+    output_path: str
+    """Folder for the model in Hugging Face's format."""
+    result_path: str
+    steps: int = 150
+    batch_size: int = 32
+    learning_rate: float = 5e-3
+    hidden_size: int = 128
+    num_layers: int = 2
+    vocab_size: int = 1024
+    seed: int = 0
+    threads: int = 1
+
+
+Job = TrainJob | ScoreJob | ExportBaseJob | PretrainJob
+
+
+class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress", tag_field="type"):
+    """One line of the worker's stdout."""
+
+    phase: str
+    """`loading`, `training`, `exporting`, `scoring`, `pretraining`."""
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    rss_mb: float | None = None
+
+
+class EpisodeScore(Struct, frozen=True, kw_only=True):
+    """Log-probability of one episode's assistant tokens."""
+
+    num_tokens: int
+    """Assistant tokens that were scored; 0 when cutting left none."""
+    candidate: float
+    """Mean log-probability per token under the candidate, nats."""
+    incumbent: float
+    """The same under the incumbent."""
+
+
+class TrainResult(Struct, frozen=True, kw_only=True, tag="trained", tag_field="result"):
+    """A finished TrainJob."""
+
+    digest: str
+    """SHA-256 over the adapter's files."""
+    metrics: TrainingMetrics
+    scores: tuple[EpisodeScore, ...] = ()
+
+
+class ScoreResult(Struct, frozen=True, kw_only=True, tag="scored", tag_field="result"):
+    """A finished ScoreJob."""
+
+    scores: tuple[EpisodeScore, ...]
+
+
+class ExportBaseResult(Struct, frozen=True, kw_only=True, tag="exported", tag_field="result"):
+    """A finished ExportBaseJob."""
+
+    architecture: str
+    size_bytes: int
+    digest: str
+
+
+class PretrainResult(Struct, frozen=True, kw_only=True, tag="pretrained", tag_field="result"):
+    """A finished PretrainJob."""
+
+    num_parameters: int
+    final_loss: float
+    seconds: float
+
+
+class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="result"):
+    """A job that ended with a fault."""
+
+    kind: str
+    """Name of the error class, for example `EmptyDataError`."""
+    message: str
+    advice: str | None = None
+
+
+JobResult = TrainResult | ScoreResult | ExportBaseResult | PretrainResult | JobFailed
+
+
+def parse_job(data: bytes) -> Job:
+    """Read a job; raises msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=Job)
+
+
+def parse_result(data: bytes) -> JobResult:
+    """Read a result; raises msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=JobResult)

@@ -1,0 +1,66 @@
+"""What a learn model promises: records in, episodes out; an episode in, training data out."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from honed.domain.episode import Episode
+from honed.domain.outcome import Outcome
+from honed.domain.records import Record
+from honed.domain.training_data import TrainingData
+
+
+class LearnModel(Protocol):
+    """How records become episodes and episodes become training data. Pure: no I/O, no clock."""
+
+    @property
+    def name(self) -> str:
+        """The name that config, tables and files use."""
+        ...
+
+    @property
+    def objective(self) -> str:
+        """What the model learns, in one sentence."""
+        ...
+
+    def group_key(self, record: Record) -> str | None:
+        """The key of the group that the record belongs to; None when it is not this model's business."""
+        ...
+
+    def is_closing(self, record: Record) -> bool:
+        """Whether the record ends its group: an outcome, or an action `done`."""
+        ...
+
+    def is_complete(self, records: Sequence[Record]) -> bool:
+        """Whether a group needs no further record."""
+        ...
+
+    def build_episodes(
+        self, records: Sequence[Record], *, now_ms: int, final: bool = False
+    ) -> list[Episode]:
+        """The episodes of one group's records, in order of arrival.
+
+        Args:
+            records: the records of one group.
+            now_ms: when the episodes are made, Unix milliseconds.
+            final: the group has gone idle; build from what there is.
+
+        Raises:
+            LearnError: the group cannot be read; the message names it. Its records stay.
+        """
+        ...
+
+    def evaluate(self, records: Sequence[Record]) -> Outcome:
+        """How the attempt ended, from its records alone."""
+        ...
+
+    def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> TrainingData:
+        """The training data of one episode.
+
+        Args:
+            episode: an episode that this model built.
+            available_actions: the scenario's distinct actions; used by models whose prompt lists them.
+
+        Raises:
+            LearnError: the episode cannot teach; the message names it.
+        """
+        ...

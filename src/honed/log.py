@@ -1,0 +1,75 @@
+"""Structured logging: every event name that honed logs, and how a process turns logging on.
+
+An event is `noun.verb_past`; everything else is a key. Ids, counts, durations and digests are logged; the text of
+a conversation, a prompt or a secret never is.
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+DAEMON_STARTED = "daemon.started"
+DAEMON_STOPPED = "daemon.stopped"
+SOURCE_OPENED = "source.opened"
+SOURCE_CLOSED = "source.closed"
+BATCH_FAILED = "batch.failed"
+EPISODE_CREATED = "episode.created"
+EPISODE_REFUSED = "episode.refused"
+TRIGGER_FIRED = "trigger.fired"
+TRIGGER_FAILED = "trigger.failed"
+TRAINING_STARTED = "training.started"
+TRAINING_DONE = "training.done"
+TRAINING_SKIPPED = "training.skipped"
+TRAINING_FAILED = "training.failed"
+TRAINING_CANCELLED = "training.cancelled"
+GATE_DECIDED = "gate.decided"
+MODEL_READY = "model.ready"
+MODEL_APPLIED = "model.applied"
+MODEL_REFUSED = "model.refused"
+MODEL_ROLLED_BACK = "model.rolled_back"
+WORKER_STARTED = "worker.started"
+WORKER_ENDED = "worker.ended"
+WORKER_WROTE = "worker.wrote"
+GATEWAY_STARTED = "gateway.started"
+GATEWAY_STOPPED = "gateway.stopped"
+SERVER_STARTED = "server.started"
+SERVER_STOPPED = "server.stopped"
+SERVER_DIED = "server.died"
+SWITCH_STARTED = "switch.started"
+SWITCH_DONE = "switch.done"
+SWITCH_FAILED = "switch.failed"
+PROBE_PASSED = "probe.passed"
+CAPTURE_DROPPED = "capture.dropped"
+
+
+def configure(*, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send log lines to `stream` (default stderr): JSON, or plain text on a terminal."""
+    out = stream or sys.stderr
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=True)
+        if out.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(**bound: object) -> structlog.typing.FilteringBoundLogger:
+    """A logger with `bound` on every line."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**bound)
+    return logger
