@@ -25,31 +25,11 @@ from pydantic_settings import (
 from honed.domain.ids import check_scenario
 from honed.domain.job import Device, TrainSettings
 from honed.errors import ConfigError, ValidationError
+from honed.triggers.duration import parse_duration
 from honed.triggers.text import from_table, parse
 from honed.triggers.trigger import TrainTrigger
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+\Z")
 _SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-def parse_duration(value: object) -> timedelta:
-    """`30s`, `15m`, `1h30m`, `1d`, or seconds as a number.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return timedelta(seconds=value)
-    if isinstance(value, str):
-        if re.fullmatch(r"\d+(?:\.\d+)?", value):
-            return timedelta(seconds=float(value))
-        if _DURATION.match(value):
-            parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", value)
-            return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
-    raise ValueError(f"{value!r} is not a duration: expected for example 30s, 15m, 1h30m or seconds")
 
 
 def _parse_size(value: object) -> int:
@@ -126,6 +106,8 @@ class TrainSection(Section):
     min_score: float = Field(0.0, ge=0.0, le=1.0)
     min_rows: int = Field(20, ge=1)
     """A run with fewer rows is skipped."""
+    backoff: Duration = timedelta(seconds=60)
+    """Wait after a failed run; doubles with each further failure, up to 1 h."""
     stop_grace: Duration = timedelta(seconds=10)
     """How long a cancelled worker may take to end by itself."""
 

@@ -1,0 +1,5 @@
+"""`python -m honed` is the `honed` command."""
+
+from honed.cli import main
+
+main()

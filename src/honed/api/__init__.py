@@ -1,0 +1,6 @@
+"""The control API of a running daemon, on a unix socket that only its owner can open."""
+
+from honed.api.control import Controls, control_app
+from honed.api.events import EventStream
+
+__all__ = ["Controls", "EventStream", "control_app"]

@@ -1,0 +1,161 @@
+"""The control API: what CLI, dashboard and agents ask of a running daemon (HTTP over `control.sock`, JSON).
+
+    GET  /v1/status                       counters, trigger with its verdict, training, model in service
+    GET  /v1/runs  /v1/models             newest first
+    GET  /v1/events                       server-sent events from now on
+    POST /v1/train-now {selection, against}   -> {run_id}; 409 while one runs
+    POST /v1/cancel                       stop the run in progress
+    POST /v1/apply {model_id, force}      -> {model_id, previous_model_id} or {model_id, skipped}
+    POST /v1/rollback                     -> {model_id}; null is the base model
+
+An error is `{"code", "message", "advice"}`; unknown keys in a request are refused.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Literal, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from honed.api.events import EventStream
+from honed.domain.trained_model import Selection
+from honed.errors import ApplyError, ControlError, HonedError, NoPreviousModelError, NotFoundError
+
+T = TypeVar("T", bound=Struct)
+
+PROTOCOL = 1
+"""Version of this API; answered with every status."""
+
+
+class Controls(Protocol):
+    """What the daemon offers to its control API."""
+
+    async def status(self) -> dict[str, Any]:
+        """Everything that `honed status` shows."""
+        ...
+
+    async def runs(self) -> list[Any]:
+        """Runs, newest first."""
+        ...
+
+    async def models(self) -> list[Any]:
+        """Models, newest first."""
+        ...
+
+    def train_now(self, *, selection: Selection, against_base: bool) -> str:
+        """Start a run; returns its id."""
+        ...
+
+    def cancel(self) -> str | None:
+        """Stop the run in progress; returns its id."""
+        ...
+
+    async def apply(self, model_id: str, *, force: bool) -> dict[str, Any]:
+        """Put a model into service."""
+        ...
+
+    async def rollback(self) -> str | None:
+        """Go back one adapter; returns the id now in service."""
+        ...
+
+
+class _TrainNow(Struct, forbid_unknown_fields=True):
+    selection: Selection = "successes"
+    against: Literal["incumbent", "base"] = "incumbent"
+
+
+class _Apply(Struct, forbid_unknown_fields=True):
+    model_id: str
+    force: bool = False
+
+
+def control_app(controls: Controls, events: EventStream) -> Starlette:
+    """The ASGI application of the control API."""
+
+    async def status(request: Request) -> Any:
+        return {"protocol": PROTOCOL} | await controls.status()
+
+    async def runs(request: Request) -> Any:
+        return {"runs": await controls.runs()}
+
+    async def models(request: Request) -> Any:
+        return {"models": await controls.models()}
+
+    async def train_now(request: Request) -> Any:
+        order = await _body(request, _TrainNow)
+        run_id = controls.train_now(
+            selection=order.selection, against_base=order.against == "base"
+        )
+        return {"run_id": run_id}
+
+    async def cancel(request: Request) -> Any:
+        return {"run_id": controls.cancel()}
+
+    async def apply(request: Request) -> Any:
+        order = await _body(request, _Apply)
+        return await controls.apply(order.model_id, force=order.force)
+
+    async def rollback(request: Request) -> Any:
+        return {"model_id": await controls.rollback()}
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(_sse(events), media_type="text/event-stream")
+
+    return Starlette(
+        routes=[
+            Route("/v1/status", _json(status)),
+            Route("/v1/runs", _json(runs)),
+            Route("/v1/models", _json(models)),
+            Route("/v1/events", stream),
+            Route("/v1/train-now", _json(train_now), methods=["POST"]),
+            Route("/v1/cancel", _json(cancel), methods=["POST"]),
+            Route("/v1/apply", _json(apply), methods=["POST"]),
+            Route("/v1/rollback", _json(rollback), methods=["POST"]),
+        ]
+    )
+
+
+async def _body(request: Request, cls: type[T]) -> T:
+    return msgspec.json.decode(await request.body() or b"{}", type=cls)
+
+
+def _json(answer: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint as JSON, errors in one form."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _response(200, await answer(request))
+        except msgspec.DecodeError as error:
+            return _response(422, {"code": "INVALID_INPUT", "message": str(error), "advice": None})
+        except HonedError as error:
+            status, code = _status_of(error)
+            return _response(
+                status, {"code": code, "message": str(error), "advice": error.advice}
+            )
+
+    return endpoint
+
+
+def _status_of(error: HonedError) -> tuple[int, str]:
+    match error:
+        case NotFoundError():
+            return 404, "NOT_FOUND"
+        case ControlError() | NoPreviousModelError():
+            return 409, "CONFLICT"
+        case ApplyError():
+            return 502, "APPLY_FAILED"
+        case _:
+            return 500, "INTERNAL_ERROR"
+
+
+def _response(status: int, content: Any) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+async def _sse(events: EventStream) -> AsyncIterator[bytes]:
+    async for event in events.listen():
+        yield b"data: " + msgspec.json.encode(event) + b"\n\n"

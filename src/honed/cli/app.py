@@ -1,0 +1,40 @@
+"""The `honed` command line: one file per group of commands."""
+
+import typer
+
+import honed
+from honed.cli import data, learning, setup, state
+
+app = typer.Typer(
+    name="honed",
+    help="A learning daemon beside a swarm of LLM agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit status: 0 done, 1 failed, 2 wrong usage, 3 not running, 78 bad config.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    """A learning daemon beside a swarm of LLM agents."""
+    if version:
+        typer.echo(honed.__version__)
+        raise typer.Exit
+
+
+def _process(name: str, text: str) -> None:
+    """List a command that `honed.cli.main` starts itself, without typer in its process."""
+
+    @app.command(name, help=text, rich_help_panel="Processes")
+    def listed() -> None:
+        raise AssertionError("dispatched in honed.cli.main")
+
+
+_process("run", "The learning daemon.")
+_process("serve", "The gateway: one stable OpenAI-compatible address in front of llama-server.")
+_process("up", "Daemon and gateway together.")
+setup.add_to(app)
+state.add_to(app)
+learning.add_to(app)
+data.add_to(app)

@@ -1,0 +1,108 @@
+"""How commands reach what they need: config, a running daemon over its socket, or the store alone."""
+
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import anyio
+import httpx
+import msgspec
+import typer
+
+from honed.config import Config, load_config
+from honed.errors import ConfigError, ControlError, HonedError
+from honed.stores import SqlStore, open_store
+
+T = TypeVar("T")
+
+EXIT_FAILED = 1
+EXIT_NOT_RUNNING = 3
+EXIT_CONFIG = 78
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file (default: the usual places).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class NotRunningError(ControlError):
+    """Nobody listens on the socket."""
+
+
+def config_from(path: Path | None) -> Config:
+    """The config, or an exit with status 78."""
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        leave(error, EXIT_CONFIG)
+
+
+def leave(error: HonedError, status: int = EXIT_FAILED) -> NoReturn:
+    """One line on stderr, and an exit."""
+    if isinstance(error, NotRunningError):
+        status = EXIT_NOT_RUNNING
+    advice = f" ({error.advice})" if error.advice else ""
+    typer.echo(f"honed: {error}{advice}", err=True)
+    raise typer.Exit(status)
+
+
+def print_json(value: Any) -> None:
+    """The value as JSON on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def ask_daemon(config: Config, method: str, path: str, body: Any = None) -> Any:
+    """One request to the daemon's control API; exits with a message when it fails."""
+    try:
+        return _ask(config.control_socket, method, path, body)
+    except HonedError as error:
+        leave(error)
+
+
+def daemon_answers(config: Config) -> bool:
+    """Whether a daemon runs on this data folder."""
+    try:
+        _ask(config.control_socket, "GET", "/v1/status", None)
+    except NotRunningError:
+        return False
+    return True
+
+
+def ask_gateway(config: Config) -> dict[str, Any] | None:
+    """What the gateway serves; None when it does not run."""
+    try:
+        answer: dict[str, Any] = _ask(config.serve_socket, "GET", "/v1/serving", None)
+    except NotRunningError:
+        return None
+    return answer
+
+
+def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
+    content = None if body is None else msgspec.json.encode(body)
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=300) as client:
+            response = client.request(method, f"http://honed{path}", content=content)
+    except httpx.ConnectError:
+        raise NotRunningError(
+            f"nobody listens on {socket}", advice="start it with `honed run`, `honed serve` or `honed up`"
+        ) from None
+    except httpx.HTTPError as error:
+        raise ControlError(f"{method} {path} on {socket} failed: {error!r}") from error
+    answer = msgspec.json.decode(response.content)
+    if response.is_error:
+        raise ControlError(answer["message"], advice=answer.get("advice"))
+    return answer
+
+
+def with_store(config: Config, read: Callable[[SqlStore], Coroutine[Any, Any, T]]) -> T:
+    """Open the store, read, close it; works beside a running daemon."""
+
+    async def opened() -> T:
+        async with open_store(config.database) as store:
+            return await read(store)
+
+    try:
+        return anyio.run(opened)
+    except HonedError as error:
+        leave(error)

@@ -1,0 +1,178 @@
+"""Commands that look: status, runs, adapters, episodes."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from honed.cli.asking import (
+    AsJson,
+    ConfigFile,
+    ask_daemon,
+    ask_gateway,
+    config_from,
+    print_json,
+    with_store,
+)
+from honed.domain.outcome import score
+from honed.domain.trained_model import TrainedModel
+from honed.ports import EpisodeFilter
+
+_PANEL = "Looking"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands of this file."""
+    app.command(rich_help_panel=_PANEL)(status)
+    app.command(rich_help_panel=_PANEL)(runs)
+    app.command(rich_help_panel=_PANEL)(adapters)
+    app.command(rich_help_panel=_PANEL)(episodes)
+
+
+def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """What the daemon does, why it trained or did not, and what is served."""
+    found = config_from(config)
+    answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
+    answer["gateway"] = ask_gateway(found)
+    if as_json:
+        print_json(answer)
+        return
+    out = Console(highlight=False)
+    out.print(
+        f"[bold]{answer['scenario']}[/]  pid {answer['pid']}, {answer['rss_mb']:.0f} MiB resident, "
+        f"since {answer['started_at'][:19]}Z"
+    )
+    out.print(
+        f"episodes    {answer['episodes']} of {answer['records']} records, "
+        f"{answer['unlabelled']} without an outcome, success rate {_percent(answer['success_rate'])}"
+    )
+    out.print(f"in service  {answer['current_model'] or 'the base model'}")
+    out.print(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+    out.print(f"training    {_training(answer['training'])}")
+    if run := answer["last_run"]:
+        out.print(f"last run    {run['id']} {run['state']}: {run.get('message') or ''}")
+    out.print("trigger", markup=False)
+    for line in answer["trigger"]["explain"].splitlines():
+        out.print(f"  {line}", markup=False)
+
+
+def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Training runs, newest first."""
+    found = config_from(config)
+    rows = with_store(found, lambda store: store.list_runs(found.scenario))
+    if as_json:
+        print_json(rows)
+        return
+    table = _table("run", "state", "started", "seconds", "episodes", "model", "message")
+    for run in rows:
+        seconds = (run.ended_at_ms - run.started_at_ms) / 1000 if run.ended_at_ms else None
+        table.add_row(
+            run.id,
+            run.state,
+            _time(run.started_at_ms),
+            f"{seconds:.1f}" if seconds is not None else "",
+            str(run.num_episodes or ""),
+            run.model_id or "",
+            run.message or run.reason,
+        )
+    Console(highlight=False).print(table)
+
+
+def adapters(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Trained adapters with their verdicts, newest first; `*` marks the one in service."""
+    found = config_from(config)
+    models = with_store(found, lambda store: store.list_models(found.scenario))
+    history = with_store(found, lambda store: store.history(found.scenario))
+    current = history[-1].model_id if history else None
+    if as_json:
+        shown: list[dict[str, Any]] = [
+            msgspec.to_builtins(model) | {"in_service": model.id == current} for model in models
+        ]
+        print_json(shown)
+        return
+    table = _table("adapter", "", "trained", "episodes", "loss", "verdict")
+    for model in models:
+        table.add_row(
+            model.id,
+            "*" if model.id == current else "",
+            _time(model.created_at_ms),
+            str(len(model.episode_ids)),
+            f"{model.metrics.final_loss:.3f}" if _has_loss(model) else "",
+            f"{model.gate.decision}: {model.gate.reason}" if model.gate else "not judged",
+        )
+    Console(highlight=False).print(table)
+
+
+def episodes(
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    outcome: Annotated[
+        str | None, typer.Option(help="Only success, failure, timeout or unknown.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="How many; default 50, with --json all.")
+    ] = None,
+) -> None:
+    """Episodes, newest first."""
+    found = config_from(config)
+    wanted = EpisodeFilter(
+        scenario=found.scenario,
+        outcomes=frozenset([outcome]) if outcome else None,
+        limit=limit or (None if as_json else 50),
+        newest_first=True,
+    )
+    rows = with_store(found, lambda store: store.list_episodes(wanted))
+    if as_json:
+        print_json(rows)
+        return
+    table = _table("episode", "task", "group", "outcome", "score", "records", "made by")
+    for row in rows:
+        table.add_row(
+            row.id,
+            row.task_id or "",
+            row.group_id or "",
+            type(row.outcome).__name__.lower(),
+            f"{score(row.outcome):.2f}",
+            str(row.num_records),
+            row.adapter_id or "base",
+        )
+    Console(highlight=False).print(table)
+
+
+def _has_loss(model: TrainedModel) -> bool:
+    return model.metrics is not None and model.metrics.final_loss is not None
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.1f} %"
+
+
+def _training(now: dict[str, Any] | None) -> str:
+    if now is None:
+        return "nothing"
+    step = f", step {now['step']} of {now['total_steps']}" if now.get("total_steps") else ""
+    loss = f", loss {now['loss']:.3f}" if now.get("loss") is not None else ""
+    return f"{now['run_id']}: {now['phase']}{step}{loss}"
+
+
+def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
+    if serving is None:
+        return "not running"
+    lane = serving["scenarios"].get(scenario)
+    if lane is None:
+        return "running, does not know this scenario"
+    return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"

@@ -1,0 +1,396 @@
+"""`honed run`: builds the rooms from the config, opens them in order, closes them in reverse.
+
+This and `serve` are the only modules that name implementations. No training stack is loaded here, nor typer or rich.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import anyio
+import msgspec
+
+import honed
+from honed import log
+from honed.api import EventStream, control_app
+from honed.appliers import LlamaServerApplier, NoApplier
+from honed.config import Config, load_config
+from honed.domain.episode import Episode
+from honed.domain.trained_model import Selection
+from honed.errors import ConfigError, HonedError, TriggerError
+from honed.gate import OutcomeGate
+from honed.learn_models import create
+from honed.learn_models.learn_model import LearnModel
+from honed.listen import claim_unix_path, serving
+from honed.loop import InService, TrainingRuns, TriggerLoop
+from honed.loop.in_service import AppliedNow
+from honed.ports import Applier, Gate, Processor, Store
+from honed.processors import LocalProcessor
+from honed.sink import Sink
+from honed.sources import SocketSource
+from honed.stores import SqlStore, open_store
+from honed.training_sets import SftTrainingSets, load_or_make_secret
+
+EXIT_CONFIG = 78
+"""Exit status for a config that cannot be used (sysexits EX_CONFIG); systemd does not restart on it."""
+
+
+class LearningDaemon:
+    """One scenario's learning: intake, store, loop, control API.
+
+    The parts that the config chooses can be replaced by keyword, for tests and for other implementations.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        learn_model: LearnModel | None = None,
+        processor: Processor | None = None,
+        applier: Applier | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        self.config = config
+        self._learn_model = learn_model or create(config.learn.model)
+        self._processor = processor or LocalProcessor(
+            runs_dir=config.runs_dir,
+            adapters_dir=config.adapters_dir,
+            stop_grace=config.train.stop_grace,
+        )
+        self._applier = applier or _applier(config)
+        self._gate = gate or _gate(config)
+        self._events = EventStream()
+        self._stop = anyio.Event()
+        self._started_at = datetime.now(UTC)
+        self._store: SqlStore | None = None
+        self._runs: TrainingRuns | None = None
+        self._loop: TriggerLoop | None = None
+        self._in_service: InService | None = None
+
+    async def run(self, *, ready: Callable[[], None] | None = None) -> None:
+        """Learn until `request_stop`; everything acknowledged is committed when this returns.
+
+        Args:
+            ready: called once events are accepted and the control API answers.
+
+        Raises:
+            HonedError: the daemon cannot go on (config, another daemon, store).
+        """
+        config = self.config
+        async with AsyncExitStack() as rooms:
+            rooms.enter_context(only_daemon_of(config.data_dir))
+            secret = load_or_make_secret(config.data_dir / "secret.key")
+            store = self._store = await rooms.enter_async_context(_store(config))
+            sink = self._sink(store, secret)
+            await rooms.enter_async_context(running(sink.run))
+            in_service = self._in_service = InService(
+                store,
+                self._applier,
+                scenario=config.scenario,
+                max_history=config.apply.max_history,
+                auto=config.apply.mode == "auto",
+                announce=self._events.publish,
+            )
+            await rooms.enter_async_context(running(in_service.reconcile))
+            self._runs = self._training_runs(store, in_service, secret)
+            loop = self._loop = self._trigger_loop(store)
+            await rooms.enter_async_context(running(loop.run))
+            control = claim_unix_path(config.control_socket)
+            rooms.callback(config.control_socket.unlink, missing_ok=True)
+            app = control_app(self, self._events)
+            await rooms.enter_async_context(serving(app, control, drain_s=1))
+            source = SocketSource(
+                config.feed_socket, sink, scenario=config.scenario, line_max=config.events.line_max
+            )
+            await rooms.enter_async_context(source.open())
+            log.get(scenario=config.scenario).info(
+                log.DAEMON_STARTED, pid=os.getpid(), feed=str(config.feed_socket)
+            )
+            if ready is not None:
+                ready()
+            await self._stop.wait()
+        log.get(scenario=config.scenario).info(log.DAEMON_STOPPED)
+
+    def request_stop(self) -> None:
+        """Ask `run` to close everything in order; never blocks. Call it in the daemon's own event loop."""
+        self._stop.set()
+
+    # ------------------------------------------------------------ what the control API offers
+
+    async def status(self) -> dict[str, Any]:
+        """The daemon's state as `honed status --json` prints it."""
+        store, loop, in_service = self._opened
+        counts = await store.stats()
+        state = await loop.state()
+        runs = await store.list_runs(self.config.scenario, limit=1)
+        current = await in_service.current()
+        now = self._runs.now if self._runs else None
+        return {
+            "version": honed.__version__,
+            "scenario": self.config.scenario,
+            "learn_model": self._learn_model.name,
+            "base_model": self.config.base_model,
+            "data_dir": str(self.config.data_dir),
+            "pid": os.getpid(),
+            "started_at": self._started_at.isoformat(),
+            "rss_mb": resident_mb(),
+            "records": counts.num_records,
+            "episodes": counts.num_episodes,
+            "duplicates": counts.num_duplicates,
+            "conflicts": counts.num_conflicts,
+            "late_records": counts.num_late,
+            "open_groups": counts.open_groups,
+            "queue_depth": counts.queue_depth,
+            "unlabelled": state.episode_count - state.known_count,
+            "success_rate": state.success_count / state.known_count if state.known_count else None,
+            "trigger": await self._verdict(loop),
+            "last_train_at_ms": state.last_train_at_ms,
+            "backoff_until_ms": state.backoff_until_ms,
+            "training": _training(now) if now else None,
+            "last_run": msgspec.to_builtins(runs[0]) if runs else None,
+            "current_model": current.id if current else None,
+            "history": msgspec.to_builtins(await store.history(self.config.scenario)),
+        }
+
+    async def runs(self) -> list[Any]:
+        """Runs, newest first."""
+        store, _, _ = self._opened
+        return list(await store.list_runs(self.config.scenario))
+
+    async def models(self) -> list[Any]:
+        """Models, newest first."""
+        store, _, _ = self._opened
+        return list(await store.list_models(self.config.scenario))
+
+    def train_now(self, *, selection: Selection = "successes", against_base: bool = False) -> str:
+        """Start a run past trigger and back-off; returns its id."""
+        _, loop, _ = self._opened
+        return loop.train_now(selection=selection, against_base=against_base)
+
+    def cancel(self) -> str | None:
+        """Stop the run in progress; returns its id."""
+        _, loop, _ = self._opened
+        return loop.cancel()
+
+    async def apply(self, model_id: str, *, force: bool = False) -> dict[str, Any]:
+        """Put a model into service, whatever `apply.mode` says."""
+        _, _, in_service = self._opened
+        result = await in_service.apply(model_id, force=force)
+        if isinstance(result, AppliedNow):
+            return {"model_id": result.model_id, "previous_model_id": result.previous_model_id}
+        return {"model_id": result.model_id, "skipped": result.reason}
+
+    async def rollback(self) -> str | None:
+        """Go back one adapter; returns the id now in service, None for the bare base."""
+        _, _, in_service = self._opened
+        return await in_service.rollback()
+
+    # ------------------------------------------------------------ building
+
+    @property
+    def _opened(self) -> tuple[Store, TriggerLoop, InService]:
+        assert self._store is not None
+        assert self._loop is not None
+        assert self._in_service is not None
+        return self._store, self._loop, self._in_service
+
+    async def _verdict(self, loop: TriggerLoop) -> dict[str, Any]:
+        try:
+            verdict = await loop.verdict()
+        except TriggerError as error:
+            return {"text": str(self.config.trigger), "fires": None, "explain": str(error)}
+        return {"text": str(self.config.trigger), "fires": verdict.fires, "explain": str(verdict)}
+
+    def _on_episode(self, episode: Episode) -> None:
+        outcome = type(episode.outcome).__name__.lower()
+        self._events.publish(log.EPISODE_CREATED, {"episode_id": episode.id, "outcome": outcome})
+        if self._loop is not None:
+            self._loop.notify()
+
+    def _sink(self, store: SqlStore, secret: bytes) -> Sink:
+        return Sink(
+            store,
+            [self._learn_model],
+            scenario=self.config.scenario,
+            secret=secret,
+            settle=self.config.events.settle,
+            idle=self.config.events.episode_idle,
+            on_episode=self._on_episode,
+        )
+
+    def _training_runs(
+        self, store: SqlStore, in_service: InService, secret: bytes
+    ) -> TrainingRuns | None:
+        config = self.config
+        if config.base_model is None:
+            return None
+        training_sets = SftTrainingSets(
+            store,
+            self._learn_model,
+            scenario=config.scenario,
+            secret=secret,
+            held_out_fraction=config.gate.held_out_fraction,
+            max_episodes=config.train.max_episodes,
+            min_score=config.train.min_score,
+            min_rows=config.train.min_rows,
+            unlabelled=config.learn.unlabelled,
+            seed=config.train.seed,
+        )
+        return TrainingRuns(
+            store,
+            training_sets,
+            self._processor,
+            self._gate,
+            in_service,
+            scenario=config.scenario,
+            learn_model=self._learn_model.name,
+            base_model=config.base_model,
+            settings=config.train.settings(),
+            runs_dir=config.runs_dir,
+            first_backoff_s=config.train.backoff.total_seconds(),
+            announce=self._events.publish,
+        )
+
+    def _trigger_loop(self, store: SqlStore) -> TriggerLoop:
+        return TriggerLoop(
+            store,
+            self._runs,
+            self.config.trigger,
+            scenario=self.config.scenario,
+            learn_model=self._learn_model.name,
+            check_interval=self.config.check_interval,
+        )
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MiB (`VmRSS` of /proc/self/status)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@contextlib.contextmanager
+def only_daemon_of(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder's lock; the kernel gives it back however the process ends.
+
+    Raises:
+        ConfigError: another daemon holds it, or the folder cannot be written.
+    """
+    lock: IO[str] | None = None
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (data_dir / "daemon.lock").open("a+")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another daemon runs on {data_dir}", advice="stop it, or choose another data_dir"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"data_dir {data_dir} cannot be used: {error.strerror}") from error
+    with lock:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def running(service: Callable[..., Any]) -> AsyncIterator[None]:
+    """Run a service (a coroutine function) beside the body; cancelled and awaited when the body ends."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def run_until_signalled(daemon: LearningDaemon) -> None:
+    """Run the daemon; the first SIGTERM or SIGINT closes it in order, the second one exits at once."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, daemon)
+        await daemon.run()
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(daemon: LearningDaemon) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if daemon._stop.is_set():
+                # The worker carries PDEATHSIG and the writer commits whole batches: leaving now is safe.
+                os._exit(128 + number)
+            daemon.request_stop()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`honed run [--config FILE]`; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="honed run", description="Run the learning daemon.")
+    parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
+    arguments = parser.parse_args(argv)
+    status = 0
+    try:
+        config = load_config(arguments.config)
+        log.configure(level=config.log_level)
+        anyio.run(run_until_signalled, LearningDaemon(config))
+    except* ConfigError as group:
+        status = report_error("honed run", group, EXIT_CONFIG)
+    except* HonedError as group:
+        status = report_error("honed run", group, 1)
+    return status
+
+
+def report_error(program: str, error: BaseException, status: int) -> int:
+    """One line on stderr for the first error inside `error`; returns `status`."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    advice = getattr(error, "advice", None)
+    sys.stderr.write(f"{program}: {error}{f' ({advice})' if advice else ''}\n")
+    return status
+
+
+@contextlib.asynccontextmanager
+async def _store(config: Config) -> AsyncIterator[SqlStore]:
+    events = config.events
+    async with open_store(
+        config.database,
+        queue_size=events.queue_size,
+        queue_bytes=events.queue_bytes,
+        batch_max=events.batch_max,
+    ) as store:
+        yield store
+
+
+def _gate(config: Config) -> Gate | None:
+    section = config.gate
+    if not section.enabled:
+        return None
+    return OutcomeGate(
+        min_successes=section.min_successes,
+        min_failures=section.min_failures,
+        alpha=section.alpha,
+        permutations=section.permutations,
+        seed=config.train.seed,
+    )
+
+
+def _applier(config: Config) -> Applier:
+    match config.apply.kind:
+        case "none":
+            return NoApplier()
+        case "llama_server":
+            return LlamaServerApplier(
+                config.serve_socket, scenario=config.scenario, feed_socket=config.feed_socket
+            )
+
+
+def _training(now: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "run_id": now.run_id,
+        "selection": now.selection,
+        "started_at_ms": now.started_at_ms,
+    }
+    return shown | msgspec.to_builtins(now.progress)

@@ -1,0 +1,93 @@
+"""Sockets that honed listens on: a claimed unix path, and an ASGI application served inside our own task group."""
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
+from typing import Final
+
+import anyio
+import uvicorn
+from starlette.types import ASGIApp
+
+from honed.errors import SourceError
+
+UNIX_PATH_MAX: Final = 107
+"""Bytes that Linux allows for the path of a unix socket (`sun_path`, 108 with the closing zero)."""
+
+
+def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
+    """Bind and listen on `path`; only the owner may connect.
+
+    A socket file that nobody listens on (left by a kill) is replaced. The folder is made with mode 0700.
+
+    Raises:
+        SourceError: the path is too long, another process listens on it, or the folder cannot be written.
+    """
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise SourceError(
+            f"socket path {path} has {len(os.fsencode(path))} bytes; Linux allows {UNIX_PATH_MAX}",
+            advice="choose a shorter data_dir",
+        )
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_listening(path):
+            raise SourceError(f"another process listens on {path}", advice="stop it first")
+        path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The mode must hold from the first moment: a chmod after bind would leave a window.
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(before)
+        sock.listen(backlog)
+    except OSError as error:
+        raise SourceError(f"cannot listen on {path}: {error.strerror}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def is_listening(path: Path) -> bool:
+    """Whether a process accepts connections on the unix socket `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: signals belong to the process, not to one of its servers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, sock: socket.socket, *, drain_s: float) -> AsyncIterator[None]:
+    """Serve `app` on a listening socket while the context is open; closing waits `drain_s` for requests."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+    )
+    server = _Server(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [sock])
+        try:
+            with anyio.fail_after(10):
+                while not server.started:
+                    await anyio.sleep(0.005)
+            yield
+        finally:
+            server.should_exit = True
+    sock.close()

@@ -1,0 +1,181 @@
+"""Which adapter is in service, and how it changes: forward with a verdict, back by hand.
+
+The history in the store is the truth; the gateway is asked to follow it. A model is written into the history only
+after the server serves it, and only if the adapter it was measured against is still the one in service.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import anyio
+
+from honed import log
+from honed.domain.trained_model import TrainedModel
+from honed.errors import ApplyError, NoPreviousModelError, NotFoundError
+from honed.ports import Applier, Store
+
+Announce = Callable[[str, dict[str, Any]], None]
+"""Publishes an event on the daemon's stream; never blocks."""
+
+_FIRST_RETRY_S = 1.0
+_LAST_RETRY_S = 30.0
+
+
+class AppliedNow(NamedTuple):
+    """A model went into service."""
+
+    model_id: str
+    previous_model_id: str | None
+
+
+class Skipped(NamedTuple):
+    """A model did not go into service, and why."""
+
+    model_id: str
+    reason: str
+
+
+class InService:
+    """The adapter line of one scenario."""
+
+    def __init__(
+        self,
+        store: Store,
+        applier: Applier,
+        *,
+        scenario: str,
+        max_history: int,
+        auto: bool,
+        announce: Announce,
+    ) -> None:
+        self._store = store
+        self._applier = applier
+        self._scenario = scenario
+        self._max_history = max_history
+        self._auto = auto
+        self._announce = announce
+        self._lock = anyio.Lock()
+        self._log = log.get(scenario=scenario)
+
+    async def current(self) -> TrainedModel | None:
+        """The adapter in service; None is the bare base model."""
+        history = await self._store.history(self._scenario)
+        return await self._store.get_model(history[-1].model_id) if history else None
+
+    async def offer(self, model: TrainedModel) -> AppliedNow | Skipped:
+        """A run has finished a model: apply it if the mode is `auto` and the gate has passed it."""
+        if reason := self._reason_to_wait(model):
+            self._announce(log.MODEL_READY, {"model_id": model.id, "reason": reason})
+            self._log.info(log.MODEL_READY, model_id=model.id, reason=reason)
+            return Skipped(model.id, reason)
+        return await self.apply(model.id)
+
+    def _reason_to_wait(self, model: TrainedModel) -> str | None:
+        if model.gate is not None and not model.gate.passed:
+            return f"gate: {model.gate.decision}: {model.gate.reason}"
+        if model.selection == "blind":
+            return "it is a control, trained without looking at outcomes"
+        if not self._auto:
+            return f"apply.mode is manual: `honed apply {model.id}` puts it into service"
+        return None
+
+    async def apply(self, model_id: str, *, force: bool = False) -> AppliedNow | Skipped:
+        """Put a model into service.
+
+        Args:
+            model_id: a registered model.
+            force: serve it even if the gate has not passed it, or has measured it against another incumbent.
+
+        Raises:
+            NotFoundError: no such model.
+            ApplyError: it could not be served; what served before still does.
+        """
+        async with self._lock:
+            model = await self._store.get_model(model_id)
+            if model.scenario != self._scenario:
+                raise ApplyError(f"{model_id} belongs to scenario {model.scenario}, not {self._scenario}")
+            previous = await self.current()
+            previous_id = previous.id if previous else None
+            if previous_id == model_id:
+                return Skipped(model_id, "it is in service already")
+            if not force and (reason := _unproved(model, previous_id)):
+                self._announce(log.MODEL_REFUSED, {"model_id": model_id, "reason": reason})
+                return Skipped(model_id, reason)
+            # From here on the switch is finished even if the daemon stops: half of it would leave the
+            # history behind what the gateway serves.
+            with anyio.CancelScope(shield=True):
+                await self._applier.apply(model, previous=previous)
+                await self._store.push_applied(
+                    self._scenario,
+                    model_id,
+                    expected=previous_id,
+                    max_history=self._max_history,
+                    now_ms=time.time_ns() // 1_000_000,
+                )
+        self._announce(log.MODEL_APPLIED, {"model_id": model_id, "previous_model_id": previous_id})
+        self._log.info(log.MODEL_APPLIED, model_id=model_id, previous_model_id=previous_id)
+        return AppliedNow(model_id, previous_id)
+
+    async def rollback(self) -> str | None:
+        """Serve what served before the current adapter; returns its id, None for the bare base model.
+
+        Raises:
+            NoPreviousModelError: the base model is in service; there is nothing before it.
+            ApplyError: the former one could not be served; the current one still is.
+        """
+        async with self._lock:
+            history = await self._store.history(self._scenario)
+            if not history:
+                raise NoPreviousModelError(
+                    f"{self._scenario}: the base model is in service, there is nothing to go back to"
+                )
+            current = await self._store.get_model(history[-1].model_id)
+            former = await self._store.get_model(history[-2].model_id) if len(history) > 1 else None
+            with anyio.CancelScope(shield=True):
+                await self._applier.apply(former, previous=current)
+                await self._store.pop_applied(self._scenario, expected=current.id)
+        former_id = former.id if former else None
+        details = {"model_id": former_id, "previous_model_id": current.id}
+        self._announce(log.MODEL_ROLLED_BACK, details)
+        self._log.info(log.MODEL_ROLLED_BACK, **details)
+        return former_id
+
+    async def reconcile(self) -> None:
+        """At start: make the gateway serve what the history says; tries until the gateway answers."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                async with self._lock:
+                    model = await self.current()
+                    serving = await self._applier.current()
+                    if serving != (model.id if model else None):
+                        await self._applier.apply(model, previous=await self._known(serving))
+                        self._log.info(log.MODEL_APPLIED, model_id=model.id if model else None)
+                return
+            except ApplyError as error:
+                self._log.debug("gateway.awaited", error=str(error), retry_s=retry_s)
+            await anyio.sleep(retry_s)
+            retry_s = min(_LAST_RETRY_S, retry_s * 2)
+
+    async def _known(self, model_id: str | None) -> TrainedModel | None:
+        if model_id is None:
+            return None
+        try:
+            return await self._store.get_model(model_id)
+        except NotFoundError:
+            return None
+
+
+def _unproved(model: TrainedModel, serving_id: str | None) -> str | None:
+    """Why the verdict on the model does not allow the swap; None when it does (compare-and-swap)."""
+    if model.gate is None:
+        return "the gate has not judged it"
+    if not model.gate.passed:
+        return f"gate: {model.gate.decision}: {model.gate.reason}"
+    if model.gate.incumbent_id != serving_id:
+        return (
+            f"it was measured against {model.gate.incumbent_id or 'the base model'}, "
+            f"but {serving_id or 'the base model'} is in service now"
+        )
+    return None

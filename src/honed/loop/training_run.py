@@ -1,0 +1,228 @@
+"""One training run: data, worker, gate, service; every end of it is written down."""
+
+import time
+from pathlib import Path
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from honed import log
+from honed.domain.ids import adapter_id, run_id
+from honed.domain.job import Progress, TrainSettings
+from honed.domain.trained_model import Selection, TrainedModel
+from honed.errors import ApplyError, EmptyDataError, HonedError
+from honed.loop.in_service import Announce, InService
+from honed.ports import Gate, Processor, Run, Store, Trained, TrainingSet, TrainingSets, TrainRequest
+
+
+class RunOrder(Struct, frozen=True, kw_only=True):
+    """Why a run starts, and what kind it is."""
+
+    id: str
+    reason: str
+    selection: Selection = "successes"
+    against_base: bool = False
+    """Judge it against the bare base model instead of the adapter in service."""
+    counts: bool = True
+    """Whether the trigger may forget the episodes that it learned from; a control does not count."""
+
+
+class TrainingNow(Struct, kw_only=True):
+    """What the running training reports; shown by `honed status`."""
+
+    run_id: str
+    selection: Selection
+    started_at_ms: int
+    progress: Progress
+
+
+class TrainingRuns:
+    """Executes run orders one after the other."""
+
+    def __init__(
+        self,
+        store: Store,
+        training_sets: TrainingSets,
+        processor: Processor,
+        gate: Gate | None,
+        in_service: InService,
+        *,
+        scenario: str,
+        learn_model: str,
+        base_model: str,
+        settings: TrainSettings,
+        runs_dir: Path,
+        first_backoff_s: float,
+        announce: Announce,
+    ) -> None:
+        self._store = store
+        self._training_sets = training_sets
+        self._processor = processor
+        self._gate = gate
+        self._in_service = in_service
+        self._scenario = scenario
+        self._learn_model = learn_model
+        self._base_model = base_model
+        self._settings = settings
+        self._runs_dir = runs_dir
+        self._first_backoff_s = first_backoff_s
+        self._announce = announce
+        self.now: TrainingNow | None = None
+        """The run in progress; None when nothing trains."""
+
+    def new_id(self) -> str:
+        """An id for the next run."""
+        return run_id(self._learn_model, Path(self._base_model).name)
+
+    async def execute(self, order: RunOrder) -> Run:
+        """Do the run and write down how it ended; only cancellation leaves this by an exception."""
+        logger = log.get(scenario=self._scenario, run_id=order.id)
+        state = await self._store.start_scenario(self._scenario, self._learn_model, now_ms=_now_ms())
+        run = Run(
+            id=order.id,
+            scenario=self._scenario,
+            learn_model=self._learn_model,
+            state="running",
+            started_at_ms=_now_ms(),
+            reason=order.reason,
+            selection=order.selection,
+        )
+        await self._store.add_run(run)
+        self.now = TrainingNow(
+            run_id=run.id,
+            selection=run.selection,
+            started_at_ms=run.started_at_ms,
+            progress=Progress(phase="reading"),
+        )
+        self._announce(log.TRAINING_STARTED, {"run_id": run.id, "reason": run.reason})
+        logger.info(log.TRAINING_STARTED, reason=run.reason, selection=run.selection)
+        trained_count = state.episode_count if order.counts else None
+        try:
+            run = await self._train(order, run)
+            await self._end(run, trained_count=trained_count, backoff_s=0.0)
+        except EmptyDataError as error:
+            run = _ended(run, "skipped", message=str(error))
+            await self._end(run, trained_count=trained_count)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._end(_ended(run, "cancelled", message="stopped by the operator"))
+            raise
+        except Exception as error:  # the supervisor of runs: a run must not end the daemon
+            if not isinstance(error, HonedError):
+                logger.exception(log.TRAINING_FAILED)
+            text = f"{error} ({error.advice})" if getattr(error, "advice", None) else str(error)
+            run = _ended(run, "failed", message=f"{type(error).__name__}: {text}")
+            backoff_s = min(3600.0, max(self._first_backoff_s, 2 * state.backoff_s))
+            await self._end(run, backoff_s=backoff_s)
+        finally:
+            self.now = None
+        return run
+
+    async def _train(self, order: RunOrder, run: Run) -> Run:
+        folder = self._runs_dir / run.id
+        training_set = await self._training_sets.build(folder, selection=order.selection)
+        serving = await self._in_service.current()
+        incumbent = None if order.against_base else serving
+        number = await self._store.next_model_number(self._scenario)
+        trained = await self._processor.train(
+            TrainRequest(
+                run_id=run.id,
+                model_id=adapter_id(self._scenario, number),
+                scenario=self._scenario,
+                learn_model=self._learn_model,
+                base_model=self._base_model,
+                settings=self._settings,
+                training_set=training_set,
+                incumbent=incumbent,
+                parent_id=serving.id if serving else None,
+                selection=order.selection,
+            ),
+            on_progress=lambda progress: self._on_progress(run.id, folder, progress),
+        )
+        await self._store.add_model(trained.model)
+        model = await self._judge(trained, training_set, incumbent)
+        message = await self._offer(model)
+        return _ended(
+            run, "done", message=message, model_id=model.id, num_episodes=len(training_set.episode_ids)
+        )
+
+    async def _judge(
+        self, trained: Trained, training_set: TrainingSet, incumbent: TrainedModel | None
+    ) -> TrainedModel:
+        if self._gate is None:
+            return trained.model
+        self._on_phase("judging")
+        gate = self._gate
+        result = await anyio.to_thread.run_sync(
+            lambda: gate.judge(
+                training_set.held_out,
+                trained.scores,
+                incumbent_id=incumbent.id if incumbent else None,
+                now_ms=_now_ms(),
+            )
+        )
+        await self._store.set_gate(trained.model.id, result)
+        details = {"model_id": trained.model.id, "decision": result.decision, "reason": result.reason}
+        self._announce(log.GATE_DECIDED, details)
+        log.get(scenario=self._scenario).info(log.GATE_DECIDED, proof=result.proof, **details)
+        return msgspec.structs.replace(trained.model, gate=result)
+
+    async def _offer(self, model: TrainedModel) -> str:
+        """Hand the model to service; a server that fails is no fault of the training."""
+        self._on_phase("applying")
+        try:
+            offered = await self._in_service.offer(model)
+        except ApplyError as error:
+            log.get(scenario=self._scenario).error(
+                log.SWITCH_FAILED, model_id=model.id, error=str(error), advice=error.advice
+            )
+            self._announce(log.SWITCH_FAILED, {"model_id": model.id, "error": str(error)})
+            return f"{model.id} not applied: {error}"
+        return getattr(offered, "reason", f"{model.id} in service")
+
+    def _on_phase(self, phase: str) -> None:
+        if self.now is not None:
+            self.now.progress = Progress(phase=phase)
+
+    def _on_progress(self, run_id: str, folder: Path, progress: Progress) -> None:
+        if self.now is not None:
+            self.now.progress = progress
+        line = msgspec.json.encode(progress)
+        with (folder / "progress.jsonl").open("ab") as file:
+            file.write(line + b"\n")
+        self._announce("training.progress", {"run_id": run_id} | msgspec.to_builtins(progress))
+
+    async def _end(
+        self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
+    ) -> None:
+        await self._store.end_run(run, trained_count=trained_count, backoff_s=backoff_s)
+        event = f"training.{run.state}"
+        details = {"run_id": run.id, "model_id": run.model_id, "message": run.message}
+        self._announce(event, details)
+        seconds = ((run.ended_at_ms or 0) - run.started_at_ms) / 1000
+        logger = log.get(scenario=self._scenario, run_id=run.id)
+        write = logger.error if run.state == "failed" else logger.info
+        write(event, state=run.state, model_id=run.model_id, message=run.message, seconds=seconds)
+
+
+def _ended(
+    run: Run,
+    state: str,
+    *,
+    message: str | None,
+    model_id: str | None = None,
+    num_episodes: int | None = None,
+) -> Run:
+    return msgspec.structs.replace(
+        run,
+        state=state,
+        message=message,
+        model_id=model_id,
+        num_episodes=num_episodes,
+        ended_at_ms=_now_ms(),
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,148 @@
+"""The loop proper: sleeps until an episode or a deadline, asks the trigger, starts at most one run."""
+
+import time
+from datetime import timedelta
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from msgspec.structs import replace
+
+from honed import log
+from honed.domain.trained_model import Selection
+from honed.errors import ControlError, TriggerError
+from honed.loop.training_run import RunOrder, TrainingRuns
+from honed.ports import LearningState, Store
+from honed.triggers.trigger import TrainTrigger, TriggerContext, Verdict
+
+
+class TriggerLoop:
+    """Decides when a scenario learns."""
+
+    def __init__(
+        self,
+        store: Store,
+        runs: TrainingRuns | None,
+        trigger: TrainTrigger,
+        *,
+        scenario: str,
+        learn_model: str,
+        check_interval: timedelta,
+    ) -> None:
+        """`runs` is None when no base model is configured: the loop judges and explains, nothing trains."""
+        self._store = store
+        self._runs = runs
+        self._trigger = trigger
+        self._scenario = scenario
+        self._learn_model = learn_model
+        self._check_interval_s = check_interval.total_seconds()
+        self._wake = anyio.Event()
+        self._ordered: RunOrder | None = None
+        self._running: anyio.CancelScope | None = None
+        self._running_id: str | None = None
+        self._seen_count = -1
+        self._log = log.get(scenario=scenario)
+
+    def notify(self) -> None:
+        """An episode was made: look now instead of at the next interval."""
+        self._wake.set()
+
+    def train_now(self, *, selection: Selection = "successes", against_base: bool = False) -> str:
+        """Start a run past the trigger and the back-off; returns its id.
+
+        Raises:
+            ControlError: a run is in progress, or nothing can train.
+        """
+        if self._runs is None:
+            raise ControlError("nothing can train: no base_model is configured")
+        if self._running_id or self._ordered:
+            busy = self._running_id or (self._ordered.id if self._ordered else "")
+            raise ControlError(f"run {busy} is in progress; one training at a time")
+        blind = selection == "blind"
+        self._ordered = RunOrder(
+            id=self._runs.new_id(),
+            reason="train-now" + (" (blind control)" if blind else ""),
+            selection=selection,
+            against_base=against_base,
+            counts=not blind,
+        )
+        self._wake.set()
+        return self._ordered.id
+
+    def cancel(self) -> str | None:
+        """Stop the run in progress; returns its id, None when nothing trains."""
+        if self._running is not None:
+            self._running.cancel()
+        return self._running_id
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Judge and train until cancelled; a cancelled run ends its worker before this returns."""
+        await self._close_unfinished_runs()
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            while True:
+                if self._running_id is None and (order := await self._next_order()):
+                    self._start(tasks, order)
+                with anyio.move_on_after(self._check_interval_s):
+                    await self._wake.wait()
+                self._wake = anyio.Event()
+
+    async def verdict(self) -> Verdict:
+        """What the trigger says now; raises TriggerError."""
+        return self._trigger.judge(await self._context())
+
+    async def state(self) -> LearningState:
+        """What is remembered between trainings."""
+        return await self._store.start_scenario(self._scenario, self._learn_model, now_ms=_now_ms())
+
+    async def _context(self) -> TriggerContext:
+        return await self._store.trigger_context(
+            self._scenario, self._learn_model, now_ms=_now_ms(), window=self._trigger.window
+        )
+
+    async def _next_order(self) -> RunOrder | None:
+        if self._ordered is not None:
+            order, self._ordered = self._ordered, None
+            return order
+        if self._runs is None:
+            return None
+        try:
+            state = await self.state()
+            if (state.backoff_until_ms or 0) > _now_ms():
+                return None
+            if state.episode_count <= state.last_train_count or state.episode_count == self._seen_count:
+                return None  # nothing new since the last training, or since a cancelled one
+            verdict = await self.verdict()
+        except TriggerError as error:
+            self._log.error(log.TRIGGER_FAILED, error=str(error))
+            return None
+        if not verdict.fires:
+            return None
+        self._log.info(log.TRIGGER_FIRED, trigger=str(self._trigger), verdict=str(verdict))
+        return RunOrder(id=self._runs.new_id(), reason=str(self._trigger))
+
+    def _start(self, tasks: TaskGroup, order: RunOrder) -> None:
+        self._running_id = order.id
+        tasks.start_soon(self._execute, order)
+
+    async def _execute(self, order: RunOrder) -> None:
+        assert self._runs is not None
+        with anyio.CancelScope() as scope:
+            self._running = scope
+            try:
+                await self._runs.execute(order)
+            finally:
+                self._running = self._running_id = None
+        if scope.cancelled_caught:  # by the operator: wait for the next new episode
+            self._seen_count = (await self.state()).episode_count
+        self._wake.set()
+
+    async def _close_unfinished_runs(self) -> None:
+        """Runs whose daemon was killed: their worker died with it, nothing of them was published."""
+        for run in await self._store.list_runs(self._scenario):
+            if run.state == "running":
+                ended = replace(run, state="failed", message="daemon stopped", ended_at_ms=_now_ms())
+                await self._store.end_run(ended)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
