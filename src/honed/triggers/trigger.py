@@ -1,7 +1,7 @@
 """What every trigger is: a frozen value that judges facts and explains its verdict.
 
-A trigger has no clock, no I/O and no memory. What must be remembered is in the TriggerContext, which the loop makes
-from the store's counters.
+A trigger has no clock, no I/O and no memory. What must be remembered is in the TriggerContext,
+which the loop makes from the store's counters.
 """
 
 from abc import ABC, abstractmethod
@@ -100,5 +100,23 @@ class TrainTrigger(ABC):
         """The verdict as an indented tree, a yes or no on each line."""
         return str(self.judge(context))
 
+    # `combine` knows this class, so its names can only be looked up when an operator is used
+    def __and__(self, other: "TrainTrigger") -> "TrainTrigger":
+        from honed.triggers.combine import all_of
+
+        return all_of((self, other)) if isinstance(other, TrainTrigger) else NotImplemented
+
+    def __or__(self, other: "TrainTrigger") -> "TrainTrigger":
+        from honed.triggers.combine import any_of
+
+        return any_of((self, other)) if isinstance(other, TrainTrigger) else NotImplemented
+
+    def __invert__(self) -> "TrainTrigger":
+        from honed.triggers.combine import Not
+
+        return Not(self)
+
     def __bool__(self) -> bool:
-        raise TypeError("a trigger has no truth of its own: write `a & b`, `a | b`, `~a`, or judge it")
+        raise TypeError(
+            "a trigger has no truth of its own: write `a & b`, `a | b`, `~a`, or judge it"
+        )
