@@ -11,10 +11,11 @@ import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from platformdirs import user_config_path, user_data_path, user_runtime_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic_settings import (
     BaseSettings,
@@ -24,7 +25,7 @@ from pydantic_settings import (
 
 from honed.domain.ids import check_scenario
 from honed.domain.job import Device, TrainSettings
-from honed.errors import ConfigError, ValidationError
+from honed.errors import ConfigError, TriggerSyntaxError, ValidationError
 from honed.triggers.duration import parse_duration
 from honed.triggers.text import from_table, parse
 from honed.triggers.trigger import TrainTrigger
@@ -43,7 +44,10 @@ def _parse_size(value: object) -> int:
 def _parse_trigger(value: object) -> TrainTrigger:
     if isinstance(value, TrainTrigger):
         return value
-    return parse(value) if isinstance(value, str) else from_table(value)
+    try:
+        return parse(value) if isinstance(value, str) else from_table(value)
+    except TriggerSyntaxError as error:
+        raise ValueError(str(error)) from None
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -112,18 +116,14 @@ class TrainSection(Section):
     """How long a cancelled worker may take to end by itself."""
 
     def settings(self) -> TrainSettings:
-        """What of this the worker needs.
-
-        Raises:
-            ConfigError: a value is out of its range; the message names it.
-        """
-        import msgspec
-
+        """What of this the worker needs."""
         names = TrainSettings.__struct_fields__
-        try:
-            return msgspec.convert({name: getattr(self, name) for name in names}, TrainSettings)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"train: {error}") from None
+        return msgspec.convert({name: getattr(self, name) for name in names}, TrainSettings)
+
+    @model_validator(mode="after")
+    def _within_the_limits_of_the_worker(self) -> Self:
+        self.settings()  # msgspec's error is a ValueError that names the field
+        return self
 
 
 class GateSection(Section):
@@ -222,7 +222,6 @@ class Config(BaseSettings):
         object.__setattr__(self, "data_dir", data_dir)
         if not self.database:
             object.__setattr__(self, "database", f"sqlite:///{data_dir / 'honed.db'}")
-        self.train.settings()
 
     @classmethod
     def settings_customise_sources(

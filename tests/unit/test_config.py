@@ -1,0 +1,97 @@
+"""One TOML file and the environment make one frozen Config; every fault is named."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from honed.config import load_config
+from honed.errors import ConfigError
+from honed.triggers import parse
+
+
+@pytest.fixture(autouse=True)
+def no_config_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The machine's own files and variables play no part."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for name in ("HONED_CONFIG", "RUNTIME_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No file is needed: scenario and folder come from variables."""
+    monkeypatch.setenv("HONED__SCENARIO", "airline")
+    monkeypatch.setenv("HONED__DATA_DIR", str(tmp_path / "x"))
+    monkeypatch.setenv("HONED__TRAIN__LEARNING_RATE", "5e-3")
+    config = load_config()
+    assert config.database == f"sqlite:///{tmp_path}/x/honed.db"
+    assert config.train.settings().learning_rate == 5e-3
+
+
+def test_a_missing_scenario_is_refused() -> None:
+    """There is no default kind of work."""
+    with pytest.raises(ConfigError, match="scenario: required .* HONED__SCENARIO"):
+        load_config()
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    """A typing mistake never becomes a silent default."""
+    file = tmp_path / "honed.toml"
+    file.write_text('scenario = "a"\n[train]\nlerning_rate = 1e-4\n')
+    with pytest.raises(ConfigError, match=r"train\.lerning_rate.*learning_rate"):
+        load_config(file)
+
+
+def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
+    """One look at the message is enough to mend the file."""
+    file = tmp_path / "honed.toml"
+    file.write_text('scenario = "No Good"\ncheck_interval = "soon"\ntrigger = "count("\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    for name in ("scenario", "check_interval", "trigger"):
+        assert name in str(caught.value)
+
+
+def test_the_environment_wins_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also for one key of a section that the file writes."""
+    file = tmp_path / "honed.toml"
+    file.write_text('scenario = "a"\n[serve]\nport = 9000\nparallel = 2\n')
+    monkeypatch.setenv("HONED__SERVE__PORT", "9001")
+    config = load_config(file)
+    assert (config.serve.port, config.serve.parallel) == (9001, 2)
+
+
+def test_a_rate_out_of_range_is_a_config_error(tmp_path: Path) -> None:
+    """The worker's limits are checked when the file is read, not when a run starts at night."""
+    file = tmp_path / "honed.toml"
+    file.write_text('scenario = "a"\n[train]\nlearning_rate = 5\n')
+    with pytest.raises(ConfigError, match="learning_rate"):
+        load_config(file)
+
+
+def test_durations_sizes_and_triggers_are_read(tmp_path: Path) -> None:
+    """The forms that the spec names."""
+    file = tmp_path / "honed.toml"
+    file.write_text(
+        'scenario = "a"\ncheck_interval = "1m30s"\ntrigger = { any = [ { count = 5 }, { every = "1d" } ] }\n'
+        '[events]\nqueue_bytes = "1MiB"\n'
+    )
+    config = load_config(file)
+    assert config.check_interval == timedelta(seconds=90)
+    assert config.events.queue_bytes == 1 << 20
+    assert config.trigger == parse('count(5) | every("1d")')
+
+
+def test_the_default_trigger_is_a_hundred_episodes_or_an_hour() -> None:
+    """As the docs say."""
+    assert load_config(scenario="a").trigger == parse('count(100) | every("1h")')
+
+
+def test_a_named_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """`--config` never falls back to something else."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
