@@ -1,0 +1,122 @@
+"""The base model: where its files are, and the model and tokenizer loaded from them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from honed.domain.job import Device
+from honed.errors import TrainingError
+from honed.worker.architectures import Architecture, architecture_of
+
+_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model")
+
+
+def base_folder(base_model: str) -> Path:
+    """The local folder of a base model; a hub id is taken from the local cache, or downloaded.
+
+    Raises:
+        TrainingError: neither a folder nor a model that the hub (or its cache) has.
+    """
+    if (folder := Path(base_model).expanduser()).is_dir():
+        return folder.absolute()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base_model, allow_patterns=list(_FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise TrainingError(
+            f"base model {base_model!r} was not found: {type(error).__name__}",
+            advice="give an existing folder with config.json, or a hub id such as Qwen/Qwen3-0.6B "
+            "(offline: one that is in the local cache)",
+        ) from error
+
+
+def load_config(folder: Path) -> tuple[Any, Architecture]:
+    """The model's config, and its architecture if it can be served.
+
+    Raises:
+        TrainingError: there is no config, or its architecture is not supported.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"base model {folder} has no usable config.json: {error}",
+            advice="give a folder in Hugging Face's format",
+        ) from error
+    return config, architecture_of(config)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The model's tokenizer, with a pad token and a chat template.
+
+    Raises:
+        TrainingError: it cannot be loaded or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
+    if tokenizer.chat_template is None:
+        raise TrainingError(
+            f"base model {folder} has no chat template",
+            advice="choose an instruction-tuned model, or add chat_template.jinja to the folder",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(folder: Path, device: str) -> Any:
+    """The model on its device: float32 on CPU, bfloat16 on CUDA; evaluation mode.
+
+    Raises:
+        TrainingError: the weights cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    try:
+        # `folder` is absolute: PEFT looks the base up again when an adapter is saved and warns if
+        # it is not found.
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise TrainingError(f"the weights of {folder} cannot be loaded: {error}") from error
+    return model.to(device).eval()
+
+
+def choose_device(device: Device) -> str:
+    """`cuda` when there is one and it was not ruled out, else `cpu`.
+
+    Raises:
+        TrainingError: CUDA was asked for and is not there.
+    """
+    import torch
+
+    if device == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise TrainingError(
+            "device cuda was asked for, but torch sees none",
+            advice="check the driver with nvidia-smi, or set train.device to auto",
+        )
+    return "cpu"
+
+
+def set_threads(threads: int) -> int:
+    """Give torch that many CPU threads; 0 means all cores but one, which serving needs. Returns the
+    number.
+    """
+    import torch
+
+    number = threads or max(1, len(os.sched_getaffinity(0)) - 1)
+    torch.set_num_threads(number)
+    return number

@@ -1,0 +1,89 @@
+"""Tiny models made on the spot: a random Qwen3 with its own tokenizer, its GGUF, and adapters for
+it.
+
+The training stack is imported when a model is first made, so a test that needs none does not wait
+for it.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from honed.domain.job import ExportBaseJob
+
+SUBJECTS = ("disk", "memory", "network", "cpu", "queue", "cache", "login", "deploy")
+ACTIONS = ("restart", "purge", "scale", "rotate", "flush", "drain")
+
+
+def offline() -> None:
+    """Keep hub and trainers from talking, as the worker does for itself."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        DO_NOT_TRACK="1",
+        TOKENIZERS_PARALLELISM="false",
+    )
+
+
+def conversations(count: int = 64) -> list[dict[str, Any]]:
+    """Short conversations in which each finding has one right answer; the same at every call."""
+    rows = []
+    for i in range(count):
+        subject, action = SUBJECTS[i % 8], ACTIONS[i % 6]
+        rows.append(
+            {
+                "messages": [
+                    {"role": "system", "content": "You operate services."},
+                    {"role": "user", "content": f"alert {i}: service {i % 5}, what is wrong?"},
+                    {"role": "assistant", "content": f"{subject}: inspect"},
+                    {"role": "user", "content": f"the {subject} is at {50 + i % 50} percent"},
+                    {"role": "assistant", "content": f"{subject}: {action}"},
+                ]
+            }
+        )
+    return rows
+
+
+def make_tiny_base(folder: Path, *, seed: int = 0, vocab_size: int = 512) -> Path:
+    """A random Qwen3 (64 wide, 2 layers, 0.1 M parameters) with a byte-level BPE tokenizer and
+    ChatML.
+    """
+    offline()
+    import torch
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    from honed.worker.pretrain import make_model, make_tokenizer, save_base
+    from honed.worker.rows import Example
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    set_seed(seed)
+    tokenizer = make_tokenizer(
+        [Example(row["messages"]) for row in conversations()], vocab_size=vocab_size
+    )
+    model = make_model(len(tokenizer), hidden_size=64, num_layers=2)
+    save_base(model, tokenizer, folder)
+    return folder
+
+
+def make_tiny_gguf(base: Path, path: Path) -> Path:
+    """The model in `base` as an F32 GGUF file."""
+    from honed.worker.gguf_base import export_base
+
+    export_base(ExportBaseJob(base_model=str(base), output_path=str(path), result_path=""))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random base model in Hugging Face's format."""
+    return make_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_base: Path) -> Path:
+    """The tiny base model as GGUF."""
+    return make_tiny_gguf(tiny_base, tiny_base.parent / "base.gguf")
