@@ -23,7 +23,7 @@ class LearnModel(Protocol):
         ...
 
     def group_key(self, record: Record) -> str | None:
-        """The key of the group that the record belongs to; None when it is not this model's business."""
+        """The key of the record's group; None when the record is not this model's business."""
         ...
 
     def is_closing(self, record: Record) -> bool:
@@ -58,7 +58,7 @@ class LearnModel(Protocol):
 
         Args:
             episode: an episode that this model built.
-            available_actions: the scenario's distinct actions; used by models whose prompt lists them.
+            available_actions: the scenario's distinct actions, for models whose prompt lists them.
 
         Raises:
             LearnError: the episode cannot teach; the message names it.

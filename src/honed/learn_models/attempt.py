@@ -1,0 +1,111 @@
+"""What every learn model reads from the records of one attempt: group, end, outcome, metadata."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from honed.domain.episode import Episode, EpisodeMetadata
+from honed.domain.ids import EpisodeIds
+from honed.domain.outcome import Failure, Outcome, Success
+from honed.domain.records import ActionRecord, LlmCallRecord, OutcomeRecord, Record, records_of
+
+DONE: Final = "done"
+"""The action that ends a task; its result is the task's."""
+
+SYSTEM_EVENTS: Final = frozenset(
+    {
+        "tick_start",
+        "tick_end",
+        "task_start",
+        "task_end",
+        "guidance",
+        "idle",
+        "timeout",
+        DONE,
+    }
+)
+"""Actions of the engine, not of a worker: never learned."""
+
+# one for the process, because ids must rise across all learn models of a process
+_EPISODE_IDS = EpisodeIds()
+
+
+def task_key(task_id: str) -> str:
+    """The group of an attempt; the prefix keeps tasks, sessions and single calls apart."""
+    return f"task:{task_id}"
+
+
+def is_done(record: Record) -> bool:
+    """Whether the record is the action that ends its task."""
+    return isinstance(record, ActionRecord) and record.action == DONE
+
+
+def is_closing(record: Record) -> bool:
+    """Whether the record ends its group: a verdict, or the action `done`."""
+    return isinstance(record, OutcomeRecord) or is_done(record)
+
+
+def verdict(records: Sequence[Record]) -> Outcome | None:
+    """The newest outcome that was told, else what the newest `done` says, else None."""
+    if told := records_of(records, OutcomeRecord):
+        return told[-1].outcome
+    dones = [record for record in records_of(records, ActionRecord) if is_done(record)]
+    if not dones:
+        return None
+    if dones[-1].success:
+        return Success(action_score(records))
+    return Failure(dones[-1].error or "task failed")
+
+
+def action_score(records: Sequence[Record]) -> float:
+    """What the actions earned, 0..1: the sum of their KPI shares, else the share that succeeded.
+
+    A `done` of a worker that did nothing else only judges: it earns nothing.
+    """
+    actions = records_of(records, ActionRecord)
+    own = [action for action in actions if action.action not in SYSTEM_EVENTS]
+    workers = {action.worker_id for action in own} or {action.worker_id for action in actions}
+    shares = [
+        action.kpi_contribution
+        for action in actions
+        if action.kpi_contribution is not None and action.worker_id in workers
+    ]
+    if shares:
+        return min(1.0, max(0.0, sum(shares)))
+    return sum(action.success for action in own) / len(own) if own else 1.0
+
+
+def episode(
+    learn_model: str, records: Sequence[Record], outcome: Outcome, *, now_ms: int
+) -> Episode:
+    """The episode of these records; task, group, scenario and worker are the first ones named."""
+    workers = {
+        record.worker_id
+        for record in records
+        if record.worker_id is not None and not is_closing(record)
+    }
+    tags: dict[str, str] = {}
+    for record in records:
+        tags |= record.tags
+    return Episode(
+        id=_EPISODE_IDS.next(now_ms),
+        learn_model=learn_model,
+        records=tuple(records),
+        metadata=EpisodeMetadata(
+            created_at_ms=now_ms,
+            scenario=next((r.scenario for r in records if r.scenario), None),
+            worker_id=workers.pop() if len(workers) == 1 else None,
+            adapter_id=_adapter_id(records),
+            tags=tags,
+        ),
+        task_id=next((r.task_id for r in records if r.task_id), None),
+        group_id=next((r.group_id for r in records if r.group_id), None),
+        outcome=outcome,
+    )
+
+
+def _adapter_id(records: Sequence[Record]) -> str | None:
+    """The adapter behind the last call, else behind the last action that names one."""
+    if calls := records_of(records, LlmCallRecord):
+        return calls[-1].adapter_id or calls[-1].lora
+    named = (action.lora for action in reversed(records_of(records, ActionRecord)))
+    return next((lora for lora in named if lora), None)

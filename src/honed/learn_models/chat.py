@@ -1,0 +1,125 @@
+"""Learns conversations: the turns of an agent in the attempts that went well."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from honed.domain.episode import Episode
+from honed.domain.message import Message
+from honed.domain.outcome import Outcome, Unknown
+from honed.domain.outcome import score as score_of
+from honed.domain.records import ActionRecord, LlmCallRecord, OutcomeRecord, Record
+from honed.domain.training_data import ChatExample, TrainingMetadata
+from honed.errors import LearnError, ValidationError
+from honed.learn_models import attempt
+from honed.learn_models.conversation import Assembly, assemble
+
+_encoder: Final = msgspec.json.Encoder(order="deterministic")
+
+
+class ChatLearnModel:
+    """The learn model `chat`.
+
+    A group is a task, else a session, else one call by itself. An episode's example is its longest
+    conversation; the loss counts on the assistant's own turns. Tool results are never imitated, nor
+    is what untrusted or unwilling (`train: false`) senders or evaluations brought in.
+    """
+
+    name = "chat"
+    objective = "answer as the agents did in the conversations that went well"
+
+    def group_key(self, record: Record) -> str | None:
+        """Task, else session, else the call; an outcome that names only a receipt finds its call.
+
+        A probe is the daemon's own question and belongs to no attempt.
+        """
+        if not isinstance(record, (LlmCallRecord, ActionRecord, OutcomeRecord)):
+            return None
+        if record.purpose == "probe":
+            return None
+        if record.task_id:
+            return attempt.task_key(record.task_id)
+        if record.session_id:
+            return f"session:{record.session_id}"
+        if not isinstance(record, ActionRecord) and record.receipt_id:
+            return f"receipt:{record.receipt_id}"
+        if not isinstance(record, LlmCallRecord):
+            return None
+        if record.event_id:
+            return f"event:{record.event_id}"
+        content = _encoder.encode(msgspec.structs.replace(record, record_id=None))
+        return f"content:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+    def is_closing(self, record: Record) -> bool:
+        """An outcome, or an action `done`."""
+        return attempt.is_closing(record)
+
+    def is_complete(self, records: Sequence[Record]) -> bool:
+        """Whether a closing record is there."""
+        return any(map(attempt.is_closing, records))
+
+    def build_episodes(
+        self, records: Sequence[Record], *, now_ms: int, final: bool = False
+    ) -> list[Episode]:
+        """One episode, unless the group holds no call and no action, or may still go on."""
+        if not any(isinstance(record, (LlmCallRecord, ActionRecord)) for record in records):
+            return []
+        if not final and not self.is_complete(records):
+            return []
+        return [attempt.episode(self.name, records, self.evaluate(records), now_ms=now_ms)]
+
+    def evaluate(self, records: Sequence[Record]) -> Outcome:
+        """The newest outcome that was told, else what `done` says, else Unknown."""
+        return attempt.verdict(records) or Unknown()
+
+    def assemble(self, episode: Episode) -> Assembly:
+        """The conversations of an episode and why there is more than one."""
+        return assemble(episode.records_of(LlmCallRecord))
+
+    def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> ChatExample:
+        """The longest conversation with a turn to imitate.
+
+        Raises:
+            LearnError: no call came back, none may be imitated, or a turn is not text.
+        """
+        assembly = self.assemble(episode)
+        conversation = assembly.longest
+        if conversation is None:
+            found = len(assembly.conversations)
+            raise LearnError(
+                f"episode {episode.id} cannot teach: expected a conversation with a turn to "
+                f"imitate, found none in {found} conversations, {assembly.num_failed} calls failed"
+            )
+        messages = conversation.messages
+        assistant = tuple(i for i, turn in enumerate(messages) if turn.role == "assistant")
+        trained = conversation.trained_turns
+        try:
+            return ChatExample(
+                messages=tuple(_as_text(i, message) for i, message in enumerate(messages)),
+                tools=conversation.tools,
+                trained_turns=None if trained == assistant else trained,
+                metadata=TrainingMetadata(
+                    episode_id=episode.id,
+                    outcome=episode.outcome,
+                    outcome_score=score_of(episode.outcome),
+                    model=episode.records_of(LlmCallRecord)[-1].model or None,
+                    adapter_id=episode.metadata.adapter_id,
+                    group=episode.split_key,
+                ),
+            )
+        except ValidationError as error:
+            raise LearnError(f"episode {episode.id} cannot teach: {error}") from None
+
+
+def _as_text(index: int, message: Message) -> Message:
+    """The message with its text parts joined."""
+    if message.content is None or isinstance(message.content, str):
+        return message
+    if kinds := sorted({part.type for part in message.content if part.type != "text"}):
+        raise ValidationError(
+            f"turn {index} ({message.role}) has content of type {', '.join(kinds)}: expected text",
+            path=f"$.messages[{index}].content",
+        )
+    return msgspec.structs.replace(message, content=message.text)
