@@ -1,0 +1,174 @@
+"""Sorts the episodes of one build: which teach, which are held out, which are left out and why."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from honed.domain.episode import Episode
+from honed.domain.outcome import Success, is_known, is_success
+from honed.domain.trained_model import Selection
+from honed.errors import EmptyDataError, LearnError
+from honed.learn_models.learn_model import LearnModel
+from honed.ports import HeldOut, TrainingSet
+from honed.training_sets.held_out import HeldOutSplit
+from honed.training_sets.rows import RowSpool, SpooledRow
+
+MAY_NOT_TEACH: Final = "may not be learned from"
+NO_OUTCOME: Final = "without an outcome"
+HELD_OUT: Final = "held out"
+NO_SUCCESS: Final = "not a success"
+LOW_SCORE: Final = "score too low"
+NO_ROW: Final = "not convertible"
+NOT_DRAWN: Final = "not drawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What decides where an episode belongs; the same for every build."""
+
+    learn_model: LearnModel
+    scenario: str
+    split: HeldOutSplit
+    min_score: float
+    """Successes below it are not learned from."""
+    min_rows: int
+    """A training file with fewer rows is refused."""
+    unlabelled: Literal["wait", "train"]
+    """`train` takes episodes without an outcome as successes; `wait` leaves them out."""
+    seed: int
+    """Of the order of the rows and of the blind draw."""
+
+
+class _Row(NamedTuple):
+    """A row that may enter the training file."""
+
+    episode_id: str
+    is_taught: bool
+    """Whether the selection of successes takes it."""
+    spooled: SpooledRow
+
+
+class Harvest:
+    """What came of the episodes of one build."""
+
+    def __init__(
+        self, rules: Rules, spool: RowSpool, selection: Selection, actions: Sequence[str]
+    ) -> None:
+        self._rules = rules
+        self._spool = spool
+        self._selection = selection
+        self._actions = actions
+        self._rows: list[_Row] = []
+        self._held_out: list[tuple[HeldOut, SpooledRow]] = []
+        self._num_episodes = 0
+        self.left_out: Counter[str] = Counter()
+        self.fault: LearnError | None = None
+        """The first episode that could not be converted."""
+
+    def add(self, episodes: Sequence[Episode]) -> None:
+        """Sort episodes into training rows, held-out rows and those left out."""
+        for episode in episodes:
+            self._num_episodes += 1
+            if reason := self._sort(episode):
+                self.left_out[reason] += 1
+
+    def write(self, folder: Path, episode_count: int) -> TrainingSet:
+        """Write the files; raises EmptyDataError when they hold too little."""
+        rows = self._selected()
+        self._check(len(rows))
+        name = self._rules.learn_model.name
+        data_path, held_out_path = folder / f"{name}.jsonl", folder / "held_out.jsonl"
+        held_out = sorted(self._held_out, key=lambda pair: pair[0].episode_id)
+        self._spool.write(
+            (spooled for _, spooled in held_out), held_out_path, folder / "held_out.meta.jsonl"
+        )
+        digest = self._spool.write(
+            (row.spooled for row in rows), data_path, folder / f"{name}.meta.jsonl"
+        )
+        return TrainingSet(
+            data_path=data_path,
+            held_out_path=held_out_path,
+            episode_ids=tuple(sorted(row.episode_id for row in rows)),
+            held_out=tuple(episode for episode, _ in held_out),
+            data_digest=digest,
+            num_rows=len(rows),
+            episode_count=episode_count,
+            left_out=dict(self.left_out),
+        )
+
+    def _sort(self, episode: Episode) -> str | None:
+        """Where the episode belongs; the reason when that is not the training file."""
+        known = is_known(episode.outcome)
+        if not episode.may_teach:
+            return MAY_NOT_TEACH
+        if self._rules.split.is_held_out(episode.split_key):
+            return self._hold_out(episode) if known else NO_OUTCOME
+        if not known and self._rules.unlabelled == "wait":
+            return NO_OUTCOME
+        reason = self._why_not_taught(episode)
+        if reason and self._selection == "successes":
+            return reason
+        spooled = self._spooled(episode)
+        if spooled is None:
+            return NO_ROW
+        self._rows.append(_Row(episode.id, reason is None, spooled))
+        return None
+
+    def _hold_out(self, episode: Episode) -> str:
+        spooled = self._spooled(episode)
+        if spooled is None:
+            return NO_ROW
+        self._held_out.append(
+            (
+                HeldOut(
+                    episode_id=episode.id,
+                    group=episode.split_key,
+                    is_success=is_success(episode.outcome),
+                ),
+                spooled,
+            )
+        )
+        return HELD_OUT
+
+    def _why_not_taught(self, episode: Episode) -> str | None:
+        match episode.outcome:
+            case Success(score):
+                return LOW_SCORE if score < self._rules.min_score else None
+            case outcome:
+                return NO_SUCCESS if is_known(outcome) else None
+
+    def _spooled(self, episode: Episode) -> SpooledRow | None:
+        try:
+            data = self._rules.learn_model.convert(episode, available_actions=self._actions)
+        except LearnError as error:
+            self.fault = self.fault or error
+            return None
+        return self._spool.add(data)
+
+    def _selected(self) -> list[_Row]:
+        """The rows of the training file, in their final order."""
+        rows = sorted(self._rows)
+        num_taught = sum(row.is_taught for row in rows)
+        if len(rows) > num_taught:
+            self.left_out[NOT_DRAWN] += len(rows) - num_taught
+        return random.Random(self._rules.seed).sample(rows, num_taught)
+
+    def _check(self, num_rows: int) -> None:
+        rules = self._rules
+        if self._num_episodes == 0:
+            raise EmptyDataError(
+                f"no episodes: scenario {rules.scenario} has none of learn model "
+                f"{rules.learn_model.name}"
+            )
+        if num_rows >= rules.min_rows and num_rows > 0:
+            return
+        found = f"{num_rows} training rows" if num_rows else "no training rows"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
+        raise EmptyDataError(
+            f"{found} in {self._num_episodes} episodes, expected at least {rules.min_rows}"
+            + (f": {reasons}" if reasons else ""),
+            advice="wait for more episodes with an outcome, or lower train.min_rows",
+        )

@@ -1,0 +1,83 @@
+"""Which episodes no training ever sees: a keyed hash of group, task or episode, the same for ever.
+
+The hash decides before an episode's outcome is known and whatever else is stored, so the split
+neither leaks nor moves when data come in. Its key is a secret of the data folder, so that whoever
+names tasks cannot choose their side.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from honed.errors import StoreError
+
+SECRET_BYTES: Final = 32
+
+
+class HeldOutSplit:
+    """Says for each split key whether its episodes are held out.
+
+    Args:
+        secret: key of the hash, at most 64 bytes.
+        fraction: share of the keys that is held out, 0..1.
+    """
+
+    def __init__(self, secret: bytes, fraction: float) -> None:
+        self._secret = secret
+        self._fraction = fraction
+
+    def position(self, split_key: str) -> float:
+        """Where the key falls, evenly spread over 0..1, 1 excluded."""
+        digest = hashlib.blake2b(split_key.encode("utf-8", "surrogatepass"), key=self._secret)
+        # 53 bits, because a float holds no more: 64 could round up to 1.0
+        return (int.from_bytes(digest.digest()[:8], "big") >> 11) / (1 << 53)
+
+    def is_held_out(self, split_key: str) -> bool:
+        """Whether episodes with this key are kept from training for ever."""
+        return self.position(split_key) < self._fraction
+
+
+def load_or_make_secret(path: Path) -> bytes:
+    """The secret kept at `path`, readable by its owner alone; made on first use.
+
+    Two processes that make it at once end up with the same one.
+
+    Raises:
+        StoreError: the file cannot be read or written, or holds no secret.
+    """
+    try:
+        if not path.exists():
+            _publish(path, secrets.token_bytes(SECRET_BYTES))
+        secret = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"secret {path} cannot be read or made: {error.strerror}") from error
+    if len(secret) != SECRET_BYTES:
+        raise StoreError(
+            f"secret {path} has {len(secret)} bytes: expected {SECRET_BYTES}",
+            advice="restore it from a backup; with a new one the held-out split is another",
+        )
+    return secret
+
+
+def _publish(path: Path, secret: bytes) -> None:
+    """Write aside, then link: unlike a rename, a link never replaces what another process made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        aside.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

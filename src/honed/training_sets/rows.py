@@ -1,0 +1,116 @@
+"""Training data as JSON lines, in the forms that trainers read, and their metadata beside them.
+
+Rows come in one order and are wanted in another (shuffled, or by id). So they are written to a
+spool first and copied in their final order; only offsets stay in memory.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, NamedTuple, Self
+
+import msgspec
+
+from honed.domain.message import Message
+from honed.domain.training_data import ChatExample, LabelledExample, PreferencePair, TrainingData
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+def format_row(data: TrainingData) -> bytes:
+    """One line of the data file, without the newline: TRL's columns, no metadata."""
+    row: dict[str, Any]
+    match data:
+        case ChatExample():
+            row = {"messages": _turns(data.messages)}
+        case PreferencePair():
+            row = {
+                "prompt": _turns(data.prompt),
+                "chosen": _turns(data.chosen),
+                "rejected": _turns(data.rejected),
+            }
+        case LabelledExample():
+            row = {
+                "prompt": _turns(data.prompt),
+                "completion": _turns(data.completion),
+                "label": data.label,
+            }
+    if data.tools:
+        row["tools"] = data.tools
+    if isinstance(data, ChatExample) and data.trained_turns is not None:
+        row["trained_turns"] = data.trained_turns
+    return _encoder.encode(row)
+
+
+def format_metadata(data: TrainingData) -> bytes:
+    """The line of the metadata file that belongs to `format_row(data)`."""
+    return _encoder.encode(data.metadata)
+
+
+def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            call["type"] = (
+                "function"  # a default, so left out; chat templates and servers ask for it
+            )
+    return turns
+
+
+class SpooledRow(NamedTuple):
+    """Where one row and its metadata lie in the spool."""
+
+    offset: int
+    data_size: int
+    metadata_size: int
+
+
+class RowSpool:
+    """Rows on disk in order of arrival, without a name; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offset = 0
+
+    def __enter__(self) -> Self:
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=self._folder)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, data: TrainingData) -> SpooledRow:
+        """Append a row; where it lies."""
+        line, metadata = format_row(data) + b"\n", format_metadata(data) + b"\n"
+        row = SpooledRow(self._offset, len(line), len(metadata))
+        self._file.write(line)
+        self._file.write(metadata)
+        self._offset += len(line) + len(metadata)
+        return row
+
+    def write(self, rows: Iterable[SpooledRow], path: Path, metadata_path: Path) -> str:
+        """Copy rows in the given order into two new files; the sha256 of the data file."""
+        self._file.flush()
+        digest = hashlib.sha256()
+        aside = path.with_name(f".{path.name}"), metadata_path.with_name(f".{metadata_path.name}")
+        with aside[0].open("wb") as data_file, aside[1].open("wb") as metadata_file:
+            for row in rows:
+                self._file.seek(row.offset)
+                line = self._file.read(row.data_size)
+                digest.update(line)
+                data_file.write(line)
+                metadata_file.write(self._file.read(row.metadata_size))
+            for file in (data_file, metadata_file):
+                file.flush()
+                os.fsync(file.fileno())
+        aside[1].replace(metadata_path)
+        aside[0].replace(path)
+        return digest.hexdigest()
