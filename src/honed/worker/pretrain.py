@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
 from honed.domain.job import PretrainJob, PretrainResult, Progress
 from honed.errors import EmptyDataError, TrainingError
 from honed.worker.base_model import set_threads
+from honed.worker.batches import collate
 from honed.worker.files import whole_folder
-from honed.worker.rows import IGNORED, Example, Row, read_examples, rows_of
+from honed.worker.rows import Example, Row, read_examples, rows_of
 from honed.worker.template import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
 
 HEAD_DIM = 32
@@ -43,7 +43,6 @@ def pretrain(job: PretrainJob, report: Callable[[Progress], None]) -> PretrainRe
     """
     started = time.monotonic()
     set_threads(job.threads)
-    report(Progress(phase="loading"))
     examples = read_examples(Path(job.data_path))
     set_seed(job.seed)
     order = torch.randperm(len(examples)).tolist()
@@ -187,16 +186,3 @@ def _batches(rows: Sequence[Row], batch_size: int) -> Iterator[list[Row]]:
             bucket = sorted(order[start : start + size], key=lambda row: len(row.input_ids))
             chunks = [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
             yield from (chunks[i] for i in torch.randperm(len(chunks)).tolist())
-
-
-def collate(rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """A batch, padded on the right: `input_ids`, `attention_mask` and `labels`, int64, (rows,
-    longest).
-    """
-    ids = [torch.tensor(row.input_ids) for row in rows]
-    labels = [torch.tensor(row.labels) for row in rows]
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
-    }

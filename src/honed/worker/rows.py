@@ -95,15 +95,33 @@ def _example(line: str, where: str) -> Example:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """A turn with plain text: parts joined, null as the empty text, `developer` as the `system` it
-    stands for.
+    """A turn as llama-server hands it to the template.
+
+    Parts of text are joined, null is the empty text, `developer` is the `system` it stands for, and
+    the arguments of tool calls are objects: the server parses the JSON text that clients send (seen
+    with `/apply-template`), and a model that was trained on the text as it came would be asked with
+    another one.
     """
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(part.get("text") or "" for part in content)
     role = "system" if message["role"] == "developer" else message["role"]
     turn = message | {"role": role, "content": content or ""}
+    if calls := message.get("tool_calls"):
+        turn["tool_calls"] = [_tool_call(call) for call in calls]
     return {key: value for key, value in turn.items() if value is not None}
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments)
+        except ValueError:
+            parsed = None
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    return call | {"function": function | {"arguments": arguments}}
 
 
 def rows_of(examples: Sequence[Example], tokenizer: Any, *, max_length: int) -> list[Row]:

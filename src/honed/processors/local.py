@@ -1,0 +1,142 @@
+"""A training run in a worker process on this machine, its adapter published by one rename."""
+
+import os
+import shutil
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+
+from honed.domain.job import EpisodeScore, ScoreJob, ScoreResult, TrainJob, TrainResult
+from honed.domain.trained_model import TrainedModel
+from honed.errors import TrainingError
+from honed.ports import OnProgress, Trained, TrainRequest
+from honed.processors.worker_process import DEFAULT_GRACE, run_job
+
+GGUF_FILE = "adapter.gguf"
+
+
+class LocalProcessor:
+    """Trains in a process that this one starts, waits for and ends."""
+
+    def __init__(
+        self,
+        *,
+        runs_dir: Path,
+        adapters_dir: Path,
+        python: str = sys.executable,
+        stop_grace: timedelta = DEFAULT_GRACE,
+    ) -> None:
+        """Take the places of runs and adapters; they must be on one file system.
+
+        Args:
+            runs_dir: job, log and unpublished files of each run, in `runs_dir/RUN_ID/`.
+            adapters_dir: published adapters, one folder `scenario@n` each.
+            python: interpreter that has the training stack.
+            stop_grace: how long a cancelled worker may take to end by itself.
+        """
+        self._runs_dir = runs_dir.absolute()
+        self._adapters_dir = adapters_dir.absolute()
+        self._python = python
+        self._stop_grace = stop_grace
+
+    async def train(self, request: TrainRequest, *, on_progress: OnProgress) -> Trained:
+        """Train, export, score and publish; cancelling the task ends the worker's process group.
+
+        Raises:
+            TrainingError: the run failed, or an adapter of that id exists; nothing was published.
+        """
+        target = self._adapters_dir / request.model_id
+        _check_free(target)
+        folder = self._runs_dir / request.run_id
+        unpublished = folder / "adapter"
+        if unpublished.exists():  # of a run that was cut off
+            await anyio.to_thread.run_sync(shutil.rmtree, unpublished)
+        job = _train_job(request, folder, unpublished)
+        result = await run_job(
+            job, folder, on_progress, python=self._python, stop_grace=self._stop_grace
+        )
+        assert isinstance(result, TrainResult)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_publish, unpublished, target)
+        return Trained(_trained_model(request, target, result), result.scores)
+
+    async def score(self, job: ScoreJob, folder: Path) -> tuple[EpisodeScore, ...]:
+        """Score held-out episodes without training; line n of the held-out file is `[n]`.
+
+        Raises:
+            TrainingError: the worker failed.
+        """
+        result = await run_job(job, folder, python=self._python, stop_grace=self._stop_grace)
+        assert isinstance(result, ScoreResult)
+        return result.scores
+
+
+def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
+    incumbent = request.incumbent
+    training_set = request.training_set
+    return TrainJob(
+        run_id=request.run_id,
+        model_id=request.model_id,
+        scenario=request.scenario,
+        learn_model=request.learn_model,
+        base_model=request.base_model,
+        data_path=str(training_set.data_path.absolute()),
+        held_out_path=str(training_set.held_out_path.absolute()) if training_set.held_out else None,
+        incumbent_path=incumbent.adapter_path if incumbent else None,
+        output_path=str(output),
+        result_path=str(folder / "result.json"),
+        settings=request.settings,
+        episode_ids=training_set.episode_ids,
+        data_digest=training_set.data_digest,
+        parent_id=request.parent_id,
+        selection=request.selection,
+    )
+
+
+def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> TrainedModel:
+    gguf_path = target / GGUF_FILE
+    return TrainedModel(
+        id=request.model_id,
+        scenario=request.scenario,
+        run_id=request.run_id,
+        base_model=request.base_model,
+        learn_model=request.learn_model,
+        method="sft",
+        adapter_path=str(target),
+        gguf_path=str(gguf_path) if gguf_path.is_file() else None,
+        digest=result.digest,
+        data_digest=request.training_set.data_digest,
+        episode_ids=request.training_set.episode_ids,
+        sample_count=request.training_set.num_rows,
+        created_at_ms=time.time_ns() // 1_000_000,
+        selection=request.selection,
+        parent_id=request.parent_id,
+        metrics=result.metrics,
+    )
+
+
+def _check_free(target: Path) -> None:
+    if target.exists():
+        raise TrainingError(
+            f"adapter folder {target} exists: expected a new name for each run",
+            advice="adapters are never overwritten; move the folder away",
+        )
+
+
+def _publish(unpublished: Path, target: Path) -> None:
+    """Rename the finished folder to its name; the worker has synced what is in it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_free(target)
+    try:
+        unpublished.rename(target)
+        for folder in (target.parent, unpublished.parent):
+            fd = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise TrainingError(f"adapter {target.name} could not be published: {error}") from error

@@ -1,0 +1,185 @@
+"""One job in one worker process: started, listened to, ended, reaped.
+
+The worker leads a process group of its own. When the task that waits for it is cancelled, the group
+gets SIGTERM, a grace time, then SIGKILL; the worker carries a death signal for the case that this
+process is killed. A worker that ends without a result, or by a signal, is a failure, whatever it
+had done until then.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+from anyio.abc import Process
+
+from honed import log
+from honed.domain.job import Job, JobFailed, JobResult, Progress, parse_result
+from honed.errors import EmptyDataError, HonedError, ProcessFailedError, TrainingError
+from honed.ports import OnProgress
+
+DEFAULT_GRACE: Final = timedelta(seconds=10)
+LINE_MAX: Final = 64 << 10
+"""Bytes of one line of progress; a longer one is not ours."""
+TAIL_BYTES: Final = 4000
+"""How much of the worker's stderr an error carries."""
+_KINDS: Final[Mapping[str, type[HonedError]]] = {
+    cls.__name__: cls for cls in (EmptyDataError, TrainingError)
+}
+
+
+async def run_job(
+    job: Job,
+    folder: Path,
+    on_progress: OnProgress = lambda progress: None,
+    *,
+    python: str = sys.executable,
+    stop_grace: timedelta = DEFAULT_GRACE,
+) -> JobResult:
+    """Do a job in a worker process and return its result.
+
+    Args:
+        job: its `result_path` may lie anywhere; a former result there is removed first.
+        folder: where `job.json` and `worker.log` (the worker's stderr) go; made when missing.
+        on_progress: called for each line of progress, in this task.
+        python: the interpreter that has the training stack.
+        stop_grace: how long a cancelled worker may take to end by itself.
+
+    Raises:
+        TrainingError: the worker says why it failed (EmptyDataError where that is the reason).
+        ProcessFailedError: it ended without a result.
+    """
+    job_path, log_path = _prepare(job, folder)
+    logger = log.get(job=type(job).__name__, folder=str(folder))
+    async with _worker(
+        [python, "-m", "honed.worker", str(job_path)], log_path, stop_grace
+    ) as worker:
+        logger.info(log.WORKER_STARTED, worker_pid=worker.pid)
+        async for progress in _progress(worker):
+            on_progress(progress)
+        await worker.wait()
+    logger.info(log.WORKER_ENDED, status=worker.returncode)
+    return _result(worker.returncode, Path(job.result_path), log_path)
+
+
+def _prepare(job: Job, folder: Path) -> tuple[Path, Path]:
+    """Write the job file and clear its result; returns the paths of job and log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Path(job.result_path).unlink(missing_ok=True)
+    job_path = folder / "job.json"
+    job_path.write_bytes(msgspec.json.encode(job))
+    return job_path, folder / "worker.log"
+
+
+@contextlib.asynccontextmanager
+async def _worker(
+    command: list[str], log_path: Path, stop_grace: timedelta
+) -> AsyncIterator[Process]:
+    """The running process; ended and reaped when the body is left, however."""
+    with log_path.open("ab") as stderr:
+        try:
+            worker = await anyio.open_process(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                env={**os.environ, "HONED_PARENT_PID": str(os.getpid())},
+            )
+        except OSError as error:
+            raise ProcessFailedError(
+                f"the worker could not be started with {command[0]}: {error.strerror}",
+                exit_code=-1,
+                advice="name an interpreter that has honed[train]",
+            ) from error
+    try:
+        yield worker
+    finally:
+        with anyio.CancelScope(shield=True):
+            await _end(worker, stop_grace)
+            await worker.aclose()
+
+
+async def _end(worker: Process, stop_grace: timedelta) -> None:
+    if worker.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGTERM)
+    with anyio.move_on_after(stop_grace.total_seconds()):
+        await worker.wait()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    await worker.wait()
+
+
+async def _progress(worker: Process) -> AsyncIterator[Progress]:
+    """The lines of the worker's stdout until it closes them."""
+    assert worker.stdout is not None
+    waiting = b""
+    async for chunk in worker.stdout:
+        *lines, waiting = (waiting + chunk).split(b"\n")
+        for line in lines:
+            try:
+                yield msgspec.json.decode(line, type=Progress)
+            except msgspec.DecodeError:
+                # The pipe is the protocol's alone (worker/reporting.py): this is another version or
+                # a fault.
+                log.get().warning(log.WORKER_WROTE, size_bytes=len(line))
+        if len(waiting) > LINE_MAX:
+            log.get().warning(log.WORKER_WROTE, size_bytes=len(waiting))
+            waiting = b""
+
+
+def _result(status: int | None, result_path: Path, log_path: Path) -> JobResult:
+    """The result file of a worker that ended with `status`."""
+    result = None
+    if status in (0, 1) and result_path.is_file():
+        try:
+            result = parse_result(result_path.read_bytes())
+        except msgspec.DecodeError as error:
+            raise ProcessFailedError(
+                f"the worker's result {result_path} cannot be read: {error}",
+                exit_code=status,
+                advice="daemon and worker must be of one version",
+            ) from error
+    match status, result:
+        case 0, (result) if result is not None and not isinstance(result, JobFailed):
+            return result
+        case 1, JobFailed():
+            raise _KINDS.get(result.kind, TrainingError)(result.message, advice=result.advice)
+    raise _without_result(status, log_path)
+
+
+def _without_result(status: int | None, log_path: Path) -> ProcessFailedError:
+    with log_path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        stderr = file.read().decode(errors="replace")
+    number = _signal(status)
+    if number is not None:
+        how = f"was ended by {signal.Signals(number).name}"
+    else:
+        last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+        how = f"ended with status {status}: {last.strip()}"
+    return ProcessFailedError(
+        f"the worker {how}",
+        exit_code=-1 if number is not None or status is None else status,
+        stderr=stderr,
+        advice=f"see {log_path}"
+        + ("; the kernel kills for memory with SIGKILL" if number == signal.SIGKILL else ""),
+    )
+
+
+def _signal(status: int | None) -> int | None:
+    """The signal that ended a process: as the kernel says it, or as our worker does (128 + n)."""
+    if status is None:
+        return None
+    number = -status if status < 0 else status - 128
+    return number if number in {item.value for item in signal.Signals} else None

@@ -1,0 +1,117 @@
+"""`python -m honed.worker JOB.json`: do one job of `domain.job` and end.
+
+Exit status: 0 done, 1 failed (the result file says why; after an unforeseen fault stderr does), 2
+the job cannot be read, 143 ended by SIGTERM.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from honed.domain.job import (
+    ExportBaseJob,
+    Job,
+    JobFailed,
+    JobResult,
+    PretrainJob,
+    Progress,
+    ScoreJob,
+    TrainJob,
+    parse_job,
+)
+from honed.errors import HonedError, TrainingError
+from honed.worker.reporting import Report, claim_stdout, end_on_sigterm, write_result
+
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Every TRL trainer and the hub's client report home unless told not to; threads of tokenizers
+fight with torch's.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job in the file that the one argument names; returns the exit status."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m honed.worker JOB.json\n")
+        return 2
+    report = claim_stdout()
+    end_on_sigterm()
+    try:
+        job = parse_job(Path(arguments[0]).read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        sys.stderr.write(f"job {arguments[0]} cannot be read: {error}\n")
+        return 2
+    prepare_environment(job)
+    report(Progress(phase="loading"))
+    result = _failed_or(job, report)
+    write_result(Path(job.result_path), result)
+    sys.stderr.flush()
+    # Taking down the interpreter with torch in it lasts a second, and everything is on disk.
+    os._exit(1 if isinstance(result, JobFailed) else 0)
+
+
+def prepare_environment(job: Job) -> None:
+    """Set what the libraries read when they are imported; call it before they are."""
+    os.environ.update(_QUIET)
+    if isinstance(job, PretrainJob) or Path(job.base_model).expanduser().is_dir():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    # TRL refuses to train when several devices are visible to one process.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def _failed_or(job: Job, report: Report) -> JobResult:
+    try:
+        return _do(job, report)
+    except HonedError as error:
+        return JobFailed(kind=type(error).__name__, message=str(error), advice=error.advice)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return JobFailed(
+            kind=TrainingError.__name__,
+            message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'no detail'}",
+            advice="halve train.per_device_train_batch_size and double "
+            "train.gradient_accumulation_steps, or lower train.max_length",
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a class of its own for CUDA, and a plain RuntimeError for the CPU's allocator."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def _do(job: Job, report: Report) -> JobResult:
+    """Each job imports what it needs, so that a conversion does not wait for the trainer."""
+    match job:
+        case TrainJob():
+            from honed.worker.train import train
+
+            return train(job, report)
+        case ScoreJob():
+            from honed.worker.scores import score
+
+            return score(job, report)
+        case ExportBaseJob():
+            from honed.worker.gguf_base import export_base
+
+            return export_base(job)
+        case PretrainJob():
+            from honed.worker.pretrain import pretrain
+
+            return pretrain(job, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

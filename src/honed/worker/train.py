@@ -1,0 +1,169 @@
+"""A TrainJob from beginning to end: rows, LoRA, adapter folder, fingerprint, scores.
+
+What is scored and fingerprinted is the adapter as it was written, loaded onto a fresh base: the
+trainer leaves its own model patched.
+"""
+
+import gc
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from honed.domain.job import EpisodeScore, Progress, TrainJob, TrainResult
+from honed.domain.trained_model import TrainingMetrics
+from honed.errors import EmptyDataError
+from honed.worker.adapted import AdaptedModel
+from honed.worker.architectures import Architecture
+from honed.worker.base_model import (
+    base_folder,
+    choose_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    set_threads,
+)
+from honed.worker.files import digest_of, sync_folder, write_file
+from honed.worker.fingerprint import fingerprint_of, write_fingerprint
+from honed.worker.gguf_lora import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, write_adapter
+from honed.worker.manifest import Digests, Facts, write_manifest
+from honed.worker.reporting import Report
+from honed.worker.rows import Row, read_examples, rows_of
+from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
+
+ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_GGUF)
+"""What the adapter's digest is taken over."""
+
+
+class _Base(NamedTuple):
+    """The base model of a run."""
+
+    folder: Path
+    config: Any
+    architecture: Architecture
+    tokenizer: Any
+    device: str
+    threads: int
+
+
+def train(job: TrainJob, report: Report) -> TrainResult:
+    """Do a TrainJob; `output_path` then holds the whole adapter, synced to disk.
+
+    Raises:
+        EmptyDataError: no row holds an assistant token within `max_length`.
+        TrainingError: the base model cannot be served or loaded, or the loss is not finite.
+    """
+    started_at = datetime.now(UTC)
+    base = _open_base(job)
+    rows, dropped = _rows(job, base)
+    output = Path(job.output_path)
+    output.mkdir(parents=True, exist_ok=True)
+    metrics, num_parameters, num_trainable = _fine_tune(job, base, rows, dropped, report)
+    report(Progress(phase="exporting"))
+    _settle_adapter(output, base)
+    adapters = {CANDIDATE: output}
+    if job.incumbent_path is not None:
+        adapters[INCUMBENT] = Path(job.incumbent_path)
+    model = AdaptedModel(base.folder, base.device, adapters)
+    write_fingerprint(output, fingerprint_of(model, base.tokenizer, adapter=CANDIDATE))
+    scores = _scores(job, base, model, report)
+    digests = _digests(job, base, output)
+    facts = Facts(
+        model_family=base.architecture.gguf_name,
+        num_parameters=num_parameters,
+        num_trainable=num_trainable,
+        num_rows=len(rows),
+        device=base.device,
+        threads=base.threads,
+        metrics=metrics,
+        digests=digests,
+        started_at=started_at,
+    )
+    write_manifest(output, job, facts)
+    sync_folder(output)
+    return TrainResult(digest=digests.adapter, metrics=metrics, scores=scores)
+
+
+def _open_base(job: TrainJob) -> _Base:
+    """Find the base model and refuse what could not be served, before anything expensive."""
+    folder = base_folder(job.base_model)
+    config, architecture = load_config(folder)
+    threads = set_threads(job.settings.threads)
+    device = choose_device(job.settings.device)
+    return _Base(folder, config, architecture, load_tokenizer(folder), device, threads)
+
+
+def _rows(job: TrainJob, base: _Base) -> tuple[list[Row], int]:
+    """The rows to learn from, and how many conversations gave none."""
+    examples = read_examples(Path(job.data_path))
+    rows = rows_of(examples, base.tokenizer, max_length=job.settings.max_length)
+    if not rows:
+        raise EmptyDataError(
+            f"none of the {len(examples)} conversations has an assistant token within "
+            f"{job.settings.max_length} tokens",
+            advice="raise train.max_length, or check what the episodes contain",
+        )
+    return rows, len(examples) - len({row.example for row in rows})
+
+
+def _fine_tune(
+    job: TrainJob, base: _Base, rows: list[Row], dropped: int, report: Report
+) -> tuple[TrainingMetrics, int, int]:
+    """Metrics, parameters of the base model, parameters that trained."""
+    import msgspec
+    import torch
+
+    from honed.worker.sft import fine_tune
+
+    model = load_model(base.folder, base.device)
+    num_parameters = model.num_parameters()
+    metrics = fine_tune(model, base.tokenizer, rows, job.settings, Path(job.output_path), report)
+    num_trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    del model
+    gc.collect()
+    if base.device == "cuda":
+        torch.cuda.empty_cache()
+    return msgspec.structs.replace(metrics, dropped_rows=dropped), num_parameters, num_trainable
+
+
+def _settle_adapter(output: Path, base: _Base) -> None:
+    """Bring PEFT's files into their published form and add the GGUF."""
+    (output / "README.md").unlink(missing_ok=True)
+    path = output / ADAPTER_CONFIG
+    config = json.loads(path.read_text())
+    # PEFT keeps them in a set: sorted, equal runs give equal files.
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    write_file(path, json.dumps(config, indent=2, sort_keys=True).encode())
+    write_adapter(output, base.config, base.architecture)
+
+
+def _scores(
+    job: TrainJob, base: _Base, model: AdaptedModel, report: Report
+) -> tuple[EpisodeScore, ...]:
+    if job.held_out_path is None:
+        return ()
+    max_length = job.settings.max_length
+    return score_episodes(
+        model,
+        read_held_out(Path(job.held_out_path), base.tokenizer, max_length=max_length),
+        candidate=CANDIDATE,
+        incumbent=INCUMBENT if job.incumbent_path is not None else None,
+        pad_token_id=base.tokenizer.pad_token_id,
+        report=report,
+    )
+
+
+def _digests(job: TrainJob, base: _Base, output: Path) -> Digests:
+    template: str = base.tokenizer.chat_template
+    weights = [*base.folder.glob("*.safetensors"), base.folder / "config.json"]
+    with Path(job.data_path).open("rb") as data:
+        data_digest = hashlib.file_digest(data, "sha256").hexdigest()
+    return Digests(
+        adapter=digest_of(*(output / name for name in ADAPTER_FILES)),
+        data=job.data_digest or data_digest,
+        base_model=digest_of(*weights),
+        tokenizer=digest_of(*base.folder.glob("tokenizer*.json")),
+        chat_template=hashlib.sha256(template.encode()).hexdigest(),
+    )
