@@ -30,8 +30,6 @@ CONTEXT = 8192
 WARMUP_STEPS = 20
 FINAL_LR = 0.05
 """Share of the learning rate that is left at the end of the cosine."""
-BUCKET = 4
-"""Batches that are drawn together and sorted by length, for less padding."""
 
 
 def pretrain(job: PretrainJob, report: Callable[[Progress], None]) -> PretrainResult:
@@ -112,6 +110,9 @@ def make_model(vocab_size: int, *, hidden_size: int, num_layers: int) -> Qwen3Fo
         head_dim=HEAD_DIM,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        # The default 0.02 is meant for wide models. Measured on the demo's text: with it, 150 steps gave 12-98 %
+        # right subjects, by seed; with this, 100 steps give 100 %.
+        initializer_range=hidden_size**-0.5,
         bos_token_id=None,
         pad_token_id=SPECIAL_TOKENS.index(END_OF_TEXT),
         eos_token_id=SPECIAL_TOKENS.index(TURN_END),
@@ -178,11 +179,11 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _batches(rows: Sequence[Row], batch_size: int) -> Iterator[list[Row]]:
-    """Rows for ever, in a new order each round, those of similar length together."""
+    """Rows for ever, in a new order each round.
+
+    Not by length: measured on the demo's text, batches of one kind of conversation made the loss jump between
+    0.8 and 3.8, and reading was learned much later.
+    """
     while True:
         order = [rows[i] for i in torch.randperm(len(rows)).tolist()]
-        size = batch_size * BUCKET
-        for start in range(0, len(order), size):
-            bucket = sorted(order[start : start + size], key=lambda row: len(row.input_ids))
-            chunks = [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-            yield from (chunks[i] for i in torch.randperm(len(chunks)).tolist())
+        yield from (order[i : i + batch_size] for i in range(0, len(order), batch_size))
