@@ -54,8 +54,8 @@ class IncomingEvent(NamedTuple):
 class Rejected(NamedTuple):
     """A line that was not stored, and why."""
 
-    index: int
-    """Position in the batch that was handed in, from 0."""
+    position: int
+    """Which line of the batch that was handed in, from 0."""
     code: Literal["invalid", "conflict"]
     message: str
     path: str
@@ -102,6 +102,8 @@ class OpenGroup(NamedTuple):
     key: str
     closing: bool
     """Whether a record that ends it has arrived."""
+    last_ms: int
+    """When its newest record arrived, Unix milliseconds."""
 
 
 class EpisodeFilter(Struct, frozen=True, kw_only=True):
@@ -198,16 +200,34 @@ class Store(Protocol):
         """Commit events with those of other callers and say what became of each; waits while the queue is full."""
         ...
 
-    async def open_groups(self, *, settled_before_ms: int, idle_before_ms: int, limit: int = 100) -> list[OpenGroup]:
-        """Groups that are due: closing and untouched since `settled_before_ms`, or idle since `idle_before_ms`."""
+    async def open_groups(
+        self, *, settled_before_ms: int, idle_before_ms: int, now_ms: int, limit: int = 100
+    ) -> list[OpenGroup]:
+        """Groups that are due: closing and untouched since `settled_before_ms`, or idle since `idle_before_ms`.
+
+        A group that is held back until after `now_ms` is not due. The one without a record for longest comes first.
+        """
+        ...
+
+    async def next_due_ms(self, *, settle_ms: int, idle_ms: int) -> int | None:
+        """When the next group falls due, Unix milliseconds, by the same rule; `idle_ms` 0: idle ones never do."""
+        ...
+
+    async def hold_group(self, group_id: int, *, until_ms: int) -> None:
+        """Keep a group from being due until then, or until it gets another record."""
         ...
 
     async def group_records(self, group_id: int) -> list[Record]:
         """The records of a group in order of arrival."""
         ...
 
-    async def close_group(self, group_id: int, episodes: Sequence[Episode]) -> None:
-        """Store the group's episodes, link their records, move the counters and close it, all or nothing."""
+    async def close_group(
+        self, group_id: int, episodes: Sequence[Episode], *, num_records: int
+    ) -> bool:
+        """Store the group's episodes, link their records, move the counters and close it, all or nothing.
+
+        False when the group has other than the `num_records` that were read: read it again.
+        """
         ...
 
     async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:

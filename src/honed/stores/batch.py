@@ -1,0 +1,253 @@
+"""The hot transaction: one batch of events into records and groups, in plain `sqlite3`.
+
+Multi-row statements in sizes that are powers of two: few texts to prepare and to keep, and one call
+into SQLite for up to 128 rows (`executemany` lets go of the interpreter lock at every row and waits
+for it while the loop works; measured: 11-14 against 6 us a row).
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from honed.ports import Disposition, IncomingEvent
+
+_ROWS_MAX: Final = 128
+
+_INSERT_RECORDS: Final = (
+    "INSERT INTO records (id, event_id, digest, type, task_id, group_id, session_id, receipt_id,"
+    " worker_id, received_ms, body) VALUES {rows} ON CONFLICT (event_id) DO NOTHING"
+)
+_UPSERT_GROUPS: Final = (
+    "INSERT INTO groups (learn_model, group_key, num_records, first_ms, last_ms, closing, closed)"
+    " VALUES {rows} ON CONFLICT (learn_model, group_key) DO UPDATE SET"
+    " num_records = num_records + excluded.num_records, last_ms = max(last_ms, excluded.last_ms),"
+    " closing = max(closing, excluded.closing), held_until_ms = 0"
+    " WHERE closed = 0 RETURNING learn_model, group_key, id"
+)
+_INSERT_MEMBERSHIPS: Final = "INSERT INTO memberships (group_id, record_id) VALUES {rows}"
+
+
+class Written(NamedTuple):
+    """What became of a batch."""
+
+    dispositions: list[Disposition]
+    found_closed: bool
+    """Whether an outcome found its group closed, so that `late_outcomes` has rows."""
+
+
+class _Stored(NamedTuple):
+    record_id: int
+    event: IncomingEvent
+
+
+class _Group:
+    """What a batch adds to one group."""
+
+    __slots__ = ("closes", "first_ms", "last_ms", "members")
+
+    def __init__(self, received_ms: int) -> None:
+        self.members: list[_Stored] = []
+        self.first_ms = self.last_ms = received_ms
+        self.closes = False
+
+
+def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Written:
+    """Store events and join them to their groups, inside the caller's transaction."""
+    dispositions, stored = _insert_records(db, events)
+    groups: dict[tuple[str, str], _Group] = {}
+    for row in stored:
+        for mark in row.event.groups:
+            key = (mark.learn_model, mark.key)
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Group(row.event.received_ms)
+            group.members.append(row)
+            group.last_ms = row.event.received_ms
+            group.closes = group.closes or mark.closes
+    open_ids = _upsert_groups(db, groups)
+    _insert_rows(
+        db,
+        _INSERT_MEMBERSHIPS,
+        [
+            (open_ids[key], row.record_id)
+            for key, g in groups.items()
+            if key in open_ids
+            for row in g.members
+        ],
+        width=2,
+    )
+    closed = {key: group for key, group in groups.items() if key not in open_ids}
+    closed_ids = {key: _group_id(db, key) for key in closed}
+    late_outcomes = [
+        (row.record_id, closed_ids[key])
+        for key, group in closed.items()
+        for row in group.members
+        if row.event.type == "outcome"
+    ]
+    num_late = sum(len(group.members) for group in closed.values()) - len(late_outcomes)
+    late_outcomes += _follow_receipts(db, stored, open_ids | closed_ids)
+    db.executemany("INSERT OR IGNORE INTO late_outcomes VALUES (?, ?)", late_outcomes)
+    db.execute(
+        "UPDATE totals SET num_records = num_records + ?, num_duplicates = num_duplicates + ?,"
+        " num_conflicts = num_conflicts + ?, num_late = num_late + ?",
+        (len(stored), dispositions.count("duplicate"), dispositions.count("conflict"), num_late),
+    )
+    return Written(dispositions, bool(late_outcomes))
+
+
+def _insert_records(
+    db: sqlite3.Connection, events: Sequence[IncomingEvent]
+) -> tuple[list[Disposition], list[_Stored]]:
+    """Insert what is new; ids are given here, so that rows left out can be told by theirs."""
+    (next_id,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM records").fetchone()
+    dispositions: list[Disposition] = []
+    stored: list[_Stored] = []
+    for start, size in _slices(len(events)):
+        part = [_Stored(next_id + i, events[start + i]) for i in range(size)]
+        next_id += size
+        values: list[Any] = []
+        for record_id, event in part:
+            values.append(record_id)
+            values += event[:10]
+        before = db.total_changes
+        db.execute(_statement(_INSERT_RECORDS, size, 11), values)
+        if db.total_changes - before == size:
+            dispositions += ["stored"] * size
+            stored += part
+            continue
+        known = _known_events(
+            db, [event.event_id for _, event in part if event.event_id is not None]
+        )
+        for row in part:
+            disposition = _disposition(row, known)
+            dispositions.append(disposition)
+            if disposition == "stored":
+                stored.append(row)
+    return dispositions, stored
+
+
+def _known_events(db: sqlite3.Connection, event_ids: list[str]) -> dict[str, tuple[int, bytes]]:
+    marks = ", ".join("?" * len(event_ids))
+    query = f"SELECT event_id, id, digest FROM records WHERE event_id IN ({marks})"
+    return {event_id: (row_id, digest) for event_id, row_id, digest in db.execute(query, event_ids)}
+
+
+def _disposition(row: _Stored, known: dict[str, tuple[int, bytes]]) -> Disposition:
+    if row.event.event_id is None:
+        return "stored"
+    record_id, digest = known[row.event.event_id]
+    if record_id == row.record_id:
+        return "stored"
+    return "duplicate" if digest == row.event.digest else "conflict"
+
+
+def _upsert_groups(
+    db: sqlite3.Connection, groups: dict[tuple[str, str], _Group]
+) -> dict[tuple[str, str], int]:
+    """Make or touch the groups; the ids of those that are open."""
+    rows = [
+        (model, key, len(group.members), group.first_ms, group.last_ms, int(group.closes), 0)
+        for (model, key), group in groups.items()
+    ]
+    open_ids: dict[tuple[str, str], int] = {}
+
+    def keep(found: list[Any]) -> None:
+        open_ids.update({(model, key): group_id for model, key, group_id in found})
+
+    _insert_rows(db, _UPSERT_GROUPS, rows, width=7, keep=keep)
+    return open_ids
+
+
+def _group_id(db: sqlite3.Connection, key: tuple[str, str]) -> int:
+    query = "SELECT id FROM groups WHERE learn_model = ? AND group_key = ?"
+    (group_id,) = db.execute(query, key).fetchone()
+    return int(group_id)
+
+
+def _follow_receipts(
+    db: sqlite3.Connection, stored: list[_Stored], group_ids: dict[tuple[str, str], int]
+) -> list[tuple[int, int]]:
+    """Bring outcomes that name only a receipt to the group of its call, whichever came first.
+
+    Returns:
+        `(record id, group id)` of the outcomes that found the group closed.
+    """
+    calls = [row for row in stored if row.event.receipt_id and row.event.type != "outcome"]
+    links = list(
+        dict.fromkeys(
+            (row.event.receipt_id, group_ids[mark.learn_model, mark.key])
+            for row in calls
+            for mark in row.event.groups
+        )
+    )
+    _insert_rows(
+        db, "INSERT OR IGNORE INTO receipts (receipt_id, group_id) VALUES {rows}", links, width=2
+    )
+    arrived: list[tuple[int, int]] = []
+    if links and db.execute("SELECT 1 FROM waiting_outcomes LIMIT 1").fetchone():
+        for receipt_id, group_id in links:
+            query = "SELECT record_id FROM waiting_outcomes WHERE receipt_id = ?"
+            arrived += [(record_id, group_id) for (record_id,) in db.execute(query, (receipt_id,))]
+        forget = "DELETE FROM waiting_outcomes WHERE receipt_id = ?"
+        db.executemany(forget, [(receipt_id,) for receipt_id, _ in links])
+    for record_id, event in stored:
+        if event.type != "outcome" or event.receipt_id is None or event.groups:
+            continue
+        query = "SELECT group_id FROM receipts WHERE receipt_id = ?"
+        found = db.execute(query, (event.receipt_id,)).fetchall()
+        arrived += [(record_id, group_id) for (group_id,) in found]
+        if not found:
+            db.execute("INSERT INTO waiting_outcomes VALUES (?, ?)", (event.receipt_id, record_id))
+    return [pair for pair in arrived if not _join_open(db, *pair)]
+
+
+def _join_open(db: sqlite3.Connection, record_id: int, group_id: int) -> bool:
+    """Join an outcome to its group and mark the group as ended; False when the group is closed."""
+    touched = db.execute(
+        "UPDATE groups SET num_records = num_records + 1, closing = 1, held_until_ms = 0,"
+        " last_ms = max(last_ms,"
+        " (SELECT received_ms FROM records WHERE id = ?)) WHERE id = ? AND closed = 0",
+        (record_id, group_id),
+    )
+    if touched.rowcount:
+        db.execute("INSERT INTO memberships VALUES (?, ?)", (group_id, record_id))
+    return bool(touched.rowcount)
+
+
+def _insert_rows(
+    db: sqlite3.Connection,
+    template: str,
+    rows: list[Any],
+    *,
+    width: int,
+    keep: Callable[[list[Any]], None] | None = None,
+) -> None:
+    for start, size in _slices(len(rows)):
+        values = [value for row in rows[start : start + size] for value in row]
+        # rows of RETURNING must be read before the commit
+        found = db.execute(_statement(template, size, width), values).fetchall()
+        if keep is not None:
+            keep(found)
+
+
+def _slices(count: int) -> Iterator[tuple[int, int]]:
+    """Cut `count` rows into `(start, size)`: sizes of 128, then smaller powers of two."""
+    start, size = 0, _ROWS_MAX
+    while start < count:
+        while size > count - start:
+            size //= 2
+        yield start, size
+        start += size
+
+
+def _statement(template: str, rows: int, width: int) -> str:
+    key = (template, rows)
+    text = _statements.get(key)
+    if text is None:
+        row = "(" + ", ".join("?" * width) + ")"
+        text = _statements[key] = template.format(rows=", ".join([row] * rows))
+    return text
+
+
+_statements: dict[tuple[str, int], str] = {}
+"""Texts by template and size: at most eight sizes of five templates."""

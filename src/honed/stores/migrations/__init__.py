@@ -1,0 +1,45 @@
+"""Numbered steps forward from one schema to the next; there is no way back.
+
+A step is a list of statements, frozen once released: a later change of `tables.py` comes with a
+step of its own. Each step runs in one transaction together with the new version number, so a kill
+leaves the schema before or after it.
+"""
+
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from honed.errors import SchemaError
+from honed.stores.migrations import step_0001_records_episodes_runs_models as step_0001
+
+STEPS: Final = (step_0001.STATEMENTS,)
+"""Step n (from 1) leads from version n - 1 to version n."""
+
+NEWEST: Final = len(STEPS)
+
+
+async def migrate(connection: AsyncConnection) -> None:
+    """Bring the schema to the newest version, inside the caller's write transaction.
+
+    Raises:
+        SchemaError: the database was written by a newer version of honed.
+    """
+    await connection.execute(
+        text("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+    )
+    found = (await connection.execute(text("SELECT version FROM schema_version"))).scalar()
+    if found is not None and found > NEWEST:
+        raise SchemaError(
+            f"the database has schema version {found}; this honed knows versions up to {NEWEST}",
+            advice="upgrade honed, or use another data_dir",
+        )
+    for statements in STEPS[found or 0 :]:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+    if found is None:
+        insert = text("INSERT INTO schema_version (version) VALUES (:newest)")
+        await connection.execute(insert, {"newest": NEWEST})
+    elif found < NEWEST:
+        update = text("UPDATE schema_version SET version = :newest")
+        await connection.execute(update, {"newest": NEWEST})

@@ -1,0 +1,241 @@
+"""Queries: records and episodes out of their rows; nothing here writes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from honed.domain.episode import Episode, EpisodeMetadata
+from honed.domain.events import parse_event
+from honed.domain.outcome import Outcome
+from honed.domain.records import Record, record_from_event
+from honed.errors import NotFoundError, StoreError, ValidationError
+from honed.ports import EpisodeFilter, EpisodeRow, OpenGroup, StoreStats
+from honed.stores import tables as t
+
+_outcome = msgspec.json.Decoder(Outcome)
+_tags = msgspec.json.Decoder(dict[str, str])
+
+_Row = Row[*tuple[Any, ...]]
+
+PAGE: Final = 16
+"""Whole episodes read at a time; one may hold a megabyte of conversation."""
+
+
+# The text of the partial indexes, word for word: SQLite does not use them for bound parameters.
+_IS_OPEN: Final = text("closed = 0")
+_IS_HELD: Final = text("held_until_ms > 0")
+_IS_KNOWN: Final = text("outcome_type <> 'unknown'")
+
+
+async def open_groups(
+    db: AsyncConnection, *, settled_before_ms: int, idle_before_ms: int, now_ms: int, limit: int
+) -> list[OpenGroup]:
+    """The groups that are due, those without a record for longest first."""
+    g = t.groups.c
+    due = or_(
+        and_(g.closing == 1, g.last_ms <= max(settled_before_ms, idle_before_ms)),
+        and_(g.closing == 0, g.last_ms <= idle_before_ms),
+    )
+    query = (
+        select(g.id, g.learn_model, g.group_key, g.closing, g.last_ms)
+        .where(_IS_OPEN, due, g.held_until_ms <= now_ms)
+        .order_by(g.last_ms, g.id)
+        .limit(limit)
+    )
+    return [
+        OpenGroup(row.id, row.learn_model, row.group_key, bool(row.closing), row.last_ms)
+        for row in await db.execute(query)
+    ]
+
+
+async def next_due_ms(db: AsyncConnection, *, settle_ms: int, idle_ms: int) -> int | None:
+    """When the next group falls due or a held one may be tried again."""
+    g = t.groups.c
+    oldest = select(g.last_ms).where(_IS_OPEN, g.held_until_ms == 0).order_by(g.last_ms).limit(1)
+    ended = await db.scalar(oldest.where(g.closing == 1))
+    running = await db.scalar(oldest.where(g.closing == 0)) if idle_ms else None
+    held_query = select(g.held_until_ms).where(_IS_HELD, _IS_OPEN)
+    held = await db.scalar(held_query.order_by(g.held_until_ms).limit(1))
+    due = [held] if held is not None else []
+    due += [ended + settle_ms] if ended is not None else []
+    due += [running + idle_ms] if running is not None else []
+    return min(due, default=None)
+
+
+async def group_records(db: AsyncConnection, group_id: int) -> list[Record]:
+    """The records of a group in order of arrival."""
+    r, m = t.records.c, t.memberships.c
+    query = (
+        select(r.id, r.received_ms, r.body)
+        .join(t.memberships, m.record_id == r.id)
+        .where(m.group_id == group_id)
+        .order_by(r.id)
+    )
+    return [_record(row) for row in await db.execute(query)]
+
+
+async def outcome_records(db: AsyncConnection, record_ids: Iterable[int]) -> dict[int, Record]:
+    """Records by their id; unknown ids are left out."""
+    r = t.records.c
+    query = select(r.id, r.received_ms, r.body).where(r.id.in_(list(record_ids)))
+    return {row.id: _record(row) for row in await db.execute(query)}
+
+
+async def get_episode(db: AsyncConnection, episode_id: str) -> Episode:
+    """The episode with its records; raises NotFoundError."""
+    rows = (await db.execute(select(t.episodes).where(t.episodes.c.id == episode_id))).all()
+    if not rows:
+        raise NotFoundError(f"no episode has the id {episode_id}")
+    return (await _whole(db, rows))[0]
+
+
+async def episode_page(
+    db: AsyncConnection, filter: EpisodeFilter, *, after: str | None, offset: int, limit: int
+) -> list[Episode]:
+    """The next whole episodes after the one with the id `after`."""
+    query = _ordered(select(t.episodes), filter).limit(limit).offset(offset)
+    if after is not None:
+        column = t.episodes.c.id
+        query = query.where(column < after if filter.newest_first else column > after)
+    return await _whole(db, (await db.execute(query)).all())
+
+
+async def list_episodes(db: AsyncConnection, filter: EpisodeFilter) -> list[EpisodeRow]:
+    """Episodes without their records."""
+    query = _ordered(select(t.episodes), filter).offset(filter.offset)
+    query = query.limit(-1 if filter.limit is None else filter.limit)
+    return [
+        EpisodeRow(
+            id=row.id,
+            learn_model=row.learn_model,
+            scenario=row.scenario,
+            task_id=row.task_id,
+            group_id=row.group_id,
+            worker_id=row.worker_id,
+            outcome=_outcome.decode(row.outcome),
+            num_records=row.num_records,
+            created_at_ms=row.created_at_ms,
+            adapter_id=row.adapter_id,
+        )
+        for row in await db.execute(query)
+    ]
+
+
+async def count_episodes(db: AsyncConnection, filter: EpisodeFilter) -> int:
+    """How many episodes fit; `limit` and `offset` are not looked at."""
+    query = select(func.count()).select_from(t.episodes).where(*_conditions(filter))
+    return int(await db.scalar(query) or 0)
+
+
+async def recent_outcomes(
+    db: AsyncConnection, scenario: str, learn_model: str, *, after_number: int, window: int
+) -> tuple[Outcome, ...]:
+    """Known outcomes of the newest `window` episodes after the n-th, newest first."""
+    e = t.episodes.c
+    query = (
+        select(e.outcome)
+        .where(e.scenario == scenario, e.learn_model == learn_model, e.number > after_number)
+        .where(_IS_KNOWN)
+        .order_by(e.number.desc())
+        .limit(window)
+    )
+    return tuple(_outcome.decode(text) for text in (await db.execute(query)).scalars())
+
+
+async def distinct_actions(db: AsyncConnection, scenario: str) -> list[str]:
+    """Names of the actions in the scenario's episodes, sorted."""
+    a = t.actions.c
+    query = select(a.name).where(a.scenario == scenario).order_by(a.name)
+    return list((await db.execute(query)).scalars())
+
+
+async def stats(db: AsyncConnection, *, queue_depth: int) -> StoreStats:
+    """Counts since the store was made, and of the queue now."""
+    totals = (await db.execute(select(t.totals))).one()
+    num_episodes = await db.scalar(select(func.sum(t.learning_states.c.episode_count)))
+    open_count = await db.scalar(select(func.count()).select_from(t.groups).where(_IS_OPEN))
+    return StoreStats(
+        num_records=totals.num_records,
+        num_episodes=num_episodes or 0,
+        num_duplicates=totals.num_duplicates,
+        num_conflicts=totals.num_conflicts,
+        num_late=totals.num_late,
+        open_groups=open_count or 0,
+        queue_depth=queue_depth,
+    )
+
+
+def _record(row: _Row) -> Record:
+    try:
+        event = parse_event(row.body)
+        return record_from_event(event, received_ms=row.received_ms, record_id=row.id)
+    except (ValidationError, msgspec.DecodeError) as error:
+        raise StoreError(f"record {row.id} cannot be read: {error}") from error
+
+
+async def _whole(db: AsyncConnection, rows: Sequence[_Row]) -> list[Episode]:
+    """The episodes of these rows, their records read with one query."""
+    r, link = t.records.c, t.episode_records.c
+    query = (
+        select(link.episode_id, r.id, r.received_ms, r.body)
+        .join(t.records, link.record_id == r.id)
+        .where(link.episode_id.in_([row.id for row in rows]))
+        .order_by(link.episode_id, link.position)
+    )
+    records: dict[str, list[Record]] = {}
+    for found in await db.execute(query):
+        records.setdefault(found.episode_id, []).append(_record(found))
+    return [_episode(row, records.get(row.id, [])) for row in rows]
+
+
+def _episode(row: _Row, records: list[Record]) -> Episode:
+    if len(records) != row.num_records:
+        raise StoreError(
+            f"episode {row.id} has {row.num_records} records, {len(records)} of them are stored"
+        )
+    return Episode(
+        id=row.id,
+        learn_model=row.learn_model,
+        records=tuple(records),
+        metadata=EpisodeMetadata(
+            created_at_ms=row.created_at_ms,
+            scenario=row.scenario,
+            worker_id=row.worker_id,
+            adapter_id=row.adapter_id,
+            tags=_tags.decode(row.tags),
+        ),
+        task_id=row.task_id,
+        group_id=row.group_id,
+        outcome=_outcome.decode(row.outcome),
+    )
+
+
+def _ordered(query: Select[Any], filter: EpisodeFilter) -> Select[Any]:
+    column = t.episodes.c.id
+    return query.where(*_conditions(filter)).order_by(
+        column.desc() if filter.newest_first else column.asc()
+    )
+
+
+def _conditions(filter: EpisodeFilter) -> list[ColumnElement[bool]]:
+    e = t.episodes.c
+    equal = {
+        e.learn_model: filter.learn_model,
+        e.scenario: filter.scenario,
+        e.worker_id: filter.worker_id,
+        e.task_id: filter.task_id,
+        e.group_id: filter.group_id,
+    }
+    conditions = [column == value for column, value in equal.items() if value is not None]
+    if filter.outcomes is not None:
+        conditions.append(e.outcome_type.in_(sorted(filter.outcomes)))
+    if filter.min_score is not None:
+        conditions.append(e.score >= filter.min_score)
+    if filter.since_ms is not None:
+        conditions.append(e.created_at_ms >= filter.since_ms)
+    if filter.until_ms is not None:
+        conditions.append(e.created_at_ms <= filter.until_ms)
+    return conditions

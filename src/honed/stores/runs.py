@@ -1,0 +1,184 @@
+"""Runs, models, what was applied, what a scenario remembers.
+
+Each function runs inside its caller's transaction.
+"""
+
+import msgspec
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from honed.domain.trained_model import GateResult, TrainedModel
+from honed.errors import NotFoundError, StoreError
+from honed.ports import Applied, LearningState, Run
+from honed.stores import tables as t
+
+_decode_run = msgspec.json.Decoder(Run).decode
+_decode_model = msgspec.json.Decoder(TrainedModel).decode
+
+
+async def start_scenario(
+    db: AsyncConnection, scenario: str, learn_model: str, *, now_ms: int
+) -> LearningState:
+    """Write down the first start, if this is it; what is remembered."""
+    s = t.learning_states.c
+    query = upsert(t.learning_states).values(
+        scenario=scenario, learn_model=learn_model, first_started_at_ms=now_ms
+    )
+    # Episodes may be imported before the first start; then the row exists without one.
+    changed = {"first_started_at_ms": now_ms}
+    await db.execute(
+        query.on_conflict_do_update(
+            index_elements=[s.scenario, s.learn_model],
+            set_=changed,
+            where=s.first_started_at_ms.is_(None),
+        )
+    )
+    state = await learning_state(db, scenario, learn_model)
+    assert state is not None
+    return state
+
+
+async def learning_state(
+    db: AsyncConnection, scenario: str, learn_model: str
+) -> LearningState | None:
+    """What is remembered; None before the first start."""
+    s = t.learning_states.c
+    query = select(t.learning_states).where(s.scenario == scenario, s.learn_model == learn_model)
+    row = (await db.execute(query)).first()
+    if row is None or row.first_started_at_ms is None:
+        return None
+    return LearningState(**{name: getattr(row, name) for name in LearningState.__struct_fields__})
+
+
+async def add_run(db: AsyncConnection, run: Run) -> None:
+    """Write down a run that starts."""
+    await db.execute(
+        insert(t.runs).values(
+            id=run.id, scenario=run.scenario, started_at_ms=run.started_at_ms, body=_json(run)
+        )
+    )
+
+
+async def end_run(
+    db: AsyncConnection, run: Run, *, trained_count: int | None, backoff_s: float | None
+) -> None:
+    """Write down how a run ended, and what the scenario remembers of it."""
+    changed = await db.execute(update(t.runs).where(t.runs.c.id == run.id).values(body=_json(run)))
+    if not changed.rowcount:
+        raise NotFoundError(f"no run has the id {run.id}")
+    if run.ended_at_ms is None:
+        raise StoreError(f"run {run.id} ended without an end: ended_at_ms is None")
+    values: dict[str, float | int | None] = {}
+    if trained_count is not None:
+        values |= {"last_train_at_ms": run.ended_at_ms, "last_train_count": trained_count}
+    if backoff_s is not None:
+        until = run.ended_at_ms + round(backoff_s * 1000) if backoff_s > 0 else None
+        values |= {"backoff_s": backoff_s, "backoff_until_ms": until}
+    if values:
+        s = t.learning_states.c
+        mine = (s.scenario == run.scenario, s.learn_model == run.learn_model)
+        await db.execute(update(t.learning_states).where(*mine).values(**values))
+
+
+async def list_runs(db: AsyncConnection, scenario: str, *, limit: int) -> list[Run]:
+    """Runs, newest first."""
+    r = t.runs.c
+    query = select(r.body).where(r.scenario == scenario)
+    query = query.order_by(r.started_at_ms.desc(), r.id.desc()).limit(limit)
+    return [_decode_run(body) for body in (await db.execute(query)).scalars()]
+
+
+async def next_model_number(db: AsyncConnection, scenario: str) -> int:
+    """A number that was not given before."""
+    query = upsert(t.scenarios).values(scenario=scenario, model_number=1)
+    query = query.on_conflict_do_update(
+        index_elements=["scenario"], set_={"model_number": t.scenarios.c.model_number + 1}
+    )
+    return int((await db.execute(query.returning(t.scenarios.c.model_number))).scalar_one())
+
+
+async def add_model(db: AsyncConnection, model: TrainedModel) -> None:
+    """Register a trained model."""
+    await db.execute(
+        insert(t.models).values(
+            id=model.id,
+            scenario=model.scenario,
+            created_at_ms=model.created_at_ms,
+            body=_json(model),
+        )
+    )
+
+
+async def set_gate(db: AsyncConnection, model_id: str, gate: GateResult) -> None:
+    """Keep the verdict on a model; a newer one takes its place."""
+    model = msgspec.structs.replace(await get_model(db, model_id), gate=gate)
+    await db.execute(update(t.models).where(t.models.c.id == model_id).values(body=_json(model)))
+
+
+async def get_model(db: AsyncConnection, model_id: str) -> TrainedModel:
+    """The model; raises NotFoundError."""
+    body = await db.scalar(select(t.models.c.body).where(t.models.c.id == model_id))
+    if body is None:
+        raise NotFoundError(f"no model has the id {model_id}")
+    return _decode_model(body)
+
+
+async def list_models(db: AsyncConnection, scenario: str, *, limit: int) -> list[TrainedModel]:
+    """Models, newest first."""
+    m = t.models.c
+    query = select(m.body).where(m.scenario == scenario)
+    query = query.order_by(m.created_at_ms.desc(), m.id.desc()).limit(limit)
+    return [_decode_model(body) for body in (await db.execute(query)).scalars()]
+
+
+async def history(db: AsyncConnection, scenario: str) -> list[Applied]:
+    """What was in service, newest last."""
+    a = t.applied.c
+    query = select(a.model_id, a.applied_at_ms).where(a.scenario == scenario).order_by(a.id)
+    return [
+        Applied(model_id=row.model_id, applied_at_ms=row.applied_at_ms)
+        for row in await db.execute(query)
+    ]
+
+
+async def push_applied(
+    db: AsyncConnection,
+    scenario: str,
+    model_id: str,
+    *,
+    expected: str | None,
+    max_history: int,
+    now_ms: int,
+) -> bool:
+    """Compare-and-swap of what is in service; the oldest entries beyond `max_history` fall out."""
+    ids = await _applied_ids(db, scenario)
+    current = ids[-1][1] if ids else None
+    if current != expected:
+        return False
+    await db.execute(
+        insert(t.applied).values(scenario=scenario, model_id=model_id, applied_at_ms=now_ms)
+    )
+    fallen = [entry for entry, _ in ids[: max(0, len(ids) + 1 - max_history)]]
+    if fallen:
+        await db.execute(delete(t.applied).where(t.applied.c.id.in_(fallen)))
+    return True
+
+
+async def pop_applied(db: AsyncConnection, scenario: str, *, expected: str) -> bool:
+    """Take the current entry out, if it is still `expected`."""
+    ids = await _applied_ids(db, scenario)
+    if not ids or ids[-1][1] != expected:
+        return False
+    await db.execute(delete(t.applied).where(t.applied.c.id == ids[-1][0]))
+    return True
+
+
+async def _applied_ids(db: AsyncConnection, scenario: str) -> list[tuple[int, str]]:
+    a = t.applied.c
+    query = select(a.id, a.model_id).where(a.scenario == scenario).order_by(a.id)
+    return [(row.id, row.model_id) for row in await db.execute(query)]
+
+
+def _json(value: Run | TrainedModel) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,363 @@
+"""The store: one SQLite database, written by one thread and read through SQLAlchemy.
+
+Events go through the writer thread (`writer.py`). Everything else is a short transaction on
+SQLAlchemy, shielded from cancellation: a cancelled one would leave its connection in the middle of
+a statement. Writers borrow the thread's turn; SQLite's own lock, taken at the start (`BEGIN
+IMMEDIATE`), keeps other processes out.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from honed.domain.episode import Episode
+from honed.domain.outcome import Outcome
+from honed.domain.records import Record
+from honed.domain.trained_model import GateResult, TrainedModel
+from honed.errors import StoreError, TriggerError
+from honed.ports import (
+    Applied,
+    Disposition,
+    EpisodeFilter,
+    EpisodeRow,
+    IncomingEvent,
+    LearningState,
+    OpenGroup,
+    Run,
+    StoreStats,
+)
+from honed.stores import episodes as episode_writes
+from honed.stores import reads, runs
+from honed.stores.files import BUSY_TIMEOUT_S, Place, open_first, parse_url
+from honed.stores.migrations import migrate
+from honed.stores.writer import Writer
+from honed.triggers.trigger import TriggerContext
+
+
+@asynccontextmanager
+async def open_store(
+    url: str, *, queue_size: int = 10_000, queue_bytes: int = 64 << 20, batch_max: int = 1_000
+) -> "AsyncIterator[SqlStore]":
+    """Open the database, bring its schema up to date, start its writer; closing commits what waits.
+
+    Args:
+        url: `sqlite:///PATH`, or `sqlite://` for a database in memory that ends with the context.
+        queue_size: events that may wait for their commit.
+        queue_bytes: bytes that may wait for their commit.
+        batch_max: events in one commit at most.
+
+    Raises:
+        ConfigError: the URL does not name a database that this version can use.
+        StoreError: the database cannot be opened; SchemaError when a newer version wrote it.
+    """
+    place = parse_url(url)
+    first = await anyio.to_thread.run_sync(open_first, place)
+    engine = _engine(place)
+    writer = Writer(
+        place.connect, queue_size=queue_size, queue_bytes=queue_bytes, batch_max=batch_max
+    )
+    try:
+        await writer.start()
+        try:
+            store = SqlStore(engine, writer)
+            await store.prepare()
+            yield store
+        finally:
+            with anyio.CancelScope(shield=True):
+                await writer.close()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await engine.dispose()
+        first.close()
+
+
+class SqlStore:
+    """`ports.Store` on SQLite; made by `open_store`."""
+
+    def __init__(self, engine: AsyncEngine, writer: Writer) -> None:
+        self._engine = engine
+        self._writing_engine = engine.execution_options(writes=True)
+        self._writer = writer
+
+    async def prepare(self) -> None:
+        """Bring the schema up to date and finish what a killed process left half done."""
+        async with self._write() as db:
+            await migrate(db)
+        async with self._write() as db:
+            await episode_writes.settle_late_outcomes(db)
+
+    # ------------------------------------------------------------ records and groups
+
+    async def append(self, events: Sequence[IncomingEvent]) -> list[Disposition]:
+        """Commit events, with those of other callers; what became of each.
+
+        Waits while the queue is full.
+
+        Raises:
+            StoreError: not all were committed; it is safe to append them again.
+        """
+        if not events:
+            return []
+        written = await self._writer.append(events)
+        if written.found_closed:
+            async with self._write() as db:
+                await episode_writes.settle_late_outcomes(db)
+        return written.dispositions
+
+    async def open_groups(
+        self, *, settled_before_ms: int, idle_before_ms: int, now_ms: int, limit: int = 100
+    ) -> list[OpenGroup]:
+        """Groups that are due and not held back, those without a record for longest first."""
+        async with self._read() as db:
+            return await reads.open_groups(
+                db,
+                settled_before_ms=settled_before_ms,
+                idle_before_ms=idle_before_ms,
+                now_ms=now_ms,
+                limit=limit,
+            )
+
+    async def next_due_ms(self, *, settle_ms: int, idle_ms: int) -> int | None:
+        """When the next open group falls due, Unix milliseconds; None when none will."""
+        async with self._read() as db:
+            return await reads.next_due_ms(db, settle_ms=settle_ms, idle_ms=idle_ms)
+
+    async def hold_group(self, group_id: int, *, until_ms: int) -> None:
+        """Keep a group from being due until then, or until it gets another record."""
+        async with self._write() as db:
+            await episode_writes.hold_group(db, group_id, until_ms=until_ms)
+
+    async def group_records(self, group_id: int) -> list[Record]:
+        """The records of a group in order of arrival."""
+        async with self._read() as db:
+            return await reads.group_records(db, group_id)
+
+    async def close_group(
+        self, group_id: int, episodes: Sequence[Episode], *, num_records: int
+    ) -> bool:
+        """Store the group's episodes and close it; False if it has other than `num_records`."""
+        async with self._write() as db:
+            return await episode_writes.close_group(db, group_id, episodes, num_records)
+
+    # ------------------------------------------------------------ episodes
+
+    async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:
+        """Store a ready-made episode with its events; False, and no change, if its task is known."""
+        async with self._write() as db:
+            return await episode_writes.add_episode(db, episode, lines)
+
+    async def get_episode(self, episode_id: str) -> Episode:
+        """The episode with its records; raises NotFoundError."""
+        async with self._read() as db:
+            return await reads.get_episode(db, episode_id)
+
+    async def query_episodes(self, filter: EpisodeFilter) -> AsyncIterator[Episode]:
+        """Whole episodes in id order, read in pages; no transaction is open between two pages."""
+        after, offset, left = None, filter.offset, filter.limit
+        while left is None or left > 0:
+            size = reads.PAGE if left is None else min(reads.PAGE, left)
+            async with self._read() as db:
+                page = await reads.episode_page(db, filter, after=after, offset=offset, limit=size)
+            for episode in page:
+                yield episode
+            if len(page) < size:
+                return
+            after, offset, left = page[-1].id, 0, None if left is None else left - size
+
+    async def list_episodes(self, filter: EpisodeFilter) -> list[EpisodeRow]:
+        """Episodes without their records."""
+        async with self._read() as db:
+            return await reads.list_episodes(db, filter)
+
+    async def count_episodes(self, filter: EpisodeFilter) -> int:
+        """How many episodes fit; `limit` and `offset` are not looked at."""
+        async with self._read() as db:
+            return await reads.count_episodes(db, filter)
+
+    async def set_outcome(
+        self, episode_id: str, outcome: Outcome, *, source: str | None = None
+    ) -> None:
+        """Append a verdict; the newest counts. Raises NotFoundError."""
+        async with self._write() as db:
+            said = episode_writes.Said(outcome, source)
+            await episode_writes.set_outcome(db, episode_id, said)
+
+    async def distinct_actions(self, scenario: str) -> list[str]:
+        """Names of the actions in the scenario's episodes, sorted."""
+        async with self._read() as db:
+            return await reads.distinct_actions(db, scenario)
+
+    # ------------------------------------------------------------ what a scenario remembers
+
+    async def start_scenario(
+        self, scenario: str, learn_model: str, *, now_ms: int
+    ) -> LearningState:
+        """What is remembered of the scenario; its first start is written down now if it is new."""
+        async with self._write() as db:
+            return await runs.start_scenario(db, scenario, learn_model, now_ms=now_ms)
+
+    async def trigger_context(
+        self, scenario: str, learn_model: str, *, now_ms: int, window: int
+    ) -> TriggerContext:
+        """The facts for the trigger, from counters and the newest `window` known outcomes.
+
+        Raises:
+            TriggerError: the facts cannot be read, or the scenario was never started.
+        """
+        try:
+            async with self._read() as db:
+                state = await runs.learning_state(db, scenario, learn_model)
+                recent: tuple[Outcome, ...] = ()
+                if state is not None and window > 0:
+                    recent = await reads.recent_outcomes(
+                        db,
+                        scenario,
+                        learn_model,
+                        after_number=state.last_train_count,
+                        window=window,
+                    )
+        except StoreError as error:
+            raise TriggerError(f"the facts of {scenario} cannot be read: {error}") from error
+        if state is None:
+            raise TriggerError(f"scenario {scenario} with learn model {learn_model} never started")
+        return TriggerContext(
+            now=_utc(now_ms),
+            first_started_at=_utc(state.first_started_at_ms),
+            last_train_at=None if state.last_train_at_ms is None else _utc(state.last_train_at_ms),
+            last_train_count=state.last_train_count,
+            episode_count=state.episode_count,
+            recent=recent,
+            overall_success_rate=state.success_count / state.known_count
+            if state.known_count
+            else 0.0,
+        )
+
+    # ------------------------------------------------------------ runs, models, what is in service
+
+    async def add_run(self, run: Run) -> None:
+        """Write down a run that starts."""
+        async with self._write() as db:
+            await runs.add_run(db, run)
+
+    async def end_run(
+        self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
+    ) -> None:
+        """Write down how a run ended; see `ports.Store.end_run`. Raises NotFoundError."""
+        async with self._write() as db:
+            await runs.end_run(db, run, trained_count=trained_count, backoff_s=backoff_s)
+
+    async def list_runs(self, scenario: str, *, limit: int = 100) -> list[Run]:
+        """Runs, newest first."""
+        async with self._read() as db:
+            return await runs.list_runs(db, scenario, limit=limit)
+
+    async def next_model_number(self, scenario: str) -> int:
+        """A number for the scenario's next adapter; rises, never given twice."""
+        async with self._write() as db:
+            return await runs.next_model_number(db, scenario)
+
+    async def add_model(self, model: TrainedModel) -> None:
+        """Register a trained model."""
+        async with self._write() as db:
+            await runs.add_model(db, model)
+
+    async def set_gate(self, model_id: str, gate: GateResult) -> None:
+        """Keep the verdict on a model. Raises NotFoundError."""
+        async with self._write() as db:
+            await runs.set_gate(db, model_id, gate)
+
+    async def get_model(self, model_id: str) -> TrainedModel:
+        """The model; raises NotFoundError."""
+        async with self._read() as db:
+            return await runs.get_model(db, model_id)
+
+    async def list_models(self, scenario: str, *, limit: int = 100) -> list[TrainedModel]:
+        """Models, newest first."""
+        async with self._read() as db:
+            return await runs.list_models(db, scenario, limit=limit)
+
+    async def history(self, scenario: str) -> list[Applied]:
+        """What was in service, newest last, current included."""
+        async with self._read() as db:
+            return await runs.history(db, scenario)
+
+    async def push_applied(
+        self, scenario: str, model_id: str, *, expected: str | None, max_history: int, now_ms: int
+    ) -> bool:
+        """Write down that a model is in service, if `expected` still was; False if not."""
+        async with self._write() as db:
+            return await runs.push_applied(
+                db, scenario, model_id, expected=expected, max_history=max_history, now_ms=now_ms
+            )
+
+    async def pop_applied(self, scenario: str, *, expected: str) -> bool:
+        """Take the current entry out of the history, if it is still `expected`; False if not."""
+        async with self._write() as db:
+            return await runs.pop_applied(db, scenario, expected=expected)
+
+    async def stats(self) -> StoreStats:
+        """Counts for `honed status`."""
+        async with self._read() as db:
+            return await reads.stats(db, queue_depth=self._writer.depth)
+
+    # ------------------------------------------------------------ transactions
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        with anyio.CancelScope(shield=True):
+            try:
+                async with self._engine.connect() as db:
+                    yield db
+            except SQLAlchemyError as error:
+                raise StoreError(f"the store cannot be read: {_cause(error)}") from error
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[AsyncConnection]:
+        with anyio.CancelScope(shield=True):
+            try:
+                async with self._writer.turn(), self._writing_engine.begin() as db:
+                    yield db
+            except SQLAlchemyError as error:
+                raise StoreError(f"the store cannot be written: {_cause(error)}") from error
+
+
+def _engine(place: Place) -> AsyncEngine:
+    engine = create_async_engine(
+        place.url(), poolclass=AsyncAdaptedQueuePool,  # in memory too, where SQLAlchemy would share
+        one connection pool_size=2, max_overflow=2, connect_args={"isolation_level": None,
+        "timeout": BUSY_TIMEOUT_S},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _set_up(connection: object, _: object) -> None:
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        cursor.execute("PRAGMA synchronous = FULL")
+        if place.path is None:
+            # Connections to one database in memory lock whole tables; readers would fail at once.
+            cursor.execute("PRAGMA read_uncommitted = 1")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A deferred transaction that reads first and writes later fails at the upgrade, whatever
+        # the busy timeout.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _cause(error: SQLAlchemyError) -> str:
+    """The driver's own words; SQLAlchemy's would repeat the statement with its values."""
+    cause = error.__cause__ or getattr(error, "orig", None) or error
+    return f"{type(cause).__name__}: {cause}"
+
+
+def _utc(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
