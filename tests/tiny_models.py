@@ -77,6 +77,39 @@ def make_tiny_gguf(base: Path, path: Path) -> Path:
     return path
 
 
+def make_tiny_adapter(
+    base: Path, folder: Path, *, seed: int = 1, strength: float = 0.3, **lora: Any
+) -> Path:
+    """An adapter with random weights in published form: PEFT files, adapter.gguf, fingerprint.json.
+
+    Args:
+        strength: standard deviation of B; 0.3 moves the log-probabilities by more than one nat.
+        lora: settings of PEFT's LoraConfig instead of the usual ones.
+    """
+    offline()
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    from honed.worker.adapted import AdaptedModel
+    from honed.worker.base_model import load_config, load_model, load_tokenizer
+    from honed.worker.export import export_adapter
+    from honed.worker.fingerprint import fingerprint_of, write_fingerprint
+
+    torch.set_num_threads(1)
+    set_seed(seed)
+    settings = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"} | lora
+    model = get_peft_model(load_model(base, "cpu"), LoraConfig(task_type="CAUSAL_LM", **settings))
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=strength)
+    model.save_pretrained(folder)
+    export_adapter(folder, *load_config(base))
+    adapted = AdaptedModel(base, "cpu", {"adapter": folder})
+    write_fingerprint(folder, fingerprint_of(adapted, load_tokenizer(base), adapter="adapter"))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random base model in Hugging Face's format."""
@@ -87,3 +120,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_gguf(tiny_base: Path) -> Path:
     """The tiny base model as GGUF."""
     return make_tiny_gguf(tiny_base, tiny_base.parent / "base.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_base: Path) -> tuple[Path, Path]:
+    """Folders of two different adapters of the tiny base model, `tiny@1` and `tiny@2`."""
+    folder = tiny_base.parent / "adapters"
+    return (
+        make_tiny_adapter(tiny_base, folder / "tiny@1", seed=1),
+        make_tiny_adapter(tiny_base, folder / "tiny@2", seed=2),
+    )

@@ -33,15 +33,14 @@ async def ensure_gguf(
     Raises:
         TrainingError: the model cannot be converted; the message says why.
     """
-    folder = folder.absolute()
     local = _local_folder(base_model)
     name = f"base-{_digest(base_model, local)}-{outtype}"
-    path = folder / f"{name}.gguf"
+    path = _absolute(folder) / f"{name}.gguf"
     if _exists(path):
         return path
     # A folder of its own: daemon and gateway may both ask at the same time. The file itself appears
     # by a rename.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{name}-") as scratch:
         job = ExportBaseJob(
             base_model=str(local or base_model),
             output_path=str(path),
@@ -56,6 +55,11 @@ def _local_folder(base_model: str) -> Path | None:
     """The model's folder; None when it is named by a hub id."""
     local = Path(base_model).expanduser()
     return local.absolute() if local.is_dir() else None
+
+
+def _absolute(folder: Path) -> Path:
+    """The worker has a working folder of its own."""
+    return folder.absolute()
 
 
 def _exists(path: Path) -> bool:

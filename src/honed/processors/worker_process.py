@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -62,8 +62,9 @@ async def run_job(
         [python, "-m", "honed.worker", str(job_path)], log_path, stop_grace
     ) as worker:
         logger.info(log.WORKER_STARTED, worker_pid=worker.pid)
-        async for progress in _progress(worker):
-            on_progress(progress)
+        async with contextlib.aclosing(_progress(worker)) as lines:
+            async for progress in lines:
+                on_progress(progress)
         await worker.wait()
     logger.info(log.WORKER_ENDED, status=worker.returncode)
     return _result(worker.returncode, Path(job.result_path), log_path)
@@ -120,7 +121,7 @@ async def _end(worker: Process, stop_grace: timedelta) -> None:
     await worker.wait()
 
 
-async def _progress(worker: Process) -> AsyncIterator[Progress]:
+async def _progress(worker: Process) -> AsyncGenerator[Progress]:
     """The lines of the worker's stdout until it closes them."""
     assert worker.stdout is not None
     waiting = b""

@@ -6,10 +6,9 @@ trainer leaves its own model patched.
 
 import gc
 import hashlib
-import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from honed.domain.job import EpisodeScore, Progress, TrainJob, TrainResult
 from honed.domain.trained_model import TrainingMetrics
@@ -24,16 +23,13 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
-from honed.worker.files import digest_of, sync_folder, write_file
+from honed.worker.export import adapter_digest, export_adapter
+from honed.worker.files import digest_of, sync_folder
 from honed.worker.fingerprint import fingerprint_of, write_fingerprint
-from honed.worker.gguf_lora import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, write_adapter
 from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.reporting import Report
 from honed.worker.rows import Row, read_examples, rows_of
 from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
-
-ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_GGUF)
-"""What the adapter's digest is taken over."""
 
 
 class _Base(NamedTuple):
@@ -61,7 +57,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     output.mkdir(parents=True, exist_ok=True)
     metrics, num_parameters, num_trainable = _fine_tune(job, base, rows, dropped, report)
     report(Progress(phase="exporting"))
-    _settle_adapter(output, base)
+    export_adapter(output, base.config, base.architecture)
     adapters = {CANDIDATE: output}
     if job.incumbent_path is not None:
         adapters[INCUMBENT] = Path(job.incumbent_path)
@@ -127,18 +123,6 @@ def _fine_tune(
     return msgspec.structs.replace(metrics, dropped_rows=dropped), num_parameters, num_trainable
 
 
-def _settle_adapter(output: Path, base: _Base) -> None:
-    """Bring PEFT's files into their published form and add the GGUF."""
-    (output / "README.md").unlink(missing_ok=True)
-    path = output / ADAPTER_CONFIG
-    config = json.loads(path.read_text())
-    # PEFT keeps them in a set: sorted, equal runs give equal files.
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()
-    write_file(path, json.dumps(config, indent=2, sort_keys=True).encode())
-    write_adapter(output, base.config, base.architecture)
-
-
 def _scores(
     job: TrainJob, base: _Base, model: AdaptedModel, report: Report
 ) -> tuple[EpisodeScore, ...]:
@@ -161,7 +145,7 @@ def _digests(job: TrainJob, base: _Base, output: Path) -> Digests:
     with Path(job.data_path).open("rb") as data:
         data_digest = hashlib.file_digest(data, "sha256").hexdigest()
     return Digests(
-        adapter=digest_of(*(output / name for name in ADAPTER_FILES)),
+        adapter=adapter_digest(output),
         data=job.data_digest or data_digest,
         base_model=digest_of(*weights),
         tokenizer=digest_of(*base.folder.glob("tokenizer*.json")),

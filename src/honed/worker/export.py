@@ -1,0 +1,36 @@
+"""The adapter folder: PEFT's files in their published form, the GGUF beside them, one digest over
+them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from honed.worker.architectures import Architecture
+from honed.worker.files import digest_of, write_file
+from honed.worker.gguf_lora import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, write_adapter
+
+ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_GGUF)
+"""What the adapter's digest is taken over."""
+
+
+def export_adapter(folder: Path, config: Any, architecture: Architecture) -> None:
+    """Bring what PEFT saved in `folder` into its published form and add `adapter.gguf`.
+
+    Equal weights and settings give equal files, byte for byte.
+
+    Raises:
+        TrainingError: the adapter holds something that llama.cpp cannot apply.
+    """
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / ADAPTER_CONFIG
+    settings = json.loads(path.read_text())
+    if isinstance(settings.get("target_modules"), list):
+        settings["target_modules"].sort()  # PEFT keeps them in a set
+    write_file(path, json.dumps(settings, indent=2, sort_keys=True).encode())
+    write_adapter(folder, config, architecture)
+
+
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 over names and contents of the adapter's files."""
+    return digest_of(*(folder / name for name in ADAPTER_FILES))
