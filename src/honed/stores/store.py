@@ -148,7 +148,7 @@ class SqlStore:
     # ------------------------------------------------------------ episodes
 
     async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:
-        """Store a ready-made episode with its events; False, and no change, if its task is known."""
+        """Store a ready-made episode with its events; False if its task is known already."""
         async with self._write() as db:
             return await episode_writes.add_episode(db, episode, lines)
 
@@ -329,9 +329,12 @@ class SqlStore:
 
 def _engine(place: Place) -> AsyncEngine:
     engine = create_async_engine(
-        place.url(), poolclass=AsyncAdaptedQueuePool,  # in memory too, where SQLAlchemy would share
-        one connection pool_size=2, max_overflow=2, connect_args={"isolation_level": None,
-        "timeout": BUSY_TIMEOUT_S},
+        place.url(),
+        # SQLAlchemy's own choice in memory is one connection for all, which mixes transactions.
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=2,
+        max_overflow=2,
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
     )
 
     @event.listens_for(engine.sync_engine, "connect")

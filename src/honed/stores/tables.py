@@ -93,7 +93,7 @@ late_outcomes = Table(
     PrimaryKeyConstraint("record_id", "group_id"),
     sqlite_with_rowid=False,
 )
-"""Outcomes that found their group closed, until they are the episodes' outcome; then the ack goes."""
+"""Outcomes that found their group closed, until they are the episodes' outcome."""
 
 episodes = Table(
     "episodes",
