@@ -69,8 +69,18 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, sock: socket.socket, *, drain_s: float) -> AsyncIterator[None]:
-    """Serve `app` on a listening socket while the context is open; closing waits `drain_s` for requests."""
+async def serving(
+    app: ASGIApp, sock: socket.socket, *, drain_s: float, keep_alive_s: int = 5
+) -> AsyncIterator[None]:
+    """Serve `app` on a listening socket while the context is open; closing waits `drain_s` for requests.
+
+    Args:
+        app: the ASGI application; lifespan events are not sent.
+        sock: listening; closed afterwards.
+        drain_s: how long requests may take to end once the context is left.
+        keep_alive_s: how long an idle connection stays open. A client that reuses it at that very moment loses its
+            request, so it should be longer than clients keep theirs (httpx and OpenAI's client: 5 s).
+    """
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -78,6 +88,8 @@ async def serving(app: ASGIApp, sock: socket.socket, *, drain_s: float) -> Async
         log_config=None,
         access_log=False,
         server_header=False,
+        ws="none",
+        timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     server = _Server(config)

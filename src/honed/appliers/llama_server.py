@@ -1,0 +1,143 @@
+"""Puts adapters into service through the gateway: asks `honed serve` over its socket to switch."""
+
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import anyio
+import httpx
+import msgspec
+from msgspec import Struct
+
+from honed.domain.serving import (
+    CODES,
+    PROTOCOL,
+    LaneStatus,
+    Refusal,
+    Registration,
+    Serving,
+    Switched,
+    SwitchOrder,
+)
+from honed.domain.trained_model import TrainedModel
+from honed.errors import AdapterNotFoundError, ApplyError
+
+T = TypeVar("T", bound=Struct)
+
+_ASK_TIMEOUT_S: Final = 10.0
+_SWITCH_TIMEOUT_S: Final = 600.0
+"""More than startup, probe and drain together may take by default; the gateway bounds each of them
+itself.
+"""
+
+
+class LlamaServerApplier:
+    """An Applier for one scenario, over the gateway's `serve.sock`.
+
+    It registers its scenario whenever it speaks to the gateway, so it does not matter which of the
+    two was started first or again.
+    """
+
+    def __init__(
+        self,
+        serve_socket: Path,
+        *,
+        scenario: str,
+        feed_socket: Path,
+        base_gguf: Path | None = None,
+        switch_timeout_s: float = _SWITCH_TIMEOUT_S,
+    ) -> None:
+        self._serve_socket = serve_socket
+        self._scenario = scenario
+        self._registration = Registration(
+            feed_socket=str(feed_socket), base_gguf=str(base_gguf) if base_gguf else None
+        )
+        self._switch_timeout_s = switch_timeout_s
+
+    async def apply(self, model: TrainedModel | None, *, previous: TrainedModel | None) -> None:
+        """Serve the model (None: the bare base); true afterwards, proved by the gateway's probe.
+
+        Raises:
+            AdapterNotFoundError: the model's files are not where its record says; the gateway was
+                not asked.
+            ServerStartError, HealthTimeoutError, ProbeFailedError: see their names; `previous`
+                still serves.
+            ApplyError: the gateway does not run, or refused.
+        """
+        if model is not None and not await anyio.Path(model.adapter_path).is_dir():
+            raise AdapterNotFoundError(
+                f"{model.id}: its folder {model.adapter_path} does not exist",
+                advice="`honed adapters` lists what there is",
+            )
+        await self._register()
+        order = SwitchOrder(
+            model_id=model.id if model else None,
+            adapter_path=model.adapter_path if model else None,
+            previous_path=previous.adapter_path if previous else None,
+        )
+        path = f"{self._path}/switch"
+        await self._ask("POST", path, Switched, order, timeout_s=self._switch_timeout_s)
+
+    async def current(self) -> str | None:
+        """Id of the adapter that answers; None for the bare base.
+
+        Raises:
+            ApplyError: the gateway does not answer, or nothing is served yet.
+        """
+        lane = await self._register()
+        if not lane.is_serving:
+            raise ApplyError(
+                f"{self._scenario}: nothing is served yet, the lane is {lane.state}: {lane.error}"
+            )
+        return lane.model_id
+
+    async def serving(self) -> Serving:
+        """Everything that the gateway serves.
+
+        Raises:
+            ApplyError: the gateway does not answer, or speaks another version of the protocol.
+        """
+        serving = await self._ask("GET", "/v1/serving", Serving)
+        if serving.protocol != PROTOCOL:
+            raise ApplyError(
+                f"the gateway speaks protocol {serving.protocol}, this daemon {PROTOCOL}",
+                advice="restart the older of the two",
+            )
+        return serving
+
+    @property
+    def _path(self) -> str:
+        return f"/v1/scenarios/{quote(self._scenario, safe='')}"
+
+    async def _register(self) -> LaneStatus:
+        return await self._ask("PUT", self._path, LaneStatus, self._registration)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        body: Struct | None = None,
+        *,
+        timeout_s: float = _ASK_TIMEOUT_S,
+    ) -> T:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._serve_socket))
+        content = msgspec.json.encode(body) if body is not None else None
+        try:
+            async with httpx.AsyncClient(transport=transport, timeout=timeout_s) as client:
+                response = await client.request(method, f"http://honed{path}", content=content)
+            if response.is_success:
+                return msgspec.json.decode(response.content, type=answer)
+            raise _error(msgspec.json.decode(response.content, type=Refusal))
+        except httpx.ConnectError as error:
+            raise ApplyError(
+                f"no gateway listens on {self._serve_socket}", advice="start `honed serve`"
+            ) from error
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            raise ApplyError(f"{method} {path} at the gateway failed: {error!r}") from error
+
+
+def _error(refusal: Refusal) -> ApplyError:
+    cls: type[Any] = CODES.get(refusal.code, ApplyError)
+    error: ApplyError = cls(refusal.message, advice=refusal.advice)
+    return error

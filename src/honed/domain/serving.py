@@ -1,0 +1,127 @@
+"""What appliers and the gateway say to each other over `serve.sock`: HTTP with these JSON bodies.
+
+    GET  /v1/serving                        -> Serving
+    PUT  /v1/scenarios/{scenario}           Registration -> LaneStatus; repeating it changes nothing
+    POST /v1/scenarios/{scenario}/switch    SwitchOrder -> Switched; what is served already is
+    answered at once
+
+An error is a Refusal; its `code` names the error class in `CODES`.
+"""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from honed.errors import (
+    AdapterNotFoundError,
+    ApplyError,
+    HealthTimeoutError,
+    HonedError,
+    ProbeFailedError,
+    ServerStartError,
+)
+
+PROTOCOL: Final = 1
+"""Version of this API; answered with every Serving."""
+
+LaneState = Literal["down", "starting", "active", "releasing"]
+"""Starting: a server comes up (the former one, if any, still answers). Releasing: the new one
+answers, the old drains.
+"""
+
+
+class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
+    """An adapter and where its folder is."""
+
+    model_id: str
+    """`scenario@n`."""
+    path: str
+    """Absolute path of the folder with adapter.gguf and fingerprint.json."""
+
+
+class Registration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scenario introduces itself; a field left out keeps what the gateway knows."""
+
+    feed_socket: str | None = None
+    """Where captured calls go."""
+    base_gguf: str | None = None
+    """The base model as GGUF; None takes the gateway's own."""
+    adapter: AdapterRef | None = None
+    """What to begin with when nothing is served yet; ignored otherwise."""
+
+
+class SwitchOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Serve this adapter instead of what is served now."""
+
+    model_id: str | None
+    """None is the bare base model."""
+    adapter_path: str | None = None
+    """Folder of the adapter; required unless `model_id` is None."""
+    previous_path: str | None = None
+    """Folder of the adapter that the caller believes to be in service; for the log, the gateway
+    knows its own.
+    """
+
+
+class Switched(Struct, frozen=True, kw_only=True):
+    """A finished switch."""
+
+    model_id: str | None
+    seconds: dict[str, float]
+    """Phase to duration: `start`, `probe`, `drain`, `stop`; empty when it was served already."""
+
+
+class LaneStatus(Struct, frozen=True, kw_only=True):
+    """What one scenario is served by."""
+
+    state: LaneState
+    model_id: str | None
+    """The adapter that answers; None is the bare base, or nothing while `state` is down or first
+    starting.
+    """
+    is_serving: bool
+    """Whether requests are answered now."""
+    address: str | None
+    """The llama-server behind the gateway, for looking at; requests belong to the gateway's own
+    address.
+    """
+    in_flight: int
+    requests: int
+    failed: int
+    """Requests that got no complete answer although their client stayed."""
+    captured: dict[str, int]
+    """Captured calls: `queued`, `sent`, `dropped`, `refused`, `skipped`."""
+    error: str | None = None
+    """Why nothing is served, or why the last start failed."""
+
+
+class Serving(Struct, frozen=True, kw_only=True):
+    """Everything that the gateway serves."""
+
+    protocol: int
+    address: str | None
+    """The stable address, `http://host:port`."""
+    scenarios: dict[str, LaneStatus]
+
+
+class Refusal(Struct, frozen=True, kw_only=True):
+    """Why a request to the gateway's control API was not carried out."""
+
+    code: str
+    message: str
+    advice: str | None = None
+
+
+CODES: Final[dict[str, type[HonedError]]] = {
+    "ADAPTER_NOT_FOUND": AdapterNotFoundError,
+    "SERVER_START": ServerStartError,
+    "HEALTH_TIMEOUT": HealthTimeoutError,
+    "PROBE_FAILED": ProbeFailedError,
+    "CONFLICT": ApplyError,
+}
+"""Code to error, most particular first; the same table is read in both directions."""
+
+
+def code_of(error: HonedError) -> str:
+    """The code that stands for `error` in a Refusal."""
+    return next((code for code, cls in CODES.items() if isinstance(error, cls)), "INTERNAL_ERROR")

@@ -1,0 +1,14 @@
+"""The stable address: model traffic in, relayed to llama-server, captured on the way, switched
+underneath.
+
+Names are imported from the modules, not from here: `llama_child` runs as a process of its own
+    beside every llama-server and must not load the gateway.
+
+    relay           the hot path: route, count, relay bytes as they come
+    upstream        one fresh connection to llama-server per request
+    capture, merge  what was said, as `llm_call` events; feed sends them to the daemon
+    lane            one scenario: its state, its server, the way back after a crash
+    switch, probe   blue/green, and the proof that the right adapter answers
+    llama_server    one child process; llama_child is what runs in it
+    control, state  what daemons ask over `serve.sock`, and what is remembered over a restart
+"""

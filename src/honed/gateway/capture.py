@@ -1,0 +1,252 @@
+"""Capture: what goes through the gateway becomes `llm_call` events for the scenario's daemon.
+
+The relay tees bytes and hands them over when the answer is complete; merging and sending happen
+elsewhere, in `FeedSender`. Nothing here waits, raises, or grows without bound: a full queue drops
+the newest call and counts it.
+"""
+
+import os
+import time
+import uuid
+from collections import deque
+from typing import Final
+
+import anyio
+from msgspec import Struct
+
+from honed import log
+from honed.domain.events import LlmCallEvent, format_event
+from honed.domain.message import Message
+from honed.gateway.merge import UnreadableError, read_answered, read_asked
+from honed.gateway.request import Labels
+
+TAPE_MAX_BYTES: Final = 4 << 20
+"""A longer answer is not captured."""
+QUEUE_MAX: Final = 10_000
+QUEUE_MAX_BYTES: Final = 64 << 20
+CHAT_PATHS: Final = frozenset(("/v1/chat/completions", "/chat/completions"))
+
+
+def uuid7() -> str:
+    """A time-ordered id (RFC 9562, version 7)."""
+    ms = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10))
+    value = (
+        ms << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
+    )
+    return str(uuid.UUID(int=value))
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """One finished exchange as bytes."""
+
+    receipt_id: str
+    labels: Labels
+    endpoint: str
+    scenario: str
+    adapter_id: str | None
+    started_at_ms: int
+    latency_ms: int
+    request: bytes
+    answer: bytes
+    is_stream: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory, nearly."""
+        return len(self.request) + len(self.answer) + 500
+
+    def event(self) -> bytes:
+        """The call as an `llm_call` event, one line of JSON without the newline.
+
+        Raises:
+            UnreadableError: it cannot be told as an event.
+        """
+        asked = read_asked(self.request)
+        answered = read_answered(self.answer, is_stream=self.is_stream)
+        if answered.message.is_empty and not answered.message.reasoning_content:
+            raise UnreadableError("answer: the turn is empty")
+        labels = self.labels
+        return format_event(
+            LlmCallEvent(
+                event_id=self.receipt_id,
+                receipt_id=self.receipt_id,
+                task_id=labels.task_id,
+                group_id=labels.group_id,
+                session_id=labels.session_id,
+                agent=labels.agent,
+                role=labels.role,
+                user=labels.user,
+                worker_id=labels.worker_id,
+                purpose=labels.purpose,
+                train=labels.train,
+                timestamp_ms=self.started_at_ms,
+                model=asked.model or self.scenario,
+                endpoint=self.endpoint,
+                messages=asked.messages,
+                tools=asked.tools,
+                response_message=_assistant(answered.message),
+                adapter_id=self.adapter_id,
+                latency_ms=self.latency_ms,
+                prompt_tokens=answered.prompt_tokens,
+                completion_tokens=answered.completion_tokens,
+                finish_reason=answered.finish_reason,
+            )
+        )
+
+
+def _assistant(message: Message) -> Message:
+    return (
+        message
+        if message.content is not None
+        else Message(
+            role="assistant",
+            content="",
+            tool_calls=message.tool_calls,
+            reasoning_content=message.reasoning_content,
+        )
+    )
+
+
+class Captured:
+    """The bounded queue of one scenario's calls, and its counters."""
+
+    def __init__(self, scenario: str) -> None:
+        self.scenario = scenario
+        self.sent = 0
+        """Acknowledged by the daemon."""
+        self.dropped = 0
+        """Not kept because the queue was full or the answer too long."""
+        self.refused = 0
+        """Not accepted by the daemon."""
+        self.skipped = 0
+        """Not a call that can be told as an event."""
+        self.unacknowledged = 0
+        """Taken from the queue by the sender, not yet acknowledged."""
+        self._calls: deque[Call] = deque()
+        self._size_bytes = 0
+        self._arrived = anyio.Event()
+        self._emptied = anyio.Event()
+
+    def offer(self, call: Call) -> None:
+        """Keep the call for sending, or drop and count it; never waits."""
+        is_full = (
+            len(self._calls) >= QUEUE_MAX or self._size_bytes + call.size_bytes > QUEUE_MAX_BYTES
+        )
+        if is_full:
+            self.drop("the queue is full")
+            return
+        self._calls.append(call)
+        self._size_bytes += call.size_bytes
+        self._arrived.set()
+
+    def drop(self, reason: str) -> None:
+        """Count a call that is lost; logged at the 1st, 2nd, 4th, 8th ... so that a flood stays
+        readable.
+        """
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:
+            log.get(scenario=self.scenario).warning(
+                log.CAPTURE_DROPPED, dropped=self.dropped, reason=reason
+            )
+
+    async def take(self) -> Call:
+        """The oldest call; waits for one."""
+        while not self._calls:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        call = self._calls.popleft()
+        self._size_bytes -= call.size_bytes
+        return call
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything has been sent and acknowledged."""
+        return not self._calls and not self.unacknowledged
+
+    def settle(self) -> None:
+        """One taken call is done with: acknowledged, refused or given up."""
+        self.unacknowledged -= 1
+        if self.is_empty:
+            self._emptied.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until everything has been sent and acknowledged."""
+        while not self.is_empty:
+            self._emptied = anyio.Event()
+            await self._emptied.wait()
+
+    def counts(self) -> dict[str, int]:
+        """The counters as `LaneStatus.captured` shows them."""
+        return {
+            "queued": len(self._calls) + self.unacknowledged,
+            "sent": self.sent,
+            "dropped": self.dropped,
+            "refused": self.refused,
+            "skipped": self.skipped,
+        }
+
+
+class Tape:
+    """The tee of one request: collects the answer as it passes."""
+
+    __slots__ = (
+        "_adapter_id",
+        "_captured",
+        "_chunks",
+        "_endpoint",
+        "_labels",
+        "_request",
+        "_size",
+        "_started_at_ms",
+        "_started_s",
+        "receipt_id",
+    )
+
+    def __init__(
+        self,
+        captured: Captured,
+        labels: Labels,
+        *,
+        endpoint: str,
+        request: bytes,
+        adapter_id: str | None,
+    ) -> None:
+        self.receipt_id = uuid7()
+        self._captured = captured
+        self._labels = labels
+        self._endpoint = endpoint
+        self._request = request
+        self._adapter_id = adapter_id
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._started_s = time.monotonic()
+        self._started_at_ms = time.time_ns() // 1_000_000
+
+    def add(self, chunk: bytes) -> None:
+        """A piece of the answer; beyond 4 MiB the tape is empty and stays so."""
+        self._size += len(chunk)
+        if self._size <= TAPE_MAX_BYTES:
+            self._chunks.append(chunk)
+        else:
+            self._chunks.clear()
+
+    def finish(self, *, is_stream: bool) -> None:
+        """The answer is complete: hand it over."""
+        if self._size > TAPE_MAX_BYTES:
+            self._captured.drop(f"the answer is longer than {TAPE_MAX_BYTES} bytes")
+            return
+        self._captured.offer(
+            Call(
+                receipt_id=self.receipt_id,
+                labels=self._labels,
+                endpoint=self._endpoint,
+                scenario=self._captured.scenario,
+                adapter_id=self._adapter_id,
+                started_at_ms=self._started_at_ms,
+                latency_ms=round((time.monotonic() - self._started_s) * 1000),
+                request=self._request,
+                answer=b"".join(self._chunks),
+                is_stream=is_stream,
+            )
+        )

@@ -1,0 +1,88 @@
+"""The gateway's control API on `serve.sock`; the bodies are in `domain.serving`."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from honed.domain.serving import Refusal, Registration, SwitchOrder, code_of
+from honed.errors import (
+    AdapterNotFoundError,
+    ApplyError,
+    HealthTimeoutError,
+    HonedError,
+    NotFoundError,
+    ProbeFailedError,
+    ServerStartError,
+    ValidationError,
+)
+from honed.gateway.gateway import Gateway
+
+T = TypeVar("T", bound=Struct)
+
+
+def control_app(gateway: Gateway) -> Starlette:
+    """The ASGI application of the control API."""
+
+    async def serving(request: Request) -> Struct:
+        return gateway.serving()
+
+    async def register(request: Request) -> Struct:
+        registration = await _body(request, Registration)
+        return await gateway.register(request.path_params["scenario"], registration)
+
+    async def switch(request: Request) -> Struct:
+        order = await _body(request, SwitchOrder)
+        return await gateway.switch(request.path_params["scenario"], order)
+
+    return Starlette(
+        routes=[
+            Route("/v1/serving", _json(serving)),
+            Route("/v1/scenarios/{scenario}", _json(register), methods=["PUT"]),
+            Route("/v1/scenarios/{scenario}/switch", _json(switch), methods=["POST"]),
+        ]
+    )
+
+
+async def _body(request: Request, cls: type[T]) -> T:
+    return msgspec.json.decode(await request.body() or b"{}", type=cls)
+
+
+def _json(
+    answer: Callable[[Request], Awaitable[Struct]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint as JSON, errors as a Refusal."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _response(200, await answer(request))
+        except msgspec.DecodeError as error:
+            return _response(422, Refusal(code="INVALID_INPUT", message=str(error)))
+        except HonedError as error:
+            status, code = _status_of(error)
+            return _response(status, Refusal(code=code, message=str(error), advice=error.advice))
+
+    return endpoint
+
+
+def _status_of(error: HonedError) -> tuple[int, str]:
+    match error:
+        case ValidationError():
+            return 422, "INVALID_INPUT"
+        case NotFoundError():
+            return 404, "UNKNOWN_SCENARIO"
+        case ServerStartError() | HealthTimeoutError() | ProbeFailedError():
+            return 502, code_of(error)
+        case AdapterNotFoundError() | ApplyError():
+            return 409, code_of(error)
+        case _:
+            return 500, code_of(error)
+
+
+def _response(status: int, content: Struct) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

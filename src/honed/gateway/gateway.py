@@ -1,0 +1,161 @@
+"""The gateway: its lanes, what it remembers of them, and who may have one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+
+from honed import log
+from honed.config import ServeSection
+from honed.domain.ids import check_scenario
+from honed.domain.serving import (
+    PROTOCOL,
+    LaneStatus,
+    Registration,
+    Serving,
+    Switched,
+    SwitchOrder,
+)
+from honed.errors import ApplyError, NotFoundError, ValidationError
+from honed.gateway.lane import Lane
+from honed.gateway.state import Remembered, read_state, write_state
+from honed.gateway.switch import switch
+
+MAX_LANES: Final = 64
+STATE_FILE: Final = "serving.json"
+
+
+class Gateway:
+    """All lanes of one gateway process. Lives while `open` is open; then no llama-server of it is
+    left.
+    """
+
+    def __init__(self, section: ServeSection, folder: Path) -> None:
+        self.section = section
+        self.lanes: dict[str, Lane] = {}
+        self.address: str | None = None
+        """The stable address; known once the gateway listens."""
+        self._folder = folder
+        self._state_path = folder / STATE_FILE
+        self._tasks: TaskGroup | None = None
+        self._writing = anyio.Lock()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Bring back the remembered lanes; on leaving, flush what is captured and end all servers.
+
+        Raises:
+            ConfigError: the state file cannot be read.
+        """
+        remembered = read_state(self._state_path)
+        async with anyio.create_task_group() as self._tasks:
+            for scenario, known in remembered.scenarios.items():
+                self._restore(scenario, known)
+            try:
+                yield
+                async with anyio.create_task_group() as flushes:
+                    for lane in self.lanes.values():
+                        flushes.start_soon(lane.flush)
+            finally:
+                self._tasks.cancel_scope.cancel()
+
+    def serving(self) -> Serving:
+        """What is served, by scenario."""
+        lanes = {scenario: lane.status() for scenario, lane in self.lanes.items()}
+        return Serving(protocol=PROTOCOL, address=self.address, scenarios=lanes)
+
+    async def register(self, scenario: str, registration: Registration) -> LaneStatus:
+        """Make or complete the scenario's lane; repeating it changes nothing.
+
+        Raises:
+            ValidationError: the name cannot be a scenario's.
+            ApplyError: the lane has another base model, or there are too many lanes.
+        """
+        check_scenario(scenario)
+        lane = self.lanes.get(scenario) or self._add(scenario)
+        before = self._registration(lane)
+        if registration.feed_socket is not None:
+            lane.feed_socket = Path(registration.feed_socket)
+        if registration.base_gguf is not None:
+            self._set_base(lane, Path(registration.base_gguf))
+        if lane.backend is None and lane.adapter is None:
+            lane.adapter = registration.adapter
+        if self._registration(lane) != before or scenario not in self.lanes:
+            self.lanes[scenario] = lane
+            lane.notify()
+            await self.remember()
+        return lane.status()
+
+    async def use_base(self, scenario: str, base_gguf: Path) -> None:
+        """Serve the scenario from the base model that the operator's config names, whatever was
+        remembered.
+        """
+        lane = self.lanes.get(scenario)
+        if lane is not None and lane.base_gguf not in (None, base_gguf):
+            log.get(scenario=scenario).warning(
+                "base.changed", before=str(lane.base_gguf), now=str(base_gguf)
+            )
+            await lane.rebase(base_gguf)
+            await self.remember()
+        await self.register(scenario, Registration(base_gguf=str(base_gguf)))
+
+    async def switch(self, scenario: str, order: SwitchOrder) -> Switched:
+        """Serve another adapter in the scenario's lane.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+            ApplyError: the adapter could not be put into service; what served before still does.
+        """
+        lane = self.lanes.get(scenario)
+        if lane is None:
+            raise NotFoundError(f"scenario {scenario} is not registered with this gateway")
+        return await switch(lane, order)
+
+    async def remember(self) -> None:
+        """Write down what is served; a disk that is full does not stop the service."""
+        async with self._writing:
+            state = Remembered(
+                address=self.address,
+                scenarios={name: self._registration(lane) for name, lane in self.lanes.items()},
+            )
+            try:
+                await to_thread.run_sync(write_state, self._state_path, state)
+            except OSError as error:
+                log.get(path=str(self._state_path)).error("state.unwritten", error=str(error))
+
+    def _restore(self, scenario: str, known: Registration) -> None:
+        lane = self.lanes[scenario] = self._add(scenario)
+        lane.feed_socket = Path(known.feed_socket) if known.feed_socket else None
+        lane.base_gguf = Path(known.base_gguf) if known.base_gguf else None
+        lane.adapter = known.adapter
+
+    def _add(self, scenario: str) -> Lane:
+        if len(self.lanes) >= MAX_LANES:
+            raise ApplyError(f"{scenario}: this gateway has {MAX_LANES} scenarios already")
+        lane = Lane(scenario, self.section, self._folder, self.remember)
+        assert self._tasks is not None, "the gateway is not open"
+        self._tasks.start_soon(lane.run)
+        return lane
+
+    def _set_base(self, lane: Lane, path: Path) -> None:
+        if lane.base_gguf == path:
+            return
+        if not path.is_file():
+            raise ValidationError(f"base model {path} does not exist", path="$.base_gguf")
+        if lane.base_gguf is not None:
+            raise ApplyError(
+                f"{lane.scenario} is served from {lane.base_gguf}, not from {path}",
+                advice=f"to serve another, stop the gateway and move {self._state_path} away",
+            )
+        lane.base_gguf = path
+
+    def _registration(self, lane: Lane) -> Registration:
+        return Registration(
+            feed_socket=str(lane.feed_socket) if lane.feed_socket else None,
+            base_gguf=str(lane.base_gguf) if lane.base_gguf else None,
+            adapter=lane.adapter,
+        )

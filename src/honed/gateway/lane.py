@@ -1,0 +1,351 @@
+"""One scenario's lane: the server that answers it, the way back after a crash, the count of what is
+in flight.
+
+down       nobody answers; a start is tried again with back-off
+starting   a server comes up; the former one, if there is one, answers meanwhile
+active     one server answers
+releasing  the new one answers, the old one finishes what it has
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from honed import log
+from honed.config import ServeSection
+from honed.domain.fingerprint import Fingerprint
+from honed.domain.serving import AdapterRef, LaneState, LaneStatus
+from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
+from honed.gateway import llama_server, probe
+from honed.gateway.capture import Captured
+from honed.gateway.feed import FeedSender
+from honed.gateway.llama_server import ADAPTER_FILE, LlamaServer, ServerPlan
+from honed.gateway.refusal import Refused
+from honed.gateway.upstream import Address
+
+MAX_IN_FLIGHT: Final = 1024
+"""Requests of one scenario that may be open at a time; more are told to come back."""
+
+_FIRST_RETRY_S: Final = 0.2
+_LAST_RETRY_S: Final = 30.0
+_LIVED_S: Final = 10.0
+"""A server that lived this long and died is started again without waiting."""
+_COLOURS: Final = ("blue", "green", "red")
+"""Names of servers; the third is for a server that dies while the one before it still drains."""
+_FLUSH_S: Final = 2.0
+
+
+@dataclass(eq=False, slots=True)
+class Backend:
+    """A server that is proved to serve what it should, and how many requests it has."""
+
+    server: LlamaServer
+    address: Address
+    adapter: AdapterRef | None
+    fingerprint: Fingerprint | None
+    answers: probe.Answers | None
+    """What it answered to its fingerprint when it was idle; None for the bare base."""
+    in_flight: int = 0
+    idle: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the last request has gone; made anew by whoever waits for it."""
+
+    @property
+    def model_id(self) -> str | None:
+        """The adapter; None is the bare base."""
+        return self.adapter.model_id if self.adapter else None
+
+
+class Lane:
+    """One scenario. `run` keeps a server up; `switching` (used by `switch`) changes which."""
+
+    def __init__(
+        self,
+        scenario: str,
+        section: ServeSection,
+        folder: Path,
+        remember: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.scenario = scenario
+        self.section = section
+        self.feed_socket: Path | None = None
+        self.base_gguf: Path | None = None
+        self.adapter: AdapterRef | None = None
+        """What should be served: by whatever server comes up next, and after a restart of the
+        gateway.
+        """
+        self.backend: Backend | None = None
+        self.state: LaneState = "down"
+        self.error: str | None = None
+        self.requests = 0
+        self.failed = 0
+        self.captured = Captured(scenario)
+        self.remember = remember
+        self._folder = folder
+        self._servers: set[LlamaServer] = set()
+        self._starting = anyio.Lock()
+        self._switching = anyio.Lock()
+        self._changed = anyio.Event()
+        self._tasks: TaskGroup | None = None
+
+    # ------------------------------------------------------------ what the relay calls
+
+    def enter(self) -> Backend:
+        """Count a request in; its backend stays until `leave`. Never waits, so no switch can come
+        in between.
+
+        Raises:
+            Refused: nothing is served now, or too much is in flight.
+        """
+        backend = self.backend
+        if backend is None:
+            raise self.not_serving()
+        if backend.in_flight >= MAX_IN_FLIGHT:
+            raise Refused(
+                503,
+                "busy",
+                f"{self.scenario}: {backend.in_flight} requests are open",
+                retry_after_s=1,
+            )
+        backend.in_flight += 1
+        self.requests += 1
+        return backend
+
+    def leave(self, backend: Backend) -> None:
+        """Count a request out."""
+        backend.in_flight -= 1
+        if backend.in_flight == 0:
+            backend.idle.set()
+
+    def not_serving(self) -> Refused:
+        """The answer while no server is there."""
+        reason = f": {self.error}" if self.error else ""
+        return Refused(
+            503, "not_serving", f"{self.scenario} is {self.state}{reason}", retry_after_s=1
+        )
+
+    def status(self) -> LaneStatus:
+        """What `GET /v1/serving` says of the lane."""
+        backend = self.backend
+        return LaneStatus(
+            state=self.state,
+            model_id=backend.model_id if backend else None,
+            is_serving=backend is not None,
+            address=str(backend.address) if backend else None,
+            in_flight=backend.in_flight if backend else 0,
+            requests=self.requests,
+            failed=self.failed,
+            captured=self.captured.counts(),
+            error=self.error,
+        )
+
+    # ------------------------------------------------------------ keeping a server up
+
+    async def run(self) -> None:
+        """Keep a server up and send what is captured, until cancelled; then no server of the lane
+        is left.
+        """
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(FeedSender(self.captured, lambda: self.feed_socket).run)
+                await self._keep_up()
+        finally:
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as ends:
+                    for server in list(self._servers):
+                        ends.start_soon(self._kill, server)
+            self.backend, self.state = None, "down"
+
+    def notify(self) -> None:
+        """Something that decides about starting has changed."""
+        self._changed.set()
+
+    async def rebase(self, base_gguf: Path) -> None:
+        """Serve another base model from now on, alone: adapters belong to one base. What is in
+        flight is cut.
+        """
+        async with self._switching, self._starting:
+            old, self.backend = self.backend, None
+            self.base_gguf, self.adapter, self.state = base_gguf, None, "down"
+            if old is not None:
+                await self.stop(old.server, grace_s=0)
+        self.notify()
+
+    async def flush(self) -> None:
+        """Wait until what is captured has been acknowledged, 2 s at most."""
+        with anyio.move_on_after(_FLUSH_S):
+            await self.captured.wait_empty()
+
+    async def _keep_up(self) -> None:
+        retry_s = _FIRST_RETRY_S
+        while True:
+            started_s = time.monotonic()
+            try:
+                async with self._starting:
+                    if self.backend is None and self.base_gguf is not None:
+                        await self._bring_up()
+            except ApplyError as error:
+                self._failed(error)
+                with anyio.move_on_after(retry_s):
+                    await self._change()
+                retry_s = min(_LAST_RETRY_S, retry_s * 2)
+                continue
+            await self._change()
+            if self.backend is None and time.monotonic() - started_s < _LIVED_S:
+                await anyio.sleep(retry_s)
+                retry_s = min(_LAST_RETRY_S, retry_s * 2)
+            else:
+                retry_s = _FIRST_RETRY_S
+
+    async def _change(self) -> None:
+        await self._changed.wait()
+        self._changed = anyio.Event()
+
+    async def _bring_up(self) -> None:
+        """Start what should be served, with nothing serving now."""
+        self.state = "starting"
+        backend = await self.start(self.adapter)
+        if backend.fingerprint is not None and backend.answers is not None:
+            proof = probe.compare(backend.fingerprint, None, backend.answers, None)
+            if not proof.is_accepted:
+                # It was proved when it was applied and its path is right. Without a former server,
+                # quantisation alone can move the answers further than a weak adapter does: serve
+                # on, but say it.
+                log.get(scenario=self.scenario).warning("probe.unsure", x=round(proof.x, 3))
+        self.serve(backend)
+
+    def _failed(self, error: ApplyError) -> None:
+        self.error = str(error)
+        self.state = "down" if self.backend is None else "active"
+        log.get(scenario=self.scenario).error(
+            log.SWITCH_FAILED, error=str(error), kind=type(error).__name__, advice=error.advice
+        )
+
+    # ------------------------------------------------------------ what `switch` is made of
+
+    @asynccontextmanager
+    async def switching(self) -> AsyncIterator[None]:
+        """One switch at a time, from start to the old server's end."""
+        async with self._switching:
+            yield
+
+    @asynccontextmanager
+    async def starting(self) -> AsyncIterator[None]:
+        """The part of a switch in which a server comes up; crashes are repaired after it."""
+        async with self._starting:
+            self.state = "starting"
+            try:
+                yield
+            except BaseException:
+                self.state = "active" if self.backend else "down"
+                self.notify()
+                raise
+
+    async def start(self, adapter: AdapterRef | None) -> Backend:
+        """Start a server, see that it is healthy and has the adapter's file, and ask it the
+        fingerprint.
+
+        Raises:
+            AdapterNotFoundError: the adapter's files are not there; nothing was started.
+            ApplyError: the server did not come up as it should; it has been stopped.
+        """
+        fingerprint = see_adapter(adapter)
+        server = await llama_server.start(self._plan(adapter))
+        self._servers.add(server)
+        try:
+            await server.check_adapter()
+            assert server.address is not None
+            answers = await probe.ask(server.address, fingerprint) if fingerprint else None
+        except BaseException:
+            await self.stop(server)
+            raise
+        assert self._tasks is not None
+        self._tasks.start_soon(self._watch, server)
+        return Backend(server, server.address, adapter, fingerprint, answers)
+
+    def serve(self, backend: Backend) -> Backend | None:
+        """Flip: requests from now on go to `backend`; returns the one before."""
+        old, self.backend = self.backend, backend
+        self.adapter = backend.adapter
+        self.error = None
+        self.state = "active" if old is None else "releasing"
+        return old
+
+    async def release(self, old: Backend) -> dict[str, float]:
+        """Let the old server finish, `drain_timeout` at most, and end it; returns seconds per
+        phase.
+        """
+        began = time.monotonic()
+        with anyio.move_on_after(self.section.drain_timeout.total_seconds()):
+            while old.in_flight:
+                old.idle = anyio.Event()
+                await old.idle.wait()
+        drained = time.monotonic()
+        await self.stop(old.server, grace_s=0 if old.in_flight else 1)
+        if self.backend is not None and self.state == "releasing":
+            self.state = "active"
+        return {"drain": drained - began, "stop": time.monotonic() - drained}
+
+    async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
+        """End one server of this lane."""
+        await server.stop(grace_s=grace_s)
+        self._servers.discard(server)
+
+    async def _kill(self, server: LlamaServer) -> None:
+        await self.stop(server, grace_s=0)
+
+    def _plan(self, adapter: AdapterRef | None) -> ServerPlan:
+        if self.base_gguf is None:
+            raise ApplyError(
+                f"{self.scenario}: the gateway has no base model for it yet",
+                advice="set base_model or serve.base_model_path",
+            )
+        taken = {server.plan.name for server in self._servers}
+        names = [f"{self.scenario}-{colour}" for colour in _COLOURS]
+        return ServerPlan(
+            name=next(name for name in names if name not in taken),
+            alias=self.scenario,
+            base_gguf=self.base_gguf,
+            adapter_gguf=Path(adapter.path) / ADAPTER_FILE if adapter else None,
+            section=self.section,
+            folder=self._folder,
+        )
+
+    async def _watch(self, server: LlamaServer) -> None:
+        """Notice when a server ends by itself."""
+        status = await server.wait()
+        if server.is_stopping:
+            return
+        log.get(scenario=self.scenario).error(
+            log.SERVER_DIED, server=server.plan.name, status=status, log=server.faults()
+        )
+        await self.stop(server)
+        if self.backend is not None and self.backend.server is server:
+            self.backend = None
+            self.state = "down"
+            self.error = f"{server.plan.name} ended with status {status}"
+            self.notify()
+
+
+def see_adapter(adapter: AdapterRef | None) -> Fingerprint | None:
+    """The fingerprint of an adapter whose files are all there.
+
+    Raises:
+        AdapterNotFoundError: a file is missing or cannot be read.
+    """
+    if adapter is None:
+        return None
+    path = Path(adapter.path) / ADAPTER_FILE
+    if not path.is_file():
+        raise AdapterNotFoundError(
+            f"{adapter.model_id} has no {path}", advice="`honed adapters` lists what there is"
+        )
+    try:
+        return probe.read_fingerprint(Path(adapter.path))
+    except ProbeFailedError as error:
+        raise AdapterNotFoundError(str(error)) from error

@@ -1,0 +1,272 @@
+"""One llama-server process: started with a base model and at most one adapter, checked, stopped,
+reaped.
+
+llama-server cannot load an adapter while it runs, and its prompt cache leaks between adapters that
+share a process (facts in docs/serving.md). So an adapter is applied at start with scale 1 and the
+process is never told otherwise.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+import msgspec
+from anyio.abc import Process
+from msgspec import Struct
+
+from honed import log
+from honed.config import ServeSection
+from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
+from honed.gateway.upstream import Address, UpstreamError, fetch
+
+ADAPTER_FILE: Final = "adapter.gguf"
+_STOP_GRACE_S: Final = 1.0
+_HEALTH_EVERY_S: Final = 0.02
+_LOG_TAIL_BYTES: Final = 64 << 10
+
+
+class ChildArgs(Struct, frozen=True, kw_only=True):
+    """What `llama_child` is told, as a JSON file."""
+
+    parent_pid: int
+    executable: str | None
+    base_gguf: str
+    adapter_gguf: str | None
+    alias: str
+    host: str
+    n_ctx: int
+    """Of all slots together; llama-server divides it among them."""
+    parallel: int
+    threads: int
+    n_gpu_layers: int
+
+
+class _Lora(Struct):
+    path: str
+    scale: float
+
+
+class _Told(Struct):
+    listening_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlan:
+    """Everything that decides how one server is started."""
+
+    name: str
+    """Names its files; two servers that run at a time have different ones."""
+    alias: str
+    """The `model` that its answers carry."""
+    base_gguf: Path
+    adapter_gguf: Path | None
+    section: ServeSection
+    folder: Path
+    """For pid, log and argument files."""
+
+    def child_args(self) -> ChildArgs:
+        """The plan as the child reads it."""
+        section = self.section
+        return ChildArgs(
+            parent_pid=os.getpid(),
+            executable=str(section.llama_server.expanduser()) if section.llama_server else None,
+            base_gguf=str(self.base_gguf),
+            adapter_gguf=str(self.adapter_gguf) if self.adapter_gguf else None,
+            alias=self.alias,
+            host="127.0.0.1",
+            n_ctx=section.ctx_size * section.parallel,
+            parallel=section.parallel,
+            threads=section.threads or max(1, (os.cpu_count() or 2) - 1),
+            n_gpu_layers=section.n_gpu_layers,
+        )
+
+    @property
+    def log_path(self) -> Path:
+        """What the server wrote to stderr."""
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def pid_path(self) -> Path:
+        """The server's process id, while it runs."""
+        return self.folder / f"{self.name}.pid"
+
+
+class LlamaServer:
+    """A running llama-server. Made by `start`; ended by `stop`, whatever happens in between."""
+
+    def __init__(self, plan: ServerPlan, process: Process) -> None:
+        self.plan = plan
+        self.address: Address | None = None
+        self.is_stopping = False
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.returncode is not None
+
+    async def wait(self) -> int:
+        """Wait until the process ends; returns its status, negative for a signal."""
+        return await self._process.wait()
+
+    async def stop(self, *, grace_s: float = _STOP_GRACE_S) -> None:
+        """End the process: SIGTERM, then SIGKILL; reaped when this returns, cancelled or not.
+
+        Args:
+            grace_s: between the two. 0 for a server with requests in flight: SIGTERM would freeze
+                its streams at once and cut them only after 30 s.
+        """
+        self.is_stopping = True
+        with anyio.CancelScope(shield=True):
+            # Until it listens, its SIGTERM handler cannot run (the constructor holds the GIL).
+            if not self.has_ended and self.address is not None and grace_s > 0:
+                self._signal(term=True)
+                with anyio.move_on_after(grace_s):
+                    await self._process.wait()
+            if not self.has_ended:
+                self._signal(term=False)
+                await self._process.wait()
+            await self._process.aclose()
+            self.plan.pid_path.unlink(missing_ok=True)
+        log.get(server=self.plan.name).info(log.SERVER_STOPPED, pid=self.pid)
+
+    def _signal(self, *, term: bool) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate() if term else self._process.kill()
+
+    def faults(self) -> str:
+        """The last error lines of the server's log."""
+        with contextlib.suppress(OSError), self.plan.log_path.open("rb") as lines:
+            lines.seek(max(0, lines.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            text = lines.read().decode(errors="replace").splitlines()
+            faults = [line for line in text if " E " in line] or text[-3:]
+            return " | ".join(faults[-5:]) or "its log is empty"
+        return "its log cannot be read"
+
+    async def check_adapter(self) -> None:
+        """See that the server has exactly the planned adapter, at scale 1.
+
+        Raises:
+            ProbeFailedError: it has another one, or does not answer.
+        """
+        assert self.address is not None
+        wanted = [(str(self.plan.adapter_gguf), 1.0)] if self.plan.adapter_gguf else []
+        try:
+            status, body = await fetch(self.address, "GET", "/lora-adapters")
+            found = [
+                (each.path, each.scale) for each in msgspec.json.decode(body, type=list[_Lora])
+            ]
+        except (UpstreamError, msgspec.DecodeError) as error:
+            raise ProbeFailedError(f"{self.plan.name}: /lora-adapters: {error}") from error
+        if status != 200 or found != wanted:
+            raise ProbeFailedError(
+                f"{self.plan.name} should have adapters {wanted}, but lists {found} ({status})"
+            )
+
+
+async def start(plan: ServerPlan) -> LlamaServer:
+    """Start a server and wait until it is healthy.
+
+    Raises:
+        ServerStartError: it ended before it was healthy, or could not be started at all.
+        HealthTimeoutError: it was not healthy within `startup_timeout`; it has been stopped.
+    """
+    if plan.section.llama_server is None:
+        _see_that_bundled_is_installed()
+    server = LlamaServer(plan, await _spawn(plan))
+    try:
+        plan.pid_path.write_text(f"{server.pid}\n")
+        await _healthy(server)
+    except BaseException as error:
+        await server.stop()
+        if isinstance(error, OSError):
+            raise ServerStartError(f"{plan.name} could not be started: {error}") from error
+        raise
+    log.get(server=plan.name).info(log.SERVER_STARTED, pid=server.pid, address=str(server.address))
+    return server
+
+
+def _see_that_bundled_is_installed() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("xllamacpp") is None:
+        raise ServerStartError(
+            "there is no llama-server: the package xllamacpp is not installed",
+            advice="pip install 'honed[serve]', or name an executable in serve.llama_server",
+        )
+
+
+async def _spawn(plan: ServerPlan) -> Process:
+    try:
+        plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        args_path = plan.folder / f"{plan.name}.args.json"
+        args_path.write_bytes(msgspec.json.encode(plan.child_args()))
+        if plan.log_path.exists():  # what a server wrote before it died is worth a second look
+            plan.log_path.replace(plan.log_path.with_suffix(".log.1"))
+        with plan.log_path.open("wb") as stderr:
+            # A session of its own: Ctrl-C in a terminal reaches the gateway alone, which drains
+            # first.
+            with anyio.CancelScope(shield=True):  # cancelled half-way, nobody would own the child
+                process = await anyio.open_process(
+                    [sys.executable, "-m", "honed.gateway.llama_child", str(args_path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
+    except OSError as error:
+        raise ServerStartError(f"{plan.name} could not be started: {error}") from error
+    return process
+
+
+async def _healthy(server: LlamaServer) -> None:
+    timeout_s = server.plan.section.startup_timeout.total_seconds()
+    try:
+        with anyio.fail_after(timeout_s):
+            server.address = await _address(server)
+            while not await _answers_health(server.address):
+                if server.has_ended:
+                    raise await _died(server)
+                await anyio.sleep(_HEALTH_EVERY_S)
+    except TimeoutError:
+        raise HealthTimeoutError(
+            f"{server.plan.name} was not healthy within {timeout_s:.0f} s: {server.faults()}",
+            advice=f"see {server.plan.log_path}; raise serve.startup_timeout for a large model",
+        ) from None
+
+
+async def _address(server: LlamaServer) -> Address:
+    """The address that the child prints; the bundled server prints it when the model is loaded."""
+    assert server._process.stdout is not None
+    line = b""
+    async for chunk in server._process.stdout:
+        line += chunk
+        if b"\n" in line:
+            return Address.parse(msgspec.json.decode(line, type=_Told).listening_address)
+    raise await _died(server)
+
+
+async def _died(server: LlamaServer) -> ServerStartError:
+    status = await server.wait()
+    return ServerStartError(
+        f"{server.plan.name} ended with status {status} before it was healthy: {server.faults()}",
+        advice=f"see {server.plan.log_path}",
+    )
+
+
+async def _answers_health(address: Address) -> bool:
+    try:
+        status, _ = await fetch(address, "GET", "/health")
+    except UpstreamError:
+        return False
+    return status == 200

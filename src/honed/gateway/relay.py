@@ -1,0 +1,210 @@
+"""The hot path: a bare ASGI callable that relays model traffic to llama-server and passes bytes on
+as they come.
+
+Every request has one backend from the moment it is counted in until it is counted out, so a switch
+can neither cut nor mix an answer. What fails before the answer's head is a 503 with Retry-After;
+what fails in the middle of a stream is an error event; what fails in the middle of anything else
+cuts the connection, so that nobody takes half for whole.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from honed.gateway.capture import CHAT_PATHS, Tape
+from honed.gateway.lane import Backend, Lane
+from honed.gateway.refusal import Refused, error_body, send_json, send_whole
+from honed.gateway.request import (
+    ClientGoneError,
+    answer_headers,
+    read_body,
+    read_labels,
+    read_model,
+    request_headers,
+)
+from honed.gateway.upstream import Exchange, Head, Headers, UpstreamError, request_bytes
+
+_HELD_MAX: Final = 16
+"""Times `max_body`: bytes of request bodies that may be in memory at a time."""
+_COLLECT_MAX: Final = 16 << 20
+"""Bytes of an answer that is put together for an HTTP/1.0 client."""
+_FORBIDDEN: Final = frozenset((("POST", "/lora-adapters"), ("POST", "/props")))
+"""They change what the server answers, past every proof."""
+
+
+class Relay:
+    """Model traffic of all lanes."""
+
+    def __init__(self, lanes: Mapping[str, Lane], *, max_body: int, captures: bool = True) -> None:
+        self._lanes = lanes
+        self._max_body = max_body
+        self._captures = captures
+        self._held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except Refused as refusal:
+            await send_whole(send, refusal.status, refusal.headers(), refusal.body())
+        except ClientGoneError:
+            return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        if method in ("GET", "HEAD"):
+            if path in ("/health", "/v1/health"):
+                await send_json(send, self._health())
+                return
+            if path in ("/v1/models", "/models"):
+                await send_json(send, self._models())
+                return
+        if (method, path.rstrip("/")) in _FORBIDDEN:
+            raise Refused(403, "forbidden", f"{method} {path} is the gateway's own business")
+        body = await read_body(scope, receive, limit=self._max_body)
+        if self._held_bytes + len(body) > self._max_body * _HELD_MAX:
+            raise Refused(503, "busy", "too much is waiting in the gateway", retry_after_s=1)
+        self._held_bytes += len(body)
+        try:
+            model, onward = read_model(body)
+            lane = self._route(model)
+            await self._relay(scope, receive, send, lane, onward)
+        finally:
+            self._held_bytes -= len(body)
+
+    def _route(self, model: str | None) -> Lane:
+        if model is not None and (lane := self._lanes.get(model)):
+            return lane
+        if len(self._lanes) == 1:
+            return next(iter(self._lanes.values()))
+        if not self._lanes:
+            raise Refused(503, "not_serving", "no scenario is registered yet", retry_after_s=1)
+        known = ", ".join(sorted(self._lanes))
+        if model is None:
+            raise Refused(400, "model_required", f"the body names no model; there are: {known}")
+        raise Refused(404, "model_not_found", f"there is no model {model!r}; there are: {known}")
+
+    async def _relay(
+        self, scope: Scope, receive: Receive, send: Send, lane: Lane, body: bytes
+    ) -> None:
+        method, path = scope["method"], scope["path"]
+        labels = read_labels(scope["headers"])
+        target = scope["raw_path"] + (
+            b"?" + scope["query_string"] if scope["query_string"] else b""
+        )
+        request = request_bytes(method, target, request_headers(scope["headers"]), body)
+        backend = lane.enter()
+        tape = Tape(lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id)
+        exchange = Exchange(method)
+        answer = _Answer(scope, send)
+        # Not in a task group: that costs more than the rest of this function. It has nothing to
+        # clean up, and is cancelled here and nowhere else.
+        watcher = asyncio.ensure_future(_abort_when_gone(receive, exchange))
+        try:
+            await exchange.open(backend.address, request)
+            await answer.start(await exchange.head(), _ours(tape, backend))
+            await answer.pass_on(exchange, tape)
+        except UpstreamError as error:
+            if watcher.done():  # the client went first; that is what broke it
+                return
+            lane.failed += 1
+            await answer.break_off(error)
+        finally:
+            watcher.cancel()
+            exchange.abort()
+            lane.leave(backend)
+        if self._captures and method == "POST" and path in CHAT_PATHS and answer.is_good:
+            tape.finish(is_stream=answer.is_stream)
+
+    def _health(self) -> dict[str, object]:
+        return {
+            "status": "ok",
+            "scenarios": {name: lane.state for name, lane in self._lanes.items()},
+        }
+
+    def _models(self) -> dict[str, object]:
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "honed"}
+            for name in self._lanes
+        ]
+        return {"object": "list", "data": data}
+
+
+class _Answer:
+    """The answer to one client, as far as it has been sent."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._collects = scope["http_version"] == "1.0"
+        self._send = send
+        self._head: Head | None = None
+        self._headers: Headers = []
+        self._ends_between_events = True
+        self.is_good = False
+        """Whether it is whole, with status 200."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is server-sent events."""
+        kinds = [value for name, value in self._headers if name == b"content-type"]
+        return any(kind.lower().startswith(b"text/event-stream") for kind in kinds)
+
+    async def start(self, head: Head, ours: Headers) -> None:
+        """Send the head, unless the client is so old that the length must be known first."""
+        self._headers = answer_headers(head.headers) + ours
+        self._collects = self._collects and all(
+            name != b"content-length" for name, _ in self._headers
+        )
+        self._head = head
+        if not self._collects:
+            await self._send(
+                {"type": "http.response.start", "status": head.status, "headers": self._headers}
+            )
+
+    async def pass_on(self, exchange: Exchange, tape: Tape) -> None:
+        """Send the body as it comes; waiting for the client makes llama-server wait."""
+        assert self._head is not None
+        collected = bytearray()
+        while True:
+            chunk = await exchange.read()
+            tape.add(chunk)
+            if self._collects:
+                collected += chunk
+                if len(collected) > _COLLECT_MAX:
+                    raise UpstreamError("the answer is too long for an HTTP/1.0 client")
+            elif chunk or exchange.is_complete:
+                self._ends_between_events = chunk.endswith(b"\n\n")
+                more = not exchange.is_complete
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+            if exchange.is_complete:
+                break
+        if self._collects:
+            self._collects = False
+            await send_whole(self._send, self._head.status, self._headers, bytes(collected))
+        self.is_good = self._head.status == 200
+
+    async def break_off(self, error: UpstreamError) -> None:
+        """llama-server is gone: say so as clearly as is still possible."""
+        if self._head is None or self._collects:
+            refusal = Refused(503, "upstream_gone", str(error), retry_after_s=1)
+            await send_whole(self._send, refusal.status, refusal.headers(), refusal.body())
+        elif self.is_stream and self._ends_between_events:
+            event = b"data: " + error_body(503, "upstream_gone", str(error)) + b"\n\n"
+            await self._send({"type": "http.response.body", "body": event})
+        # else: returning without an end makes uvicorn cut the connection, and the client sees that
+        # it is half
+
+
+def _ours(tape: Tape, backend: Backend) -> Headers:
+    model = backend.model_id or "base"
+    return [(b"x-honed-receipt", tape.receipt_id.encode()), (b"x-honed-model", model.encode())]
+
+
+async def _abort_when_gone(receive: Receive, exchange: Exchange) -> None:
+    """Abort the exchange when the client goes; llama-server then stops generating."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    exchange.abort()
