@@ -1,0 +1,213 @@
+"""Real worker processes: what they give, and what is left when they are killed."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from honed.domain.job import ExportBaseJob, PretrainJob, PretrainResult, Progress, ScoreJob
+from honed.errors import ProcessFailedError, TrainingError
+from honed.processors import ensure_gguf, run_job
+from tests.tiny_models import conversations
+
+LONG = 100_000
+"""Steps of a run that must be ended."""
+
+
+def pretraining(folder: Path, *, steps: int) -> PretrainJob:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = folder / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in conversations(16)))
+    return PretrainJob(
+        data_path=str(data),
+        output_path=str(folder / "base"),
+        result_path=str(folder / "result.json"),
+        steps=steps,
+        batch_size=4,
+        hidden_size=64,
+        vocab_size=300,
+    )
+
+
+def group_is_gone(pid: int) -> bool:
+    """Whether no process of the worker's group is left."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def worker_pid(folder: Path) -> int:
+    """The worker that was started with the job in `folder`, found by its own command line."""
+    job = str(folder / "job.json").encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if job in path.read_bytes().split(b"\0"):
+                return int(path.parent.name)
+    raise AssertionError(f"no worker runs {job!r}")
+
+
+def test_base_is_pretrained_by_itself(tmp_path: Path) -> None:
+    """A job goes in, progress comes out line by line, the result names what was made."""
+    progress: list[Progress] = []
+    job = pretraining(tmp_path, steps=6)
+    result = anyio.run(run_job, job, tmp_path / "job", progress.append)
+    assert isinstance(result, PretrainResult)
+    assert [line.step for line in progress if line.phase == "pretraining"] == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "base" / "model.safetensors").is_file()
+
+
+def test_fault_comes_back_with_its_advice(tmp_path: Path) -> None:
+    """What the worker refuses arrives as the error that it was, advice and all."""
+    job = ExportBaseJob(
+        base_model=str(tmp_path / "nowhere"),
+        output_path=str(tmp_path / "base.gguf"),
+        result_path=str(tmp_path / "result.json"),
+    )
+    with pytest.raises(TrainingError, match="nowhere") as raised:
+        anyio.run(run_job, job, tmp_path / "job")
+    assert "config.json" in (raised.value.advice or "")
+
+
+def test_killed_worker_is_a_failed_process(tmp_path: Path) -> None:
+    """`kill -9` in mid-training ends in ProcessFailedError, and nothing was published."""
+    folder = tmp_path / "job"
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 3:
+            os.kill(worker_pid(folder), signal.SIGKILL)
+
+    with pytest.raises(ProcessFailedError, match="SIGKILL") as raised:
+        anyio.run(run_job, pretraining(tmp_path, steps=LONG), folder, kill)
+    assert raised.value.exit_code == -1
+    assert not (tmp_path / "base").exists()
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_cancelled_task_ends_the_process_group(tmp_path: Path) -> None:
+    """After a cancellation no process of the worker is left, and nothing is published."""
+    pids: list[int] = []
+
+    async def cancel_in_training() -> None:
+        def on_progress(progress: Progress) -> None:
+            if progress.step == 3:
+                pids.append(worker_pid(tmp_path / "job"))
+                scope.cancel()
+
+        with anyio.CancelScope() as scope:
+            await run_job(
+                pretraining(tmp_path, steps=LONG),
+                tmp_path / "job",
+                on_progress,
+                stop_grace=timedelta(seconds=5),
+            )
+
+    anyio.run(cancel_in_training)
+    assert group_is_gone(pids[0])
+    assert not (tmp_path / "base").exists()
+
+
+def test_terminated_worker_is_a_failed_process(tmp_path: Path) -> None:
+    """SIGTERM from outside ends the worker at once; it counts as ended by a signal."""
+    folder = tmp_path / "job"
+
+    def terminate(progress: Progress) -> None:
+        if progress.step == 3:
+            os.kill(worker_pid(folder), signal.SIGTERM)
+
+    with pytest.raises(ProcessFailedError, match="SIGTERM") as raised:
+        anyio.run(run_job, pretraining(tmp_path, steps=LONG), folder, terminate)
+    assert raised.value.exit_code == -1
+
+
+def test_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    """When the process that waits for it is killed, the worker ends too."""
+    job = pretraining(tmp_path, steps=LONG)
+    parent = f"""
+import anyio, os, signal
+from honed.domain.job import PretrainJob
+from honed.processors import run_job
+from pathlib import Path
+def on_progress(progress):
+    if progress.step == 3:
+        print("training", flush=True)
+anyio.run(run_job, {job!r}, Path({str(tmp_path / "job")!r}), on_progress)
+"""
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"training" not in process.stdout.readline():
+            assert process.poll() is None
+        worker = worker_pid(tmp_path / "job")
+        ended = os.pidfd_open(worker)
+        process.kill()
+    try:
+        anyio.run(wait_readable, ended)
+    finally:
+        os.close(ended)
+    assert not (tmp_path / "base").exists()
+
+
+async def wait_readable(fd: int) -> None:
+    """Until the process behind the pidfd has ended."""
+    with anyio.fail_after(10):
+        await anyio.wait_readable(fd)
+
+
+def test_fault_without_a_result_carries_stderr(tmp_path: Path) -> None:
+    """A worker of another version cannot read the job: status and last words are in the error."""
+    strange: Any = ScoreJob(
+        base_model="x",
+        held_out_path="y",
+        candidate_path=None,
+        incumbent_path=None,
+        result_path=str(tmp_path / "result.json"),
+        max_length="long",  # type: ignore[arg-type]
+    )
+    with pytest.raises(ProcessFailedError, match="cannot be read") as raised:
+        anyio.run(run_job, strange, tmp_path / "job")
+    assert raised.value.exit_code == 2
+    assert "max_length" in raised.value.stderr
+
+
+def test_interpreter_that_is_missing_is_named(tmp_path: Path) -> None:
+    """An interpreter that does not exist is a failed process, not a traceback."""
+
+    async def start() -> None:
+        job = pretraining(tmp_path, steps=1)
+        await run_job(job, tmp_path / "job", python=str(tmp_path / "python"))
+
+    with pytest.raises(ProcessFailedError, match="could not be started"):
+        anyio.run(start)
+
+
+def test_base_is_converted_once(tiny_base: Path, tmp_path: Path) -> None:
+    """The second call finds the file of the first; a changed model is converted anew."""
+
+    async def convert() -> tuple[Path, int, Path, int]:
+        first = await ensure_gguf(str(tiny_base), tmp_path)
+        written = first.stat().st_mtime_ns
+        second = await ensure_gguf(str(tiny_base), tmp_path)
+        return first, written, second, second.stat().st_mtime_ns
+
+    first, written, second, then = anyio.run(convert)
+    assert (first, written) == (second, then)
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_daemon_side_loads_no_training_stack() -> None:
+    """Importing the processors loads neither torch nor any of its relatives."""
+    program = (
+        "import sys, honed.processors; "
+        "print(sorted({'torch','transformers','peft','trl','datasets','gguf'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert found.stdout.strip() == b"[]"
