@@ -5,9 +5,10 @@ Two forms of JSON lines, told apart row by row:
     {"task_id", "trial", "reward", "traj": [OpenAI messages]}        as tau-bench writes them
     {"messages": [...], "tools"?, "reward" | "score"?, "id"?, "task_id"?, "trial"?, "group_id"?}
 
-A trajectory becomes one call with the whole conversation and, if it was judged, one outcome. The
-ids of events come from their content, so that importing a file twice adds nothing. A row that
-cannot be read is reported with its line and the reason, never passed over.
+A trajectory becomes one call with the whole conversation and one outcome, which closes the attempt:
+`unknown` where the row has no reward. The ids of events come from their content, so that importing
+a file twice adds nothing. A row that cannot be read is reported with its line and the reason, never
+passed over.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import msgspec
 
 from honed.domain.events import LlmCallEvent, OutcomeEvent, format_event
 from honed.domain.message import Message
-from honed.domain.outcome import Outcome, outcome_from_reward
+from honed.domain.outcome import Outcome, Unknown, outcome_from_reward
 from honed.errors import SourceError
 
 LEARN_MODEL: Final = "chat"
@@ -38,7 +39,7 @@ class ImportedTrajectory(NamedTuple):
     task_id: str
     group_id: str | None
     lines: tuple[bytes, ...]
-    """Events as JSON, without newlines: the call, then the outcome if there is one."""
+    """Events as JSON, without newlines: the call, then the outcome."""
     num_dropped: int
     """Turns after the last assistant turn; nobody answered them."""
 
@@ -124,22 +125,20 @@ def _trajectory(number: int, row: _Row, line: bytes) -> ImportedTrajectory:
         tools=tuple(row.tools) if row.tools else None,
         response_message=turns[last],
     )
-    lines = [format_event(call)]
-    if outcome is not None:
-        told = msgspec.json.encode(outcome)
-        event_id = _event_id("outcome", task_id, group_id, content, told)
-        lines.append(
-            format_event(
-                OutcomeEvent(
-                    event_id=event_id,
-                    task_id=task_id,
-                    group_id=group_id,
-                    outcome=outcome,
-                    source=SOURCE,
-                )
-            )
-        )
-    return ImportedTrajectory(number, task_id, group_id, tuple(lines), len(turns) - last - 1)
+    told = OutcomeEvent(
+        event_id=_event_id("outcome", task_id, group_id, content, msgspec.json.encode(outcome)),
+        task_id=task_id,
+        group_id=group_id,
+        outcome=outcome,
+        source=SOURCE,
+    )
+    return ImportedTrajectory(
+        line=number,
+        task_id=task_id,
+        group_id=group_id,
+        lines=(format_event(call), format_event(told)),
+        num_dropped=len(turns) - last - 1,
+    )
 
 
 def _turns(row: _Row, line: bytes) -> list[Message]:
@@ -153,9 +152,9 @@ def _turns(row: _Row, line: bytes) -> list[Message]:
     return row.messages
 
 
-def _outcome(row: _Row) -> Outcome | None:
+def _outcome(row: _Row) -> Outcome:
     reward = row.score if row.reward is None else row.reward
-    return None if reward is None else outcome_from_reward(float(reward))
+    return Unknown() if reward is None else outcome_from_reward(float(reward))
 
 
 def _ids(row: _Row, digest: str) -> tuple[str, str | None]:

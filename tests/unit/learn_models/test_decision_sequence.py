@@ -118,7 +118,7 @@ def test_what_cannot_teach() -> None:
 
 
 def test_a_scenario_stands_in_for_the_task() -> None:
-    """Without an observation the scenario states the task; without known actions none are listed."""
+    """Without an observation the scenario states the task; unknown actions are not listed."""
     records = [act(name, scenario="triage", context={"lora": "triage@2"}) for name in "abc"]
     (episode,) = MODEL.build_episodes(records, now_ms=1, final=True)
     assert MODEL.convert(episode).messages[1].text == "Task: triage"

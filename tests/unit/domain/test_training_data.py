@@ -1,0 +1,78 @@
+"""Training data: what an example must hold; episodes: what they may teach."""
+
+import pytest
+
+from honed.domain.episode import Episode, EpisodeMetadata
+from honed.domain.message import ContentPart, Message
+from honed.domain.records import LlmCallRecord
+from honed.domain.training_data import (
+    ChatExample,
+    LabelledExample,
+    dpo,
+    dpo_with_system,
+    sft,
+    sft_simple,
+)
+from honed.errors import ValidationError
+
+ASKED = Message(role="user", content="hi")
+SAID = Message(role="assistant", content="hello")
+
+
+def test_short_constructors() -> None:
+    """Texts become turns; without system text there is no system turn."""
+    assert [m.role for m in sft("s", "p", "a").messages] == ["system", "user", "assistant"]
+    assert sft_simple("p", "a") == sft("", "p", "a")
+    pair = dpo_with_system("s", "p", "good", "bad")
+    assert [m.text for m in (*pair.prompt, *pair.chosen, *pair.rejected)] == [
+        "s",
+        "p",
+        "good",
+        "bad",
+    ]
+    assert len(dpo("p", "good", "bad").prompt) == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ChatExample(messages=()),
+        lambda: ChatExample(messages=(ASKED,)),
+        lambda: ChatExample(messages=(ASKED, Message(role="assistant", content=""))),
+        lambda: dpo("p", "good", ""),
+        lambda: LabelledExample(prompt=(ASKED,), completion=(), label=True),
+    ],
+)
+def test_examples_that_cannot_teach(make: object) -> None:
+    """No turns, no assistant turn, an empty one, or half a pair: refused."""
+    with pytest.raises(ValidationError):
+        make()  # type: ignore[operator]
+
+
+def test_the_text_of_a_message() -> None:
+    """Text parts are joined; other parts have no text."""
+    parts = (ContentPart(text="a"), ContentPart(type="image_url"), ContentPart(text="b"))
+    assert Message(role="user", content=parts).text == "ab"
+    assert Message(role="user").is_empty
+    assert not SAID.is_empty
+
+
+def test_an_episode_teaches_if_all_of_its_records_may() -> None:
+    """One record without consent, or that was no real work, keeps the whole episode out."""
+
+    def episode(*records: LlmCallRecord, **fields: str) -> Episode:
+        return Episode(
+            id="e",
+            learn_model="chat",
+            records=records,
+            metadata=EpisodeMetadata(created_at_ms=1),
+            **fields,
+        )
+
+    good = LlmCallRecord(timestamp_ms=1)
+    assert episode(good, good).may_teach
+    assert not episode(good, LlmCallRecord(timestamp_ms=1, train=False)).may_teach
+    assert not episode(good, LlmCallRecord(timestamp_ms=1, purpose="probe")).may_teach
+    assert episode(good).split_key == "e"
+    assert episode(good, task_id="t").split_key == "t"
+    assert episode(good, task_id="t", group_id="g").split_key == "g"
