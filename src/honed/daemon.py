@@ -393,4 +393,5 @@ def _training(now: Any) -> dict[str, Any]:
         "selection": now.selection,
         "started_at_ms": now.started_at_ms,
     }
-    return shown | msgspec.to_builtins(now.progress)
+    shown.update(msgspec.to_builtins(now.progress))
+    return shown

@@ -97,7 +97,7 @@ async def serving(
         tasks.start_soon(server.serve, [sock])
         try:
             with anyio.fail_after(10):
-                while not server.started:
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
                     await anyio.sleep(0.005)
             yield
         finally:

@@ -250,7 +250,9 @@ class Store(Protocol):
         """How many episodes fit."""
         ...
 
-    async def set_outcome(self, episode_id: str, outcome: Outcome, *, source: str | None = None) -> None:
+    async def set_outcome(
+        self, episode_id: str, outcome: Outcome, *, source: str | None = None
+    ) -> None:
         """Append a verdict; the newest counts. Raises NotFoundError."""
         ...
 
@@ -258,11 +260,15 @@ class Store(Protocol):
         """Names of the scenario's actions, sorted."""
         ...
 
-    async def start_scenario(self, scenario: str, learn_model: str, *, now_ms: int) -> LearningState:
+    async def start_scenario(
+        self, scenario: str, learn_model: str, *, now_ms: int
+    ) -> LearningState:
         """What is remembered of the scenario; its first start is written down now if it is new."""
         ...
 
-    async def trigger_context(self, scenario: str, learn_model: str, *, now_ms: int, window: int) -> TriggerContext:
+    async def trigger_context(
+        self, scenario: str, learn_model: str, *, now_ms: int, window: int
+    ) -> TriggerContext:
         """The facts for the trigger, from counters; raises TriggerError when they cannot be read."""
         ...
 
@@ -270,7 +276,9 @@ class Store(Protocol):
         """Write down a run that starts."""
         ...
 
-    async def end_run(self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None) -> None:
+    async def end_run(
+        self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
+    ) -> None:
         """Write down how a run ended.
 
         Args:
@@ -308,7 +316,9 @@ class Store(Protocol):
         """What was in service, newest last, current included."""
         ...
 
-    async def push_applied(self, scenario: str, model_id: str, *, expected: str | None, max_history: int, now_ms: int) -> bool:
+    async def push_applied(
+        self, scenario: str, model_id: str, *, expected: str | None, max_history: int, now_ms: int
+    ) -> bool:
         """Write down that a model is in service, if `expected` still was (compare-and-swap); False if not."""
         ...
 

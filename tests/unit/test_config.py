@@ -32,7 +32,7 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_a_missing_scenario_is_refused() -> None:
     """There is no default kind of work."""
-    with pytest.raises(ConfigError, match="scenario: required .* HONED__SCENARIO"):
+    with pytest.raises(ConfigError, match=r"scenario: required .* HONED__SCENARIO"):
         load_config()
 
 

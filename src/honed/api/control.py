@@ -87,9 +87,7 @@ def control_app(controls: Controls, events: EventStream) -> Starlette:
 
     async def train_now(request: Request) -> Any:
         order = await _body(request, _TrainNow)
-        run_id = controls.train_now(
-            selection=order.selection, against_base=order.against == "base"
-        )
+        run_id = controls.train_now(selection=order.selection, against_base=order.against == "base")
         return {"run_id": run_id}
 
     async def cancel(request: Request) -> Any:
@@ -133,9 +131,7 @@ def _json(answer: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Aw
             return _response(422, {"code": "INVALID_INPUT", "message": str(error), "advice": None})
         except HonedError as error:
             status, code = _status_of(error)
-            return _response(
-                status, {"code": code, "message": str(error), "advice": error.advice}
-            )
+            return _response(status, {"code": code, "message": str(error), "advice": error.advice})
 
     return endpoint
 

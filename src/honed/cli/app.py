@@ -3,6 +3,7 @@
 import typer
 
 import honed
+from honed import log
 from honed.cli import data, learning, setup, state
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
     """A learning daemon beside a swarm of LLM agents."""
+    log.configure(level="WARNING")
     if version:
         typer.echo(honed.__version__)
         raise typer.Exit

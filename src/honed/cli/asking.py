@@ -85,7 +85,8 @@ def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
             response = client.request(method, f"http://honed{path}", content=content)
     except httpx.ConnectError:
         raise NotRunningError(
-            f"nobody listens on {socket}", advice="start it with `honed run`, `honed serve` or `honed up`"
+            f"nobody listens on {socket}",
+            advice="start it with `honed run`, `honed serve` or `honed up`",
         ) from None
     except httpx.HTTPError as error:
         raise ControlError(f"{method} {path} on {socket} failed: {error!r}") from error

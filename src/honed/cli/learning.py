@@ -22,7 +22,9 @@ def train_now(
     as_json: AsJson = False,
     blind: Annotated[
         bool,
-        typer.Option("--blind", help="Train a control without looking at outcomes; never served by itself."),
+        typer.Option(
+            "--blind", help="Train a control without looking at outcomes; never served by itself."
+        ),
     ] = False,
     against_base: Annotated[
         bool, typer.Option("--against-base", help="Judge it against the bare base model.")

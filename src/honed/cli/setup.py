@@ -97,12 +97,13 @@ def init(
 
 
 def demo(
-    folder: Annotated[
-        Path, typer.Option(help="Working folder; must be new or empty.")
-    ] = Path("demo-run"),
+    folder: Annotated[Path, typer.Option(help="Working folder; must be new or empty.")] = Path(
+        "demo-run"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of base model, tasks and training.")] = 1,
     control: Annotated[
-        bool, typer.Option(help="Also train a control without outcomes, which the gate must refuse.")
+        bool,
+        typer.Option(help="Also train a control without outcomes, which the gate must refuse."),
     ] = True,
     as_json: AsJson = False,
 ) -> None:

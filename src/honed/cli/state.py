@@ -100,7 +100,7 @@ def adapters(config: ConfigFile = None, as_json: AsJson = False) -> None:
             "*" if model.id == current else "",
             _time(model.created_at_ms),
             str(len(model.episode_ids)),
-            f"{model.metrics.final_loss:.3f}" if _has_loss(model) else "",
+            _loss(model),
             f"{model.gate.decision}: {model.gate.reason}" if model.gate else "not judged",
         )
     Console(highlight=False).print(table)
@@ -142,8 +142,9 @@ def episodes(
     Console(highlight=False).print(table)
 
 
-def _has_loss(model: TrainedModel) -> bool:
-    return model.metrics is not None and model.metrics.final_loss is not None
+def _loss(model: TrainedModel) -> str:
+    loss = model.metrics.final_loss if model.metrics else None
+    return "" if loss is None else f"{loss:.3f}"
 
 
 def _table(*names: str) -> Table:

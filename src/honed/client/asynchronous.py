@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,7 +65,20 @@ class AsyncHonedClient:
     async def send(self, *events: dict[str, Any]) -> Sent:
         """Send events; returns when all of them are on disk. Raises as `HonedClient.send`."""
         full = [wire.complete(e, scenario=self._scenario, agent=self._agent) for e in events]
-        exchange = Exchange([wire.encode(e) for e in full], [str(e["event_id"]) for e in full])
+        return await self._exchanged(
+            Exchange([wire.encode(e) for e in full], [str(e["event_id"]) for e in full])
+        )
+
+    async def send_lines(self, lines: Sequence[bytes]) -> Sent:
+        """Send events that are written already, one JSON object each, byte for byte and without newlines.
+
+        Nothing is filled in, so that sending the same line again is a repeat. `event_ids` of the answer is empty.
+        Raises as `HonedClient.send`.
+        """
+        sent = await self._exchanged(Exchange([line + b"\n" for line in lines], [""] * len(lines)))
+        return sent._replace(event_ids=())
+
+    async def _exchanged(self, exchange: Exchange) -> Sent:
         async with self._lock:
             try:
                 await self._retried(lambda: self._converse(exchange))

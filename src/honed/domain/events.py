@@ -64,7 +64,9 @@ class ActionResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Share of the task's goal that this action earned."""
 
     @classmethod
-    def ok(cls, output: str | None = None, *, kpi_contribution: float | None = None) -> "ActionResult":
+    def ok(
+        cls, output: str | None = None, *, kpi_contribution: float | None = None
+    ) -> "ActionResult":
         """The result of an action that worked."""
         return cls(success=True, output=output, kpi_contribution=kpi_contribution)
 
@@ -87,7 +89,9 @@ class ActionContext(Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: dict[str, Any] = {}
 
 
-class ActionEvent(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="action", tag_field="type"):
+class ActionEvent(
+    Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="action", tag_field="type"
+):
     """One thing an agent did. A line without `type` is an action."""
 
     task_id: str
@@ -191,7 +195,12 @@ class StrategyAdviceEvent(
 
 
 class LearnStatsEvent(
-    Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="learn_stats_snapshot", tag_field="type"
+    Envelope,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag="learn_stats_snapshot",
+    tag_field="type",
 ):
     """The learned statistics of one session, sent when it ends."""
 
@@ -224,7 +233,7 @@ EVENT_TYPES: Final = (
     LearnStatsEvent,
 )
 
-_decoder = msgspec.json.Decoder(Event)
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _action_decoder = msgspec.json.Decoder(ActionEvent)
 _encoder = msgspec.json.Encoder()
 

@@ -115,7 +115,9 @@ def parse_adapter_id(text: str) -> tuple[str, int]:
     """
     match = _ADAPTER.match(text)
     if match is None:
-        raise ValidationError(f"{text!r} is not an adapter id: expected SCENARIO@NUMBER", path="$.id")
+        raise ValidationError(
+            f"{text!r} is not an adapter id: expected SCENARIO@NUMBER", path="$.id"
+        )
     return match["scenario"], int(match["number"])
 
 

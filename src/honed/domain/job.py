@@ -109,7 +109,9 @@ class PretrainJob(Struct, frozen=True, kw_only=True, tag="pretrain", tag_field="
 Job = TrainJob | ScoreJob | ExportBaseJob | PretrainJob
 
 
-class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress", tag_field="type"):
+class Progress(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress", tag_field="type"
+):
     """One line of the worker's stdout."""
 
     phase: str
@@ -179,9 +181,11 @@ JobResult = TrainResult | ScoreResult | ExportBaseResult | PretrainResult | JobF
 
 def parse_job(data: bytes) -> Job:
     """Read a job; raises msgspec.ValidationError."""
-    return msgspec.json.decode(data, type=Job)
+    job: Job = msgspec.json.decode(data, type=Job)
+    return job
 
 
 def parse_result(data: bytes) -> JobResult:
     """Read a result; raises msgspec.ValidationError."""
-    return msgspec.json.decode(data, type=JobResult)
+    result: JobResult = msgspec.json.decode(data, type=JobResult)
+    return result

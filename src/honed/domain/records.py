@@ -3,7 +3,9 @@
 Every record comes from an event through `record_from_event`; nothing else builds one.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -50,7 +52,9 @@ class RecordFields(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.train and self.purpose == "work"
 
 
-class ActionRecord(RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="action", tag_field="type"):
+class ActionRecord(
+    RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="action", tag_field="type"
+):
     """One thing an agent did."""
 
     task_id: str
@@ -72,7 +76,9 @@ class ActionRecord(RecordFields, frozen=True, kw_only=True, omit_defaults=True, 
     extra: dict[str, Any] = {}
 
 
-class LlmCallRecord(RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="llm", tag_field="type"):
+class LlmCallRecord(
+    RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="llm", tag_field="type"
+):
     """One call of a language model."""
 
     call_type: str = "chat"
@@ -100,7 +106,9 @@ class LlmCallRecord(RecordFields, frozen=True, kw_only=True, omit_defaults=True,
         return answered or bool(self.response)
 
 
-class OutcomeRecord(RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="outcome", tag_field="type"):
+class OutcomeRecord(
+    RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="outcome", tag_field="type"
+):
     """A verdict on a task or on one call."""
 
     outcome: Outcome
@@ -111,7 +119,12 @@ class OutcomeRecord(RecordFields, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class DependencyGraphRecord(
-    RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="dependency_graph", tag_field="type"
+    RecordFields,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag="dependency_graph",
+    tag_field="type",
 ):
     """One inference of the order in which actions depend on each other."""
 
@@ -137,7 +150,12 @@ class DependencyGraphRecord(
 
 
 class StrategyAdviceRecord(
-    RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="strategy_advice", tag_field="type"
+    RecordFields,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag="strategy_advice",
+    tag_field="type",
 ):
     """One recommendation of a selection strategy."""
 
@@ -229,15 +247,25 @@ def group_by_worker(records: Sequence[Record]) -> dict[int | None, list[Record]]
     return parts
 
 
-def _copy(event: Event, cls: type[R], received_ms: int, record_id: int | None, **changed: object) -> R:
+def _copy(
+    event: Event, cls: type[R], received_ms: int, record_id: int | None, **changed: object
+) -> R:
     """A record with the event's fields of the same name."""
-    values: dict[str, Any] = {
-        name: getattr(event, name) for name in cls.__struct_fields__ if hasattr(event, name)
-    }
+    names, read = _same_fields(type(event), cls)
+    values: dict[str, Any] = dict(zip(names, read(event), strict=True))
     values["timestamp_ms"] = received_ms if event.timestamp_ms is None else event.timestamp_ms
     values["record_id"] = record_id
     values |= changed
     return cls(**values)
+
+
+@functools.cache
+def _same_fields(
+    event_type: type[Struct], cls: type[Struct]
+) -> tuple[tuple[str, ...], Callable[[Struct], tuple[Any, ...]]]:
+    """The fields that an event and its record share, and how to read them all at once."""
+    names = tuple(n for n in cls.__struct_fields__ if n in event_type.__struct_fields__)
+    return names, operator.attrgetter(*names)
 
 
 def _action_record(event: ActionEvent, received_ms: int, record_id: int | None) -> ActionRecord:

@@ -33,8 +33,7 @@ class ChatExample(Struct, frozen=True, kw_only=True, omit_defaults=True):
         _check_turns("messages", self.messages)
         if not any(message.role == "assistant" for message in self.messages):
             raise ValidationError(
-                "a conversation of "
-                f"{len(self.messages)} turns has no assistant turn to learn from",
+                f"a conversation of {len(self.messages)} turns has no assistant turn to learn from",
                 path="$.messages",
             )
 

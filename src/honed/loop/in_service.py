@@ -94,7 +94,9 @@ class InService:
         async with self._lock:
             model = await self._store.get_model(model_id)
             if model.scenario != self._scenario:
-                raise ApplyError(f"{model_id} belongs to scenario {model.scenario}, not {self._scenario}")
+                raise ApplyError(
+                    f"{model_id} belongs to scenario {model.scenario}, not {self._scenario}"
+                )
             previous = await self.current()
             previous_id = previous.id if previous else None
             if previous_id == model_id:

@@ -13,7 +13,16 @@ from honed.domain.job import Progress, TrainSettings
 from honed.domain.trained_model import Selection, TrainedModel
 from honed.errors import ApplyError, EmptyDataError, HonedError
 from honed.loop.in_service import Announce, InService
-from honed.ports import Gate, Processor, Run, Store, Trained, TrainingSet, TrainingSets, TrainRequest
+from honed.ports import (
+    Gate,
+    Processor,
+    Run,
+    Store,
+    Trained,
+    TrainingSet,
+    TrainingSets,
+    TrainRequest,
+)
 
 
 class RunOrder(Struct, frozen=True, kw_only=True):
@@ -78,7 +87,9 @@ class TrainingRuns:
     async def execute(self, order: RunOrder) -> Run:
         """Do the run and write down how it ended; only cancellation leaves this by an exception."""
         logger = log.get(scenario=self._scenario, run_id=order.id)
-        state = await self._store.start_scenario(self._scenario, self._learn_model, now_ms=_now_ms())
+        state = await self._store.start_scenario(
+            self._scenario, self._learn_model, now_ms=_now_ms()
+        )
         run = Run(
             id=order.id,
             scenario=self._scenario,
@@ -109,10 +120,10 @@ class TrainingRuns:
                 await self._end(_ended(run, "cancelled", message="stopped by the operator"))
             raise
         except Exception as error:  # the supervisor of runs: a run must not end the daemon
+            advice = f" ({error.advice})" if isinstance(error, HonedError) and error.advice else ""
             if not isinstance(error, HonedError):
                 logger.exception(log.TRAINING_FAILED)
-            text = f"{error} ({error.advice})" if getattr(error, "advice", None) else str(error)
-            run = _ended(run, "failed", message=f"{type(error).__name__}: {text}")
+            run = _ended(run, "failed", message=f"{type(error).__name__}: {error}{advice}")
             backoff_s = min(3600.0, max(self._first_backoff_s, 2 * state.backoff_s))
             await self._end(run, backoff_s=backoff_s)
         finally:
@@ -144,7 +155,11 @@ class TrainingRuns:
         model = await self._judge(trained, training_set, incumbent)
         message = await self._offer(model)
         return _ended(
-            run, "done", message=message, model_id=model.id, num_episodes=len(training_set.episode_ids)
+            run,
+            "done",
+            message=message,
+            model_id=model.id,
+            num_episodes=len(training_set.episode_ids),
         )
 
     async def _judge(
@@ -163,7 +178,11 @@ class TrainingRuns:
             )
         )
         await self._store.set_gate(trained.model.id, result)
-        details = {"model_id": trained.model.id, "decision": result.decision, "reason": result.reason}
+        details = {
+            "model_id": trained.model.id,
+            "decision": result.decision,
+            "reason": result.reason,
+        }
         self._announce(log.GATE_DECIDED, details)
         log.get(scenario=self._scenario).info(log.GATE_DECIDED, proof=result.proof, **details)
         return msgspec.structs.replace(trained.model, gate=result)

@@ -109,7 +109,10 @@ class TriggerLoop:
             state = await self.state()
             if (state.backoff_until_ms or 0) > _now_ms():
                 return None
-            if state.episode_count <= state.last_train_count or state.episode_count == self._seen_count:
+            if (
+                state.episode_count <= state.last_train_count
+                or state.episode_count == self._seen_count
+            ):
                 return None  # nothing new since the last training, or since a cancelled one
             verdict = await self.verdict()
         except TriggerError as error:
@@ -140,7 +143,9 @@ class TriggerLoop:
         """Runs whose daemon was killed: their worker died with it, nothing of them was published."""
         for run in await self._store.list_runs(self._scenario):
             if run.state == "running":
-                ended = replace(run, state="failed", message="daemon stopped", ended_at_ms=_now_ms())
+                ended = replace(
+                    run, state="failed", message="daemon stopped", ended_at_ms=_now_ms()
+                )
                 await self._store.end_run(ended)
 
 
