@@ -6,7 +6,6 @@
 
 from honed.training_sets.builder import SftTrainingSets
 from honed.training_sets.held_out import HeldOutSplit, load_or_make_secret
-from honed.training_sets.rows import format_row
 from honed.training_sets.trajectories import BadRow, ImportedTrajectory, read_trajectories
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "HeldOutSplit",
     "ImportedTrajectory",
     "SftTrainingSets",
-    "format_row",
     "load_or_make_secret",
     "read_trajectories",
 ]
