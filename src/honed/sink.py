@@ -22,7 +22,7 @@ from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.records import Record, record_from_event
 from honed.errors import StoreError, ValidationError
 from honed.learn_models.learn_model import LearnModel
-from honed.ports import GroupMark, IncomingEvent, Ingested, OpenGroup, Rejected, Store
+from honed.ports import Disposition, GroupMark, IncomingEvent, Ingested, OpenGroup, Rejected, Store
 
 _RECORD_TYPES: Final = {cls: str(cls.__struct_config__.tag) for cls in get_args(Record)}
 _PAGE: Final = 100
@@ -85,6 +85,8 @@ class Sink:
         self._wake = anyio.Event()
         self._due_ms = math.inf
         """When the closing loop has work, as far as is known."""
+        self._ends_group = False
+        """Whether the batch that is being read may make a group due."""
         self._held: dict[tuple[str, str], int] = {}
         """Groups that were held back, and how often in a row a learn model failed on them."""
         self._num_rejected = 0
@@ -99,26 +101,28 @@ class Sink:
             StoreError: nothing of the batch was acknowledged; send it again.
         """
         now_ms = self._now_ms()
+        events, rejected = self._read(lines, now_ms)
+        ends_group, self._ends_group = self._ends_group, False
+        dispositions = await self._store.append(events) if events else []
+        if "conflict" in dispositions:
+            rejected = sorted(rejected + _conflicts(lines, events, rejected, dispositions))
+        self._num_rejected += len(rejected)
+        self._note_due(now_ms, ends_group=ends_group)
+        return Ingested(
+            dispositions.count("stored"), dispositions.count("duplicate"), tuple(rejected)
+        )
+
+    def _read(
+        self, lines: Sequence[bytes], now_ms: int
+    ) -> tuple[list[IncomingEvent], list[Rejected]]:
         events: list[IncomingEvent] = []
-        positions: list[int] = []
         rejected: list[Rejected] = []
         for position, line in enumerate(lines):
             try:
                 events.append(self._incoming(line, now_ms))
-                positions.append(position)
             except ValidationError as error:
                 rejected.append(Rejected(position, "invalid", str(error), error.path))
-        dispositions = await self._store.append(events) if events else []
-        for position, event, disposition in zip(positions, events, dispositions, strict=True):
-            if disposition == "conflict":
-                message = f"event_id {event.event_id} is stored already, with other content"
-                rejected.append(Rejected(position, "conflict", message, "$.event_id"))
-        rejected.sort()
-        self._num_rejected += len(rejected)
-        self._note_due(events, now_ms)
-        return Ingested(
-            dispositions.count("stored"), dispositions.count("duplicate"), tuple(rejected)
-        )
+        return events, rejected
 
     def _incoming(self, line: bytes, now_ms: int) -> IncomingEvent:
         # The decoder skips unknown keys without looking at their encoding.
@@ -132,6 +136,8 @@ class Sink:
         receipt_id = getattr(event, "receipt_id", None)
         # A verdict on a call goes where the call went; only the store knows where that is.
         follows_call = isinstance(event, OutcomeEvent) and receipt_id and event.task_id is None
+        if follows_call:
+            self._ends_group = True
         return IncomingEvent(  # by position: names cost 0.4 us on the hot path
             event.event_id,
             hashlib.blake2b(line, digest_size=16, key=self._secret).digest(),
@@ -147,33 +153,32 @@ class Sink:
         )
 
     def _marks(self, record: Record) -> tuple[GroupMark, ...]:
-        marks = []
+        marks: tuple[GroupMark, ...] = ()
         for name, model in self._models.items():
             try:
                 key = model.group_key(record)
-                if key is not None:
-                    marks.append(GroupMark(name, key, model.is_closing(record)))
+                if key is None:
+                    continue
+                closes = model.is_closing(record)
             except Exception as error:  # a learn model's fault must not cost the record
                 self._log.error(
                     log.EPISODE_REFUSED,
                     learn_model=name,
                     event_id=record.event_id,
-                    error=repr(error),
+                    error=f"{type(error).__name__}: {error}",
                 )
-        return tuple(marks)
+                continue
+            marks += (GroupMark(name, key, closes),)
+            if closes or (self._held and (name, key) in self._held):
+                self._ends_group = True
+        return marks
 
-    def _note_due(self, events: Sequence[IncomingEvent], now_ms: int) -> None:
-        """Tell the closing loop when these events make a group due."""
-        due_ms = math.inf
-        held = self._held
-        for event in events:
-            if event.type == "outcome" or any(
-                mark.closes or (held and (mark.learn_model, mark.key) in held)
-                for mark in event.groups
-            ):
-                due_ms = min(due_ms, now_ms + self._settle_ms)
-            elif event.groups and self._idle_ms:
-                due_ms = min(due_ms, now_ms + self._idle_ms)
+    def _note_due(self, now_ms: int, *, ends_group: bool) -> None:
+        """Tell the closing loop when a batch makes a group due."""
+        if ends_group:
+            due_ms: float = now_ms + self._settle_ms
+        else:
+            due_ms = now_ms + self._idle_ms if self._idle_ms else math.inf
         if due_ms < self._due_ms:
             self._due_ms = due_ms
             self._wake.set()
@@ -300,6 +305,27 @@ class Sink:
             return episode
         metadata = msgspec.structs.replace(episode.metadata, scenario=self._scenario)
         return msgspec.structs.replace(episode, metadata=metadata)
+
+
+def _conflicts(
+    lines: Sequence[bytes],
+    events: Sequence[IncomingEvent],
+    rejected: Sequence[Rejected],
+    dispositions: Sequence[Disposition],
+) -> list[Rejected]:
+    """The lines that were refused because their id is known with other content."""
+    invalid = {line.position for line in rejected}
+    positions = [position for position in range(len(lines)) if position not in invalid]
+    return [
+        Rejected(
+            position,
+            "conflict",
+            f"event_id {event.event_id} is stored already, with other content",
+            "$.event_id",
+        )
+        for position, event, disposition in zip(positions, events, dispositions, strict=True)
+        if disposition == "conflict"
+    ]
 
 
 def _backoff_ms(faults: int) -> int:

@@ -269,17 +269,33 @@ def _same_fields(
 
 
 def _action_record(event: ActionEvent, received_ms: int, record_id: int | None) -> ActionRecord:
+    # Field by field: every action passes here before its ack, and `_copy` takes 2 us longer.
     result, context = event.result, event.context
-    return _copy(
-        event,
-        ActionRecord,
-        received_ms,
-        record_id,
+    return ActionRecord(
+        timestamp_ms=received_ms if event.timestamp_ms is None else event.timestamp_ms,
+        record_id=record_id,
+        event_id=event.event_id,
+        scenario=event.scenario,
+        agent=event.agent,
+        role=event.role,
+        user=event.user,
+        session_id=event.session_id,
+        task_id=event.task_id,
+        group_id=event.group_id,
+        tags=event.tags,
+        train=event.train,
+        trust=event.trust,
+        purpose=event.purpose,
+        tick=event.tick,
+        worker_id=event.worker_id,
+        action=event.action,
+        target=event.target,
         success=result.success,
         output=result.output,
         error=result.error,
         discoveries=result.discoveries,
         kpi_contribution=result.kpi_contribution,
+        duration_ms=event.duration_ms,
         selection_logic=context.selection_logic,
         from_guidance=context.from_guidance,
         previous_action=context.previous_action,
