@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from platformdirs import user_config_path, user_data_path, user_runtime_path
+from platformdirs import user_config_path, user_data_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic_settings import (
@@ -156,7 +156,7 @@ class ServeSection(Section):
     port: int = Field(8080, ge=0, le=65535)
     """0 takes a free one."""
     socket: Path | None = None
-    """`serve.sock`; default in the user's runtime folder / honed."""
+    """`serve.sock`; default in the user's runtime folder (else data folder) / honed."""
     llama_server: Path | None = None
     """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
     base_model_path: Path | None = None
@@ -252,7 +252,9 @@ class Config(BaseSettings):
             return self.serve.socket
         if runtime := os.environ.get("RUNTIME_DIRECTORY"):
             return Path(runtime) / "serve.sock"
-        return user_runtime_path("honed") / "serve.sock"
+        if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+            return Path(runtime) / "honed" / "serve.sock"
+        return user_data_path("honed") / "serve.sock"  # no session of systemd, as in containers
 
     @property
     def _sockets(self) -> Path:

@@ -33,11 +33,12 @@ class ChatLearnModel:
     def group_key(self, record: Record) -> str | None:
         """Task, else session, else the call; an outcome that names only a receipt finds its call.
 
-        A probe is the daemon's own question and belongs to no attempt.
+        Evaluations and probes are stored, but they are no attempts: nothing is learned from them, and no trigger counts
+        them.
         """
         if not isinstance(record, (LlmCallRecord, ActionRecord, OutcomeRecord)):
             return None
-        if record.purpose == "probe":
+        if record.purpose != "work":
             return None
         if record.task_id:
             return attempt.task_key(record.task_id)

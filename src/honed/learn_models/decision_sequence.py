@@ -51,8 +51,8 @@ class DecisionSequenceLearnModel:
         self._system_events = attempt.SYSTEM_EVENTS | frozenset(system_events)
 
     def group_key(self, record: Record) -> str | None:
-        """The task of an action or an outcome; the daemon's own probes belong to no attempt."""
-        if not isinstance(record, (ActionRecord, OutcomeRecord)) or record.purpose == "probe":
+        """The task of an action or an outcome; evaluations and probes are no attempts."""
+        if not isinstance(record, (ActionRecord, OutcomeRecord)) or record.purpose != "work":
             return None
         return attempt.task_key(record.task_id) if record.task_id else None
 
