@@ -76,16 +76,19 @@ class Gateway:
             ApplyError: the lane has another base model, or there are too many lanes.
         """
         check_scenario(scenario)
-        lane = self.lanes.get(scenario) or self._add(scenario)
+        lane = self.lanes.get(scenario)
+        base_gguf = Path(registration.base_gguf) if registration.base_gguf else None
+        if base_gguf is not None:
+            self._check_base(lane, base_gguf)
+        is_new = lane is None
+        lane = lane or self._add(scenario)
         before = self._registration(lane)
+        lane.base_gguf = base_gguf or lane.base_gguf
         if registration.feed_socket is not None:
             lane.feed_socket = Path(registration.feed_socket)
-        if registration.base_gguf is not None:
-            self._set_base(lane, Path(registration.base_gguf))
         if lane.backend is None and lane.adapter is None:
             lane.adapter = registration.adapter
-        if self._registration(lane) != before or scenario not in self.lanes:
-            self.lanes[scenario] = lane
+        if is_new or self._registration(lane) != before:
             lane.notify()
             await self.remember()
         return lane.status()
@@ -128,7 +131,7 @@ class Gateway:
                 log.get(path=str(self._state_path)).error("state.unwritten", error=str(error))
 
     def _restore(self, scenario: str, known: Registration) -> None:
-        lane = self.lanes[scenario] = self._add(scenario)
+        lane = self._add(scenario)
         lane.feed_socket = Path(known.feed_socket) if known.feed_socket else None
         lane.base_gguf = Path(known.base_gguf) if known.base_gguf else None
         lane.adapter = known.adapter
@@ -136,22 +139,19 @@ class Gateway:
     def _add(self, scenario: str) -> Lane:
         if len(self.lanes) >= MAX_LANES:
             raise ApplyError(f"{scenario}: this gateway has {MAX_LANES} scenarios already")
-        lane = Lane(scenario, self.section, self._folder, self.remember)
         assert self._tasks is not None, "the gateway is not open"
+        lane = self.lanes[scenario] = Lane(scenario, self.section, self._folder, self.remember)
         self._tasks.start_soon(lane.run)
         return lane
 
-    def _set_base(self, lane: Lane, path: Path) -> None:
-        if lane.base_gguf == path:
-            return
-        if not path.is_file():
-            raise ValidationError(f"base model {path} does not exist", path="$.base_gguf")
-        if lane.base_gguf is not None:
+    def _check_base(self, lane: Lane | None, path: Path) -> None:
+        if lane is not None and lane.base_gguf not in (None, path):
             raise ApplyError(
                 f"{lane.scenario} is served from {lane.base_gguf}, not from {path}",
                 advice=f"to serve another, stop the gateway and move {self._state_path} away",
             )
-        lane.base_gguf = path
+        if not path.is_file():
+            raise ValidationError(f"base model {path} does not exist", path="$.base_gguf")
 
     def _registration(self, lane: Lane) -> Registration:
         return Registration(

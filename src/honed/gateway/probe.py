@@ -126,7 +126,8 @@ async def _printable(address: Address) -> int:
 async def _logprobs(
     address: Address, prompt: FingerprintPrompt, vocab_size: int, printable: int
 ) -> list[float]:
-    for num_probs in (min(_FIRST_PROBS, vocab_size), vocab_size):
+    likeliest = max(_FIRST_PROBS, 2 * len(prompt.token_ids))
+    for num_probs in (min(likeliest, vocab_size), vocab_size):
         order = {
             "prompt": prompt.prompt_ids,
             "n_predict": 1,

@@ -1,0 +1,472 @@
+"""The gateway with real llama-servers: swaps under load, refusals, restarts, crashes, captured
+calls.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.streams.buffered
+import httpx
+import msgspec
+import pytest
+
+from honed.appliers import LlamaServerApplier
+from honed.config import Config
+from honed.domain.events import LlmCallEvent, parse_event
+from honed.domain.serving import LaneStatus
+from honed.domain.trained_model import TrainedModel
+from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
+from honed.serve import serve
+
+pytestmark = pytest.mark.anyio
+
+CHAT = "/v1/chat/completions"
+QUESTION = {"messages": [{"role": "user", "content": "what is wrong?"}], "temperature": 0}
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """As `honed serve` runs."""
+    return "asyncio", {"use_uvloop": True}
+
+
+def config(folder: Path, base_gguf: Path) -> Config:
+    section = {
+        "port": 0,
+        "socket": folder / "serve.sock",
+        "base_model_path": base_gguf,
+        "ctx_size": 256,
+        "parallel": 4,
+        "threads": 1,
+        "drain_timeout": "10s",
+    }
+    return Config(scenario="tiny", data_dir=folder, serve=section)
+
+
+def model(folder: Path, *, id: str | None = None) -> TrainedModel:
+    """The trained model whose adapter is in `folder`."""
+    return TrainedModel(
+        id=id or folder.name,
+        scenario="tiny",
+        run_id="r",
+        base_model="b",
+        learn_model="chat",
+        method="sft",
+        adapter_path=str(folder),
+        gguf_path=None,
+        digest="",
+        data_digest="",
+        episode_ids=(),
+        sample_count=0,
+        created_at_ms=0,
+    )
+
+
+@dataclass
+class Served:
+    """A gateway that serves its lane, and its applier."""
+
+    applier: LlamaServerApplier
+    address: str
+
+    async def lane(self) -> LaneStatus:
+        return (await self.applier.serving()).scenarios["tiny"]
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.address, timeout=30)
+
+    async def answer(self) -> tuple[str, str]:
+        """Version and text of one answer."""
+        async with self.client() as client:
+            response = await client.post(CHAT, json=QUESTION | {"max_tokens": 8})
+        assert response.status_code == 200, response.text
+        return response.headers["x-honed-model"], text_of(response)
+
+
+def text_of(response: httpx.Response) -> str:
+    """What was said, streamed or not."""
+    if not response.headers["content-type"].startswith("text/event-stream"):
+        return str(response.json()["choices"][0]["message"]["content"])
+    said = ""
+    for line in response.text.splitlines():
+        if line.startswith("data: {"):
+            event = msgspec.json.decode(line.removeprefix("data: "))
+            assert "error" not in event, line
+            said += "".join(each["delta"].get("content") or "" for each in event["choices"])
+    assert response.text.endswith("data: [DONE]\n\n")
+    return said
+
+
+@asynccontextmanager
+async def serving(folder: Path, base_gguf: Path) -> AsyncIterator[Served]:
+    """`serve` in this process, until its lane answers."""
+    settings = config(folder, base_gguf)
+    ready, stop = anyio.Event(), anyio.Event()
+
+    async def run() -> None:
+        await serve(settings, ready=ready.set, stop=stop)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await ready.wait()
+        yield await reached(folder)
+        stop.set()
+
+
+async def reached(folder: Path) -> Served:
+    """The gateway of `folder`, once its lane answers."""
+    applier = LlamaServerApplier(
+        folder / "serve.sock", scenario="tiny", feed_socket=folder / "feed.sock"
+    )
+    await until(lambda: _is_serving(applier))
+    address = (await applier.serving()).address
+    assert address is not None
+    return Served(applier, address)
+
+
+async def _is_serving(applier: LlamaServerApplier) -> bool:
+    try:
+        await applier.current()
+    except ApplyError:
+        return False
+    return True
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    with anyio.fail_after(30):
+        while not await holds():
+            await anyio.sleep(0.01)
+
+
+def servers_of(folder: Path) -> list[int]:
+    """Ids of the llama-server processes whose arguments are in `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"honed.gateway.llama_child" in command and os.fsencode(folder) in b" ".join(
+                command
+            ):
+                found.append(int(entry.name))
+    return found
+
+
+@dataclass
+class Load:
+    """Clients that ask without a pause, half of them streaming."""
+
+    served: Served
+    answers: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    async def client(self, streams: bool) -> None:
+        async with self.served.client() as client:
+            while True:
+                body = QUESTION | {"max_tokens": 8, "stream": streams, "model": "tiny"}
+                try:
+                    response = await client.post(CHAT, json=body)
+                    assert response.status_code == 200, response.text
+                    self.answers.append((response.headers["x-honed-model"], text_of(response)))
+                except (httpx.HTTPError, AssertionError) as error:
+                    self.failures.append(repr(error))
+
+    async def more(self, count: int) -> None:
+        """Wait until so many answers more have come."""
+        goal = len(self.answers) + count
+
+        async def reached_goal() -> bool:
+            return len(self.answers) >= goal
+
+        await until(reached_goal)
+
+
+async def test_swaps_under_load_lose_and_mix_nothing(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """Every request of eight clients is answered, by exactly the version that its header names."""
+    async with serving(tmp_path, tiny_gguf) as served:
+        versions: list[TrainedModel | None] = [None, *map(model, tiny_adapters)]
+        expected = {}
+        for version in versions:
+            await served.applier.apply(version, previous=None)
+            name, text = await served.answer()
+            expected[name] = text
+        assert list(expected) == ["base", "tiny@1", "tiny@2"]
+        assert len(set(expected.values())) == 3
+
+        load = Load(served)
+        async with anyio.create_task_group() as clients:
+            for i in range(8):
+                clients.start_soon(load.client, i % 2 == 0)
+            for version in [*versions, *versions]:
+                await load.more(20)
+                await served.applier.apply(version, previous=None)
+            await load.more(20)
+            clients.cancel_scope.cancel()
+        assert load.failures == []
+        assert {name for name, _ in load.answers} == set(expected)
+        assert [answer for answer in load.answers if expected[answer[0]] != answer[1]] == []
+        lane = await served.lane()
+        assert (lane.state, lane.failed) == ("active", 0)
+        assert len(servers_of(tmp_path)) == 1
+    assert servers_of(tmp_path) == []
+
+
+async def test_adapter_with_a_wrong_fingerprint_is_refused(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The server is healthy and has the file, but does not answer as it should: the former one
+    serves on.
+    """
+    first, second = tiny_adapters
+    wrong = tmp_path / "tiny@9"
+    shutil.copytree(second, wrong)
+    shutil.copy(first / "adapter.gguf", wrong)
+    async with serving(tmp_path, tiny_gguf) as served:
+        await served.applier.apply(model(first), previous=None)
+        before = await served.lane()
+        with pytest.raises(ProbeFailedError, match="does not answer as tiny@9 should"):
+            await served.applier.apply(model(wrong), previous=model(first))
+        after = await served.lane()
+        assert (after.state, after.model_id, after.address) == ("active", "tiny@1", before.address)
+        assert (await served.answer())[0] == "tiny@1"
+        assert len(servers_of(tmp_path)) == 1
+
+
+async def test_missing_adapter_leaves_the_server_alone(tmp_path: Path, tiny_gguf: Path) -> None:
+    """No second server is even started."""
+    async with serving(tmp_path, tiny_gguf) as served:
+        before = servers_of(tmp_path)
+        (tmp_path / "tiny@5").mkdir()
+        with pytest.raises(AdapterNotFoundError, match=r"adapter\.gguf"):
+            await served.applier.apply(model(tmp_path / "tiny@5"), previous=None)
+        assert servers_of(tmp_path) == before
+        assert await served.answer()
+
+
+async def test_damaged_adapter_leaves_the_former_one(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """A file that llama-server cannot load is a failed start, with its words."""
+    damaged = tmp_path / "tiny@7"
+    shutil.copytree(tiny_adapters[0], damaged)
+    (damaged / "adapter.gguf").write_bytes(b"GGUF")
+    async with serving(tmp_path, tiny_gguf) as served:
+        with pytest.raises(ApplyError, match="ended with status"):
+            await served.applier.apply(model(damaged), previous=None)
+        assert (await served.answer())[0] == "base"
+        assert len(servers_of(tmp_path)) == 1
+
+
+async def test_serving_what_is_served_is_nothing(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The same server answers on."""
+    async with serving(tmp_path, tiny_gguf) as served:
+        await served.applier.apply(model(tiny_adapters[0]), previous=None)
+        before = servers_of(tmp_path)
+        await served.applier.apply(model(tiny_adapters[0]), previous=None)
+        assert servers_of(tmp_path) == before
+
+
+async def test_dead_server_comes_back_with_its_adapter(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """`kill -9` of llama-server: what was in flight fails with a clear error, then service is back."""
+    async with serving(tmp_path, tiny_gguf) as served:
+        await served.applier.apply(model(tiny_adapters[0]), previous=None)
+        expected = await served.answer()
+        [pid] = servers_of(tmp_path)
+        async with (
+            served.client() as client,
+            client.stream("POST", CHAT, json=QUESTION | {"max_tokens": 200, "stream": True}) as cut,
+        ):
+            lines = cut.aiter_lines()
+            await anext(lines)
+            os.kill(pid, signal.SIGKILL)
+            rest = [line async for line in lines]
+        errors = [line for line in rest if line.startswith('data: {"error"')]
+        assert len(errors) == 1 or "data: [DONE]" in rest  # it may have been done already
+        await until(lambda: _is_serving(served.applier))
+        assert await served.answer() == expected
+
+
+async def test_captured_calls_reach_the_feed(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """Calls, not probes, arrive as events that name the version; the feed may come later than they."""
+    lines: list[bytes] = []
+
+    async def feed(stream: anyio.abc.SocketStream) -> None:
+        reader = anyio.streams.buffered.BufferedByteReceiveStream(stream)
+        number = 0
+        async with stream:
+            while True:
+                try:
+                    line = await reader.receive_until(b"\n", 1 << 20)
+                except anyio.IncompleteRead:
+                    return
+                if b'"hello"' in line:
+                    reply: dict[str, Any] = {"type": "hello", "protocol": 1, "line_max": 1 << 20}
+                else:
+                    lines.append(line)
+                    number += 1
+                    reply = {"type": "ack", "line": number, "stored": 1, "duplicates": 0}
+                await stream.send(msgspec.json.encode(reply) + b"\n")
+
+    async with serving(tmp_path, tiny_gguf) as served, served.client() as client:
+        await served.applier.apply(model(tiny_adapters[0]), previous=None)
+        for streams in (True, False):
+            body = QUESTION | {"max_tokens": 4, "stream": streams}
+            await client.post(CHAT, json=body, headers={"x-honed-task": "t1"})
+        async with await anyio.create_unix_listener(tmp_path / "feed.sock") as listener:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(listener.serve, feed)
+
+                async def all_sent() -> bool:
+                    return (await served.lane()).captured["sent"] == 2
+
+                await until(all_sent)
+                tasks.cancel_scope.cancel()
+    events = [parse_event(line) for line in lines]
+    assert [isinstance(event, LlmCallEvent) for event in events] == [True, True]
+    for event in events:
+        assert isinstance(event, LlmCallEvent)
+        assert (event.task_id, event.adapter_id, event.finish_reason) == ("t1", "tiny@1", "length")
+        assert event.response_message is not None
+    first, second = events
+    assert isinstance(first, LlmCallEvent)
+    assert isinstance(second, LlmCallEvent)
+    assert first.response_message == second.response_message
+
+
+@asynccontextmanager
+async def process(folder: Path, base_gguf: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """`honed serve` as an operator runs it, its settings in the environment."""
+    section = {
+        "PORT": "0",
+        "SOCKET": str(folder / "serve.sock"),
+        "BASE_MODEL_PATH": str(base_gguf),
+        "CTX_SIZE": "256",
+        "PARALLEL": "2",
+        "THREADS": "1",
+    }
+    names = {f"HONED__SERVE__{key}": value for key, value in section.items()}
+    names |= {"HONED__SCENARIO": "tiny", "HONED__DATA_DIR": str(folder)}
+    with (folder / "serve.log").open("ab") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "honed", "serve"],
+            env=os.environ | names,
+            stderr=output,
+            cwd=folder,
+        )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+async def test_killed_gateway_takes_its_servers_along_and_comes_back(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """`kill -9` leaves no orphan; the next gateway serves the same adapter by itself."""
+    async with process(tmp_path, tiny_gguf) as first:
+        served = await reached(tmp_path)
+        await served.applier.apply(model(tiny_adapters[1]), previous=None)
+        expected = await served.answer()
+        assert len(servers_of(tmp_path)) == 1
+        first.kill()
+        first.wait()
+
+        async def no_orphans() -> bool:
+            return servers_of(tmp_path) == []
+
+        await until(no_orphans)
+    async with process(tmp_path, tiny_gguf) as second:
+        served = await reached(tmp_path)
+        assert await served.applier.current() == "tiny@2"
+        assert await served.answer() == expected
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(20) == 0
+    assert servers_of(tmp_path) == []
+    assert not (tmp_path / "serve.sock").exists()
+
+
+async def test_gateway_ends_after_its_requests(tmp_path: Path, tiny_gguf: Path) -> None:
+    """SIGTERM lets a stream finish."""
+    async with process(tmp_path, tiny_gguf) as gateway:
+        served = await reached(tmp_path)
+        body = QUESTION | {"max_tokens": 200, "stream": True, "ignore_eos": True}
+        async with served.client() as client, client.stream("POST", CHAT, json=body) as answer:
+            lines = answer.aiter_lines()
+            await anext(lines)
+            gateway.send_signal(signal.SIGTERM)
+            rest = [line async for line in lines]
+        assert "data: [DONE]" in rest
+        assert gateway.wait(20) == 0
+
+
+async def test_second_signal_ends_the_grace(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Who asks twice is not made to wait for a stream, and no server is left."""
+    async with process(tmp_path, tiny_gguf) as gateway:
+        served = await reached(tmp_path)
+        body = QUESTION | {"max_tokens": 200, "stream": True, "ignore_eos": True}
+        async with served.client() as client, client.stream("POST", CHAT, json=body) as answer:
+            await anext(answer.aiter_lines())
+            for _ in range(20):  # until both have been seen as two
+                gateway.send_signal(signal.SIGTERM)
+                await anyio.sleep(0.05)
+                if gateway.poll() is not None:
+                    break
+        assert gateway.wait(5) in (0, 128 + signal.SIGTERM)
+
+        async def no_orphans() -> bool:
+            return servers_of(tmp_path) == []
+
+        await until(no_orphans)
+
+
+async def test_gateway_accepts_before_its_server_is_up(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Requests are answered 503 with Retry-After from the first moment on."""
+    settings = config(tmp_path, tiny_gguf)
+    ready, stop = anyio.Event(), anyio.Event()
+    began = time.monotonic()
+
+    async def run() -> None:
+        await serve(settings, ready=ready.set, stop=stop)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await ready.wait()
+        assert time.monotonic() - began < 1
+        served = await _address(tmp_path)
+        async with served.client() as client:
+            answer = await client.post(CHAT, json=QUESTION)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        stop.set()
+    assert servers_of(tmp_path) == []
+
+
+async def _address(folder: Path) -> Served:
+    applier = LlamaServerApplier(
+        folder / "serve.sock", scenario="tiny", feed_socket=folder / "feed.sock"
+    )
+    address = (await applier.serving()).address
+    assert address is not None
+    return Served(applier, address)

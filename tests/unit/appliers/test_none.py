@@ -1,0 +1,16 @@
+"""Without a server, models are accepted and nothing happens."""
+
+import anyio
+
+from honed.appliers import NoApplier
+
+
+def test_nothing_is_in_service_at_first() -> None:
+    """The bare base, as far as anybody knows."""
+
+    async def run() -> None:
+        applier = NoApplier()
+        await applier.apply(None, previous=None)
+        assert await applier.current() is None
+
+    anyio.run(run)

@@ -1,0 +1,184 @@
+"""A real llama-server: starts healthy, fails with a reason, ends when it is told to and with its
+parent.
+"""
+
+import stat
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from honed.config import ServeSection
+from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
+from honed.gateway import llama_server, probe
+from honed.gateway.llama_server import ServerPlan
+from honed.gateway.upstream import fetch
+
+pytestmark = pytest.mark.anyio
+
+
+def plan(folder: Path, base: Path, adapter: Path | None = None, **section: object) -> ServerPlan:
+    settings = {"ctx_size": 256, "parallel": 2, "threads": 1} | section
+    return ServerPlan(
+        name="tiny-blue",
+        alias="tiny",
+        base_gguf=base,
+        adapter_gguf=adapter / "adapter.gguf" if adapter else None,
+        section=ServeSection(**settings),  # type: ignore[arg-type]
+        folder=folder,
+    )
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_server_starts_answers_and_is_reaped(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """Healthy with its one adapter; after stop nothing of it is left but its log."""
+    server = await llama_server.start(plan(tmp_path, tiny_gguf, tiny_adapters[0]))
+    try:
+        assert server.address is not None
+        await server.check_adapter()
+        assert (await fetch(server.address, "GET", "/health"))[0] == 200
+        assert int((tmp_path / "tiny-blue.pid").read_text()) == server.pid
+        fingerprint = probe.read_fingerprint(tiny_adapters[0])
+        answers = await probe.ask(server.address, fingerprint)
+        expected = [value for prompt in fingerprint.prompts for value in prompt.adapter]
+        assert max(abs(a - b) for a, b in zip(answers, expected, strict=True)) < 0.05
+    finally:
+        await server.stop()
+    assert not is_alive(server.pid)
+    assert not (tmp_path / "tiny-blue.pid").exists()
+
+
+async def test_slots_have_the_whole_context_each(tmp_path: Path, tiny_gguf: Path) -> None:
+    """ctx_size is per slot: llama-server is given slots times ctx_size."""
+    server = await llama_server.start(plan(tmp_path, tiny_gguf))
+    try:
+        assert server.address is not None
+        _, body = await fetch(server.address, "GET", "/slots")
+        assert body.count(b'"n_ctx":256') == 2
+    finally:
+        await server.stop()
+
+
+async def test_server_without_its_adapter_is_found_out(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The list of adapters must be the planned one."""
+    server = await llama_server.start(plan(tmp_path, tiny_gguf))
+    try:
+        server.plan = plan(tmp_path, tiny_gguf, tiny_adapters[0])
+        with pytest.raises(ProbeFailedError, match="should have adapters"):
+            await server.check_adapter()
+    finally:
+        await server.stop()
+
+
+async def test_damaged_model_says_why(tmp_path: Path) -> None:
+    """The error carries the server's own words."""
+    damaged = tmp_path / "base.gguf"
+    damaged.write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(ServerStartError, match="ended with status 1 .* E "):
+        await llama_server.start(plan(tmp_path, damaged))
+
+
+async def test_server_that_is_not_ready_in_time_is_ended(tmp_path: Path, tiny_gguf: Path) -> None:
+    """Another error than a failed start, and no process left."""
+    early = plan(tmp_path, tiny_gguf, startup_timeout=timedelta(milliseconds=1))
+    with pytest.raises(HealthTimeoutError, match="not healthy within"):
+        await llama_server.start(early)
+    assert not list(tmp_path.glob("*.pid"))
+
+
+EXECUTABLE = """#!{python}
+# llama.cpp's server as the operator's own program: the same command line, the bundled server
+# inside.
+import argparse, json, signal, threading
+import xllamacpp
+
+parser = argparse.ArgumentParser()
+for name in "-m --host --port --lora -c -np -ngl -t -tb -a --threads-http -lv".split():
+    parser.add_argument(name)
+parser.add_argument("--no-webui", action="store_true", required=True)
+args = vars(parser.parse_args())
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.port = args["m"], [args["host"]], int(args["port"])
+if args["lora"]:
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(args["lora"], 1.0)]
+params.n_ctx, params.n_parallel, params.verbosity = int(args["c"]), int(args["np"]), 1
+params.cpuparams.n_threads, params.ui, params.fit_params = int(args["t"]), False, False
+print("x" * 200_000, flush=True)  # nobody may wait for a reader of its stdout
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+server = xllamacpp.Server(params)
+stop.wait()
+"""
+
+
+async def test_executable_of_the_operator_is_run(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """A program with llama-server's command line serves as the bundled one does."""
+    program = tmp_path / "llama-server"
+    program.write_text(EXECUTABLE.format(python=sys.executable))
+    program.chmod(stat.S_IRWXU)
+    named = plan(tmp_path, tiny_gguf, tiny_adapters[0], llama_server=program)
+    server = await llama_server.start(named)
+    try:
+        await server.check_adapter()
+    finally:
+        await server.stop()
+    assert not is_alive(server.pid)
+
+
+async def test_executable_that_does_not_exist_says_so(tmp_path: Path, tiny_gguf: Path) -> None:
+    """A wrong path in the config is a failed start."""
+    with pytest.raises(ServerStartError, match="No such file"):
+        await llama_server.start(plan(tmp_path, tiny_gguf, llama_server=tmp_path / "missing"))
+
+
+PARENT = """
+import sys, anyio
+from pathlib import Path
+from honed import log
+from honed.config import ServeSection
+from honed.gateway import llama_server
+
+log.configure()
+
+async def main():
+    section = ServeSection(ctx_size=256, parallel=1, threads=1)
+    server = await llama_server.start(llama_server.ServerPlan(
+        name="tiny-blue", alias="tiny", base_gguf=Path(sys.argv[1]), adapter_gguf=None,
+        section=section, folder=Path(sys.argv[2])))
+    print(server.pid, flush=True)
+    await anyio.sleep(60)
+
+anyio.run(main)
+"""
+
+
+def test_server_dies_with_the_gateway(tmp_path: Path, tiny_gguf: Path) -> None:
+    """`kill -9` of the parent leaves no server behind."""
+    command = [sys.executable, "-c", PARENT, str(tiny_gguf), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        try:
+            assert parent.stdout is not None
+            pid = int(parent.stdout.readline())
+            assert is_alive(pid)
+        finally:
+            parent.kill()
+    deadline = time.monotonic() + 5
+    while is_alive(pid):
+        assert time.monotonic() < deadline, "the server outlived its parent"
+        time.sleep(0.01)

@@ -1,0 +1,121 @@
+"""The probe tells from answers alone which model answers."""
+
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from honed.domain.fingerprint import Fingerprint, FingerprintPrompt
+from honed.errors import AdapterNotFoundError, ProbeFailedError
+from honed.gateway.probe import Answers, compare, read_fingerprint
+
+K = 64
+rng = random.Random(1)
+BASE = [rng.gauss(-8, 2) for _ in range(K)]
+
+
+def fingerprint(seed: int, *, strength: float = 1.0, prompt: int = 1) -> Fingerprint:
+    """An adapter's: the base moved by `strength` nats in a direction of its own."""
+    own = random.Random(seed)
+    adapter = tuple(value + strength * own.gauss(0, 1) for value in BASE)
+    return Fingerprint(
+        vocab_size=K,
+        prompts=(
+            FingerprintPrompt(
+                prompt_ids=(prompt,), token_ids=tuple(range(K)), base=tuple(BASE), adapter=adapter
+            ),
+        ),
+    )
+
+
+def answers(of: Fingerprint | None, *, off_by: float = 0.0, noise: float = 0.0) -> Answers:
+    """A server's: the worker's values, moved by quantisation (the same for all) and by noise."""
+    own, shared = random.Random(9), random.Random(7)
+    values = of.prompts[0].adapter if of else tuple(BASE)
+    return tuple(v + off_by * shared.gauss(0, 1) + noise * own.gauss(0, 1) for v in values)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("off_by", [0.0, 0.1, 0.65])
+def test_adapter_is_recognised_on_any_quantisation(strength: float, off_by: float) -> None:
+    """Quantisation moves both servers alike, so even a weak adapter shows."""
+    new = fingerprint(1, strength=strength)
+    s_old, s_new = answers(None, off_by=off_by), answers(new, off_by=off_by)
+    assert compare(new, None, s_new, s_old).x == pytest.approx(1, abs=0.01)
+    assert not compare(new, None, s_old, s_old).is_accepted
+
+
+def test_one_adapter_is_told_from_another() -> None:
+    """From adapter to adapter, and back to the base, the one that does not answer is refused."""
+    one, two = fingerprint(1), fingerprint(2)
+    s_one, s_two, s_base = (
+        answers(one, off_by=0.3),
+        answers(two, off_by=0.3),
+        answers(None, off_by=0.3),
+    )
+    assert compare(two, one, s_two, s_one).is_accepted
+    assert not compare(two, one, s_one, s_one).is_accepted
+    assert compare(None, one, s_base, s_one).is_accepted
+    assert not compare(None, one, s_one, s_one).is_accepted
+
+
+def test_wrong_adapter_is_refused() -> None:
+    """A server with another adapter than it should have does not pass for it."""
+    new, other = fingerprint(1), fingerprint(2)
+    assert not compare(new, None, answers(other), answers(None)).is_accepted
+
+
+def test_noise_of_flash_attention_does_not_matter() -> None:
+    """Measured 0.02 nats on F32 and F16."""
+    new = fingerprint(1, strength=0.1)
+    proof = compare(new, None, answers(new, noise=0.02), answers(None, noise=0.02))
+    assert proof.is_accepted
+
+
+def test_without_a_former_server_the_workers_values_stand_in() -> None:
+    """Weaker, and said so."""
+    new = fingerprint(1)
+    proof = compare(new, None, answers(new, noise=0.02), None)
+    assert proof.is_accepted
+    assert not proof.is_relative
+    back = compare(None, new, answers(None, noise=0.02), None)
+    assert back.is_accepted
+
+
+def test_same_weights_under_another_number_are_proved_against_the_base() -> None:
+    """Two trainings may give the same adapter; it is still seen to be applied."""
+    one, again = fingerprint(1), fingerprint(1)
+    assert compare(again, one, answers(again), answers(one)).is_accepted
+    assert not compare(again, one, answers(None), answers(one)).is_accepted
+
+
+def test_fingerprints_of_other_prompts_are_not_compared() -> None:
+    """An adapter from before the prompts changed is compared with the worker's base values."""
+    old, new = fingerprint(1, prompt=1), fingerprint(2, prompt=2)
+    proof = compare(new, old, answers(new), answers(old))
+    assert proof.is_accepted
+    assert not proof.is_relative
+
+
+def test_adapter_that_does_nothing_cannot_be_proved() -> None:
+    """Its answers are the base's: nobody can say that it answers."""
+    new = fingerprint(1, strength=0.0)
+    with pytest.raises(ProbeFailedError, match="cannot tell"):
+        compare(new, None, answers(None), answers(None))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"vocab_size": 3, "prompts": []}', '{"vocab_size": 3, "prompts": [{}]}']
+)
+def test_damaged_fingerprint_is_an_error(tmp_path: Path, text: str) -> None:
+    """An adapter that cannot be recognised is not served."""
+    (tmp_path / "fingerprint.json").write_text(text)
+    with pytest.raises(AdapterNotFoundError):
+        read_fingerprint(tmp_path)
+
+
+def test_fingerprint_is_read_back(tmp_path: Path) -> None:
+    """The file is the struct as JSON."""
+    (tmp_path / "fingerprint.json").write_bytes(msgspec.json.encode(fingerprint(1)))
+    assert read_fingerprint(tmp_path) == fingerprint(1)
