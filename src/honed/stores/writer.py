@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NamedTuple
 
+from honed import log
 from honed.errors import StoreError
 from honed.ports import Disposition, IncomingEvent
 from honed.stores.batch import Written, write_batch
@@ -65,6 +66,8 @@ class Writer:
         self._num_rows = 0
         self._num_bytes = 0
         self._no_room: list[asyncio.Future[None]] = []
+        self._in_hand: list[_Request] = []
+        """What the thread has taken from the queue and not answered; the thread's own."""
         self._ended: str | None = None
         """Why nothing is written any more."""
         self._loop: asyncio.AbstractEventLoop
@@ -165,15 +168,13 @@ class Writer:
             if not room.done():
                 room.set_result(None)
 
-    def _refuse_rest(self, reason: str) -> None:
+    def _refuse_rest(self, reason: str, in_hand: list[_Request]) -> None:
         """Fail everybody who waits, and from now on everybody who comes; on the loop."""
         self._ended = reason
         rest: list[tuple[_Append, _Result]] = []
-        while True:
-            try:
-                request = self._waiting.get_nowait()
-            except queue.Empty:
-                break
+        while not self._waiting.empty():
+            in_hand.append(self._waiting.get_nowait())
+        for request in in_hand:
             if isinstance(request, _Append):
                 rest.append((request, StoreError(reason)))
             elif isinstance(request, _Turn) and not request.granted.done():
@@ -193,12 +194,12 @@ class Writer:
         try:
             self._tell(ready.set_result, None)
             self._serve(db)
-        except BaseException as failure:
+        except BaseException as failure:  # told to every caller, which is more than a traceback
             reason = f"the store's writer has ended: {type(failure).__name__}: {failure}"
-            raise
+            log.get().error(log.BATCH_FAILED, error=reason)
         finally:
+            self._tell(self._refuse_rest, reason, self._in_hand)
             db.close()
-            self._tell(self._refuse_rest, reason)
 
     def _serve(self, db: sqlite3.Connection) -> None:
         held: _Request | None = None  # taken from the queue, not served yet
@@ -208,7 +209,9 @@ class Writer:
             match request:
                 case _Append():
                     batch, held = self._take(request)
+                    self._in_hand = [*batch, held] if held else list(batch)
                     self._tell(self._settle, self._commit(db, batch))
+                    self._in_hand = [held] if held else []
                 case _Turn():
                     self._lend(request)
                 case _End():

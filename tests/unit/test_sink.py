@@ -1,0 +1,243 @@
+"""The intake: validation, groups, the closing loop."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from honed.domain.episode import Episode
+from honed.domain.outcome import Failure, Success, Unknown
+from honed.domain.records import ActionRecord, Record
+from honed.errors import LearnError
+from honed.learn_models import ChatLearnModel, create
+from honed.ports import EpisodeFilter
+from tests.feed_parts import action, call, failure, line, open_intake, success
+
+pytestmark = pytest.mark.anyio
+
+
+class Stumbling(ChatLearnModel):
+    """Fails a number of times before it builds anything."""
+
+    def __init__(self, faults: int) -> None:
+        self.faults = faults
+
+    def build_episodes(
+        self, records: Sequence[Record], *, now_ms: int, final: bool = False
+    ) -> list[Episode]:
+        if self.faults:
+            self.faults -= 1
+            raise LearnError("this group cannot be read")
+        return super().build_episodes(records, now_ms=now_ms, final=final)
+
+
+async def test_malformed_lines_are_rejected_alone_with_their_field() -> None:
+    """Every fault names its line and path; the others are stored."""
+    broken = action()
+    del broken["result"]["success"]
+    lines = [
+        line(action()),
+        line(broken),
+        b"not json",
+        b'{"type": "dance"}',
+        b'{"task_id": "\xff"}',
+        line(action(event_id="")),
+        line(action()),
+    ]
+    async with open_intake(None) as intake:
+        done = await intake.sink.ingest(lines)
+        stats = await intake.sink.stats()
+    assert done.stored == 2
+    assert [(r.position, r.code, r.path) for r in done.rejected] == [
+        (1, "invalid", "$.result.success"),
+        (2, "invalid", "$"),
+        (3, "invalid", "$.type"),
+        (4, "invalid", "$"),
+        (5, "invalid", "$.event_id"),
+    ]
+    assert (stats.record_count, stats.rejected) == (2, 5)
+
+
+async def test_a_conflict_is_rejected_at_its_place() -> None:
+    """Beside a malformed line the positions stay those of the batch."""
+    first, other = action(event_id="e1"), action(event_id="e1", name="jump")
+    async with open_intake(None) as intake:
+        await intake.sink.ingest([line(first)])
+        done = await intake.sink.ingest([b"{", line(first), line(other), line(action())])
+    assert (done.stored, done.duplicates) == (1, 1)
+    assert [(r.position, r.code) for r in done.rejected] == [(0, "invalid"), (2, "conflict")]
+
+
+async def test_content_is_compared_with_a_key() -> None:
+    """Equal bytes under another key have another digest: digests tell nothing about the events."""
+    async with open_intake(None) as intake:
+        await intake.sink.ingest([line(action(event_id="e1"))])
+        sink = intake.sink
+        sink._secret = b"another"
+        done = await sink.ingest([line(action(event_id="e1"))])
+    assert [r.code for r in done.rejected] == ["conflict"]
+
+
+async def test_an_ended_task_becomes_an_episode() -> None:
+    """Calls, actions and the verdict of one task, in order of arrival, in the daemon's scenario."""
+    events = [call(task_id="t1"), action(task_id="t2"), action(task_id="t1"), success(task_id="t1")]
+    async with open_intake(None) as intake:
+        await intake.sink.ingest([line(event) for event in events])
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+        assert await intake.store.get_episode(made.id) == made
+        assert (await intake.sink.stats()).episode_count == 1
+    assert made.task_id == "t1"
+    assert [record.event_id for record in made.records] == [
+        events[n]["event_id"] for n in (0, 2, 3)
+    ]
+    assert (made.outcome, made.metadata.scenario) == (Success(1.0), "airline")
+
+
+async def test_events_of_another_scenario_are_stored_under_it() -> None:
+    """They count for their own scenario, not for the daemon's."""
+    events = [action(scenario="rail"), success(task_id="t1", scenario="rail")]
+    async with open_intake(None) as intake:
+        await intake.sink.ingest([line(event) for event in events])
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+        assert await intake.store.count_episodes(EpisodeFilter(scenario="airline")) == 0
+    assert made.metadata.scenario == "rail"
+
+
+async def test_an_idle_task_is_closed_as_it_is() -> None:
+    """Without a verdict its outcome is unknown."""
+    async with open_intake(None, idle=timedelta(milliseconds=100)) as intake:
+        await intake.sink.ingest([line(action())])
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+    assert made.outcome == Unknown()
+
+
+async def test_a_record_on_its_way_is_waited_for() -> None:
+    """An ended group settles first; what comes meanwhile belongs to it."""
+    async with open_intake(None, settle=timedelta(milliseconds=300)) as intake:
+        await intake.sink.ingest([line(success(task_id="t1"))])
+        await intake.sink.ingest([line(call(task_id="t1"))])
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+    assert len(made.records) == 2
+
+
+async def test_a_verdict_that_overtakes_its_task_closes_nothing_empty() -> None:
+    """The group waits for the records that the verdict is about."""
+    async with open_intake(None, settle=timedelta(0)) as intake:
+        await intake.sink.ingest([line(success(task_id="t1"))])
+        with anyio.fail_after(10):
+            while not intake.sink._held:
+                await anyio.sleep(0.01)
+            await intake.sink.ingest([line(call(task_id="t1"))])
+            made = await intake.episodes.receive()
+    assert made.outcome == Success(1.0)
+    assert len(made.records) == 2
+
+
+async def test_a_group_left_by_a_former_process_is_closed(tmp_path: Path) -> None:
+    """Groups live in the store: a restart goes on where the crash was."""
+    database = tmp_path / "honed.db"
+    async with open_intake(database, settle=timedelta(hours=1)) as intake:
+        await intake.sink.ingest([line(call(task_id="t1")), line(success(task_id="t1"))])
+    async with open_intake(database) as intake:
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+    assert made.task_id == "t1"
+
+
+async def test_a_fault_of_a_learn_model_is_tried_again() -> None:
+    """It is logged with the group, costs no record and holds no other group up."""
+    model = Stumbling(faults=1)
+    with capture_logs() as logs:
+        async with open_intake(None, learn_models=[model]) as intake:
+            await intake.sink.ingest([line(call(task_id="t1")), line(success(task_id="t1"))])
+            with anyio.fail_after(10):
+                while not (await intake.sink.stats()).refused_groups:
+                    await anyio.sleep(0.01)
+                await intake.sink.ingest([line(call(task_id="t2")), line(success(task_id="t2"))])
+                made = [(await intake.episodes.receive()).task_id for _ in range(2)]
+            assert (await intake.sink.stats()).refused_groups == 0
+    assert made == ["t2", "t1"]
+    refused = [entry for entry in logs if entry["event"] == "episode.refused"]
+    assert [(entry["group"], entry["retry_s"]) for entry in refused] == [("task:t1", 1.0)]
+
+
+async def test_a_record_that_cannot_be_grouped_is_stored() -> None:
+    """A learn model's fault at the door costs no event."""
+
+    class Choking(ChatLearnModel):
+        def group_key(self, record: Record) -> str | None:
+            if isinstance(record, ActionRecord) and record.action == "poison":
+                raise KeyError("oops")
+            return super().group_key(record)
+
+    with capture_logs() as logs:
+        async with open_intake(None, learn_models=[Choking()]) as intake:
+            done = await intake.sink.ingest([line(action(name="poison")), line(action())])
+    assert done.stored == 2
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "episode.refused"
+    ]
+
+
+async def test_two_learn_models_read_the_same_records() -> None:
+    """Each makes an episode of its own."""
+    models = [create("chat"), create("worker_decision_sequence")]
+    events = [action(name=name) for name in ("a", "b", "c")] + [action(name="done")]
+    async with open_intake(None, learn_models=models) as intake:
+        await intake.sink.ingest([line(event) for event in events])
+        with anyio.fail_after(10):
+            made = {(await intake.episodes.receive()).learn_model for _ in range(2)}
+    assert made == {"chat", "worker_decision_sequence"}
+
+
+async def test_a_later_verdict_on_a_call_reaches_the_episode() -> None:
+    """By receipt alone, after the episode was made."""
+    async with open_intake(None) as intake:
+        await intake.sink.ingest(
+            [line(call(task_id="t1", receipt_id="r1")), line(success(task_id="t1"))]
+        )
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+            await intake.sink.ingest([line(failure("refund asked", receipt_id="r1"))])
+        assert (await intake.store.get_episode(made.id)).outcome == Failure("refund asked")
+
+
+@given(data=st.data(), copies=st.integers(1, 3))
+def test_sending_any_split_again_gives_the_same_rows(data: st.DataObject, copies: int) -> None:
+    """However a stream is cut into batches and repeated, each event is stored once, in order."""
+    events = [action(task_id=f"t{n % 3}", name=f"a{n}") for n in range(12)]
+    lines = [json.dumps(event).encode() for event in events]
+
+    async def replay() -> None:
+        async with open_intake(None, settle=timedelta(hours=1)) as intake:
+            stored = 0
+            for _ in range(copies):
+                start = 0
+                while start < len(lines):
+                    size = data.draw(st.integers(1, len(lines)))
+                    again = data.draw(st.booleans())
+                    for _ in range(1 + again):
+                        done = await intake.sink.ingest(lines[start : start + size])
+                        stored += done.stored
+                        assert not done.rejected
+                    start += size
+            assert stored == len(lines)
+            names = []
+            for group in await intake.store.open_groups(
+                settled_before_ms=1 << 60, idle_before_ms=1 << 60, now_ms=1 << 60
+            ):
+                records = await intake.store.group_records(group.id)
+                names += [r.action for r in records if isinstance(r, ActionRecord)]
+            assert sorted(names) == sorted(event["action"] for event in events)
+
+    anyio.run(replay)
