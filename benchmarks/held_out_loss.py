@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 
+from honed import log
 from honed.domain.job import (
     EpisodeScore,
     PretrainJob,
@@ -35,11 +36,12 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="trajectories, JSON lines")
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary one)")
     parser.add_argument("--held-out", type=float, default=0.2, help="share of the tasks held out")
-    parser.add_argument("--pretraining-steps", type=int, default=60)
+    parser.add_argument("--pretraining-steps", type=int, default=120)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    log.configure(level="WARNING")
     with tempfile.TemporaryDirectory() as scratch:
         anyio.run(run, options, (options.folder or Path(scratch)).absolute())
 
@@ -94,7 +96,7 @@ async def pretrain(options: argparse.Namespace, folder: Path) -> None:
         output_path=str(folder / "base"),
         result_path=str(folder / "pretrain" / "result.json"),
         steps=options.pretraining_steps,
-        batch_size=2,
+        batch_size=1,  # rows are long: padding costs more than a batch gains
         vocab_size=4096,
         seed=options.seed,
         threads=1,
@@ -125,7 +127,7 @@ async def fine_tune(options: argparse.Namespace, folder: Path) -> tuple[EpisodeS
             num_train_epochs=options.epochs,
             per_device_train_batch_size=1,
             gradient_accumulation_steps=1,
-            learning_rate=2e-3,
+            learning_rate=5e-3,
             lr_scheduler_type="cosine",
             max_length=options.max_length,
             seed=options.seed,

@@ -6,6 +6,7 @@ the job cannot be read, 143 ended by SIGTERM.
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import msgspec
@@ -63,6 +64,8 @@ def prepare_environment(job: Job) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
     # TRL refuses to train when several devices are visible to one process.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    # PEFT reads it (peft_model.py); nothing here can change that.
+    warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
 
 
 def _failed_or(job: Job, report: Report) -> JobResult:

@@ -38,12 +38,13 @@ def pretraining(folder: Path, *, steps: int) -> PretrainJob:
 
 
 def group_is_gone(pid: int) -> bool:
-    """Whether no process of the worker's group is left."""
-    try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    """Whether no process of the worker's group runs; one that only waits to be reaped does not."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group, *_ = path.read_text().rpartition(")")[2].split()
+            if int(group) == pid and state != "Z":
+                return False
+    return True
 
 
 def worker_pid(folder: Path) -> int:
@@ -114,6 +115,34 @@ def test_cancelled_task_ends_the_process_group(tmp_path: Path) -> None:
     anyio.run(cancel_in_training)
     assert group_is_gone(pids[0])
     assert not (tmp_path / "base").exists()
+
+
+def test_stubborn_worker_is_killed(tmp_path: Path) -> None:
+    """A worker that ignores SIGTERM is killed after the grace time, with all that it started."""
+    stubborn = tmp_path / "python"
+    stubborn.write_text(
+        "#!/bin/sh\ntrap '' TERM\nsleep 600 &\n"
+        """echo '{"type": "progress", "phase": "training"}'\nwait\nwait\n"""
+    )
+    stubborn.chmod(0o700)
+    pids: list[int] = []
+
+    async def cancel_at_once() -> None:
+        def on_progress(progress: Progress) -> None:
+            pids.append(worker_pid(tmp_path / "job"))
+            scope.cancel()
+
+        with anyio.CancelScope() as scope:
+            await run_job(
+                pretraining(tmp_path, steps=1),
+                tmp_path / "job",
+                on_progress,
+                python=str(stubborn),
+                stop_grace=timedelta(seconds=0.2),
+            )
+
+    anyio.run(cancel_at_once)
+    assert group_is_gone(pids[0])
 
 
 def test_terminated_worker_is_a_failed_process(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from honed.domain.fingerprint import Fingerprint
 from honed.domain.job import Progress, ScoreJob, TrainJob, TrainResult, TrainSettings
 from honed.errors import EmptyDataError, TrainingError
-from tests.tiny_models import conversations, offline
+from tests.tiny_models import conversations, make_tiny_adapter, offline
 
 SETTINGS = TrainSettings(
     r=8,
@@ -127,6 +127,26 @@ def test_fingerprint_tells_adapter_from_base(
     for prompt in found.prompts:
         assert prompt.token_ids == tuple(range(found.vocab_size))
         assert max(abs(a - b) for a, b in zip(prompt.base, prompt.adapter, strict=True)) > 1
+
+
+def test_large_vocabulary_is_compared_where_the_base_is_likely(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Beyond 4096 tokens, the 256 that the base finds likeliest are kept, the likeliest first."""
+    from honed.worker.adapted import AdaptedModel
+    from honed.worker.base_model import load_tokenizer
+    from honed.worker.fingerprint import fingerprint_of
+    from honed.worker.pretrain import make_model, save_base
+
+    tokenizer = load_tokenizer(tiny_base)
+    save_base(make_model(5000, hidden_size=64, num_layers=1), tokenizer, tmp_path / "base")
+    adapter = make_tiny_adapter(tmp_path / "base", tmp_path / "adapter")
+    model = AdaptedModel(tmp_path / "base", "cpu", {"adapter": adapter})
+    found = fingerprint_of(model, tokenizer, adapter="adapter")
+    assert found.vocab_size == 5000
+    for prompt in found.prompts:
+        assert len(prompt.token_ids) == 256
+        assert list(prompt.base) == sorted(prompt.base, reverse=True)
 
 
 def test_same_seed_gives_the_same_bytes(
