@@ -42,10 +42,17 @@ class Honed:
                 start_new_session=True,
             )
         self.running[verb] = child
+        if verb == "up":
+            self.until(lambda: self._alive(child) and self.is_up(), "both answer")
+            return child
         # asked only once somebody listens: httpcore leaks the socket of a refused connection
         path = self.data_dir / "feed.sock" if verb == "run" else self.serve_socket
         self.until(lambda: self._alive(child) and is_listening(path), f"honed {verb} answers")
         return child
+
+    def is_up(self) -> bool:
+        """Whether daemon and gateway both listen."""
+        return is_listening(self.data_dir / "feed.sock") and is_listening(self.serve_socket)
 
     def _alive(self, child: subprocess.Popen[bytes]) -> bool:
         if child.poll() is not None:

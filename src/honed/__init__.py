@@ -17,9 +17,11 @@ The rooms, in the order data flows:
     gateway         the stable address in front of llama-server, blue and green
     api             the control socket
     cli             what a person types
+    demo            the whole loop on a tiny model, in minutes
 
 `daemon` and `serve` build and run the two long-lived processes; `config` is what the operator wrote; `ports` is what
-each room promises; `domain` holds the nouns.
+each room promises; `domain` holds the nouns. `listen` opens sockets, `log` and `errors` name what can happen, `lean`
+keeps a daemon small.
 """
 
 from typing import TYPE_CHECKING, Any

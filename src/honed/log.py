@@ -8,7 +8,10 @@ import logging
 import sys
 from typing import TextIO
 
-import structlog
+from honed.lean import without_rich
+
+with without_rich():
+    import structlog
 
 DAEMON_STARTED = "daemon.started"
 DAEMON_STOPPED = "daemon.stopped"
@@ -21,6 +24,7 @@ EPISODE_REFUSED = "episode.refused"
 TRIGGER_FIRED = "trigger.fired"
 TRIGGER_FAILED = "trigger.failed"
 TRAINING_STARTED = "training.started"
+TRAINING_PROGRESS = "training.progress"
 TRAINING_DONE = "training.done"
 TRAINING_SKIPPED = "training.skipped"
 TRAINING_FAILED = "training.failed"

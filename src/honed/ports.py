@@ -15,6 +15,7 @@ from honed.domain.episode import Episode
 from honed.domain.job import EpisodeScore, Progress, TrainSettings
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
+from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
 from honed.triggers.trigger import TriggerContext
 
@@ -137,48 +138,6 @@ class EpisodeRow(Struct, frozen=True, kw_only=True):
     num_records: int
     created_at_ms: int
     adapter_id: str | None
-
-
-RunState = Literal["running", "done", "skipped", "failed", "cancelled"]
-
-
-class Run(Struct, frozen=True, kw_only=True):
-    """One training, from the moment its trigger fired."""
-
-    id: str
-    scenario: str
-    learn_model: str
-    state: RunState
-    started_at_ms: int
-    reason: str
-    """What started it: the rule that fired, or `train-now`."""
-    selection: Selection = "successes"
-    ended_at_ms: int | None = None
-    model_id: str | None = None
-    message: str | None = None
-    """Why it was skipped or failed."""
-    num_episodes: int | None = None
-
-
-class LearningState(Struct, frozen=True, kw_only=True):
-    """What a scenario's learn model remembers between trainings and restarts."""
-
-    first_started_at_ms: int
-    episode_count: int = 0
-    known_count: int = 0
-    """Episodes with an outcome."""
-    success_count: int = 0
-    last_train_at_ms: int | None = None
-    last_train_count: int = 0
-    backoff_until_ms: int | None = None
-    backoff_s: float = 0.0
-
-
-class Applied(Struct, frozen=True, kw_only=True):
-    """One entry of the history of what was in service."""
-
-    model_id: str
-    applied_at_ms: int
 
 
 class StoreStats(Struct, frozen=True, kw_only=True):

@@ -14,9 +14,10 @@ from honed.domain.events import parse_event
 from honed.domain.ids import EpisodeIds
 from honed.domain.outcome import Failure, Success, Timeout, Unknown
 from honed.domain.records import ActionRecord, record_from_event
+from honed.domain.run import Applied, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, TriggerError
-from honed.ports import Applied, EpisodeFilter, Run
+from honed.ports import EpisodeFilter
 from honed.stores import SqlStore, open_store
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 

@@ -10,13 +10,13 @@ from msgspec import Struct
 from honed import log
 from honed.domain.ids import adapter_id, run_id
 from honed.domain.job import Progress, TrainSettings
+from honed.domain.run import Run
 from honed.domain.trained_model import Selection, TrainedModel
 from honed.errors import ApplyError, EmptyDataError, HonedError
 from honed.loop.in_service import Announce, InService
 from honed.ports import (
     Gate,
     Processor,
-    Run,
     Store,
     Trained,
     TrainingSet,
@@ -210,7 +210,9 @@ class TrainingRuns:
         line = msgspec.json.encode(progress)
         with (folder / "progress.jsonl").open("ab") as file:
             file.write(line + b"\n")
-        self._announce("training.progress", {"run_id": run_id} | msgspec.to_builtins(progress))
+        details = msgspec.to_builtins(progress)
+        del details["type"]  # of the worker's line; the event has one of its own
+        self._announce(log.TRAINING_PROGRESS, {"run_id": run_id} | details)
 
     async def _end(
         self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None

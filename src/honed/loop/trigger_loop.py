@@ -8,10 +8,11 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
 from honed import log
+from honed.domain.run import LearningState
 from honed.domain.trained_model import Selection
 from honed.errors import ControlError, TriggerError
 from honed.loop.training_run import RunOrder, TrainingRuns
-from honed.ports import LearningState, Store
+from honed.ports import Store
 from honed.triggers.trigger import TrainTrigger, TriggerContext, Verdict
 
 

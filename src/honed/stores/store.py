@@ -19,17 +19,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
+from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import StoreError, TriggerError
 from honed.ports import (
-    Applied,
     Disposition,
     EpisodeFilter,
     EpisodeRow,
     IncomingEvent,
-    LearningState,
     OpenGroup,
-    Run,
     StoreStats,
 )
 from honed.stores import episodes as episode_writes

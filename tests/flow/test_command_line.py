@@ -1,0 +1,116 @@
+"""The command line as a person or a script meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from honed.config import load_config
+from tests.processes import honed
+
+EXCERPT = Path(__file__).parents[1] / "data" / "tau-airline-excerpt.jsonl"
+
+
+def _honed(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `honed` with an environment of its own; stdout and stderr apart."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-m", "honed", *arguments],
+        cwd=folder,
+        env=kept | {"HOME": str(folder)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> dict[str, str]:
+    """All that a scenario needs, from the environment alone."""
+    return {"HONED__SCENARIO": "airline", "HONED__DATA_DIR": str(tmp_path / "data")}
+
+
+def test_importing_twice_adds_nothing(tmp_path: Path, scenario: dict[str, str]) -> None:
+    """One episode per trajectory, reward as outcome, without a config file and without a daemon."""
+    first = json.loads(_honed(tmp_path, "import", str(EXCERPT), "--json", **scenario).stdout)
+    assert (first["episodes"], first["trajectories"], first["bad_rows"]) == (3, 3, [])
+    second = json.loads(_honed(tmp_path, "import", str(EXCERPT), "--json", **scenario).stdout)
+    assert (second["episodes"], second["total_episodes"]) == (0, 3)
+    rows = json.loads(_honed(tmp_path, "episodes", "--json", **scenario).stdout)
+    assert len(rows) == 3
+    rewards = [json.loads(line)["reward"] for line in EXCERPT.read_text().splitlines()]
+    assert sum(row["outcome"]["type"] == "success" for row in rows) == sum(map(bool, rewards))
+
+
+def test_importing_through_a_running_daemon_is_the_same(tmp_path: Path) -> None:
+    """What was imported without a daemon is known to it, byte for byte."""
+    with honed(tmp_path, 'scenario = "airline"\n[apply]\nkind = "none"') as daemon:
+        config = ("--config", str(daemon.config), "--json")
+        done = _honed(tmp_path, "import", str(EXCERPT), *config)
+        assert json.loads(done.stdout)["episodes"] == 3
+        daemon.start("run")
+        again = json.loads(_honed(tmp_path, "import", str(EXCERPT), *config).stdout)
+        assert (again["episodes"], again["total_episodes"]) == (0, 3)
+        status = daemon.status()
+        assert (status["duplicates"], status["conflicts"]) == (status["records"], 0)
+
+
+def test_a_row_that_cannot_be_read_is_reported_with_its_line(
+    tmp_path: Path, scenario: dict[str, str]
+) -> None:
+    """The good rows come in, the bad one is named."""
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(EXCERPT.read_text().splitlines()[0] + '\n{"neither": 1}\n')
+    done = _honed(tmp_path, "import", str(mixed), **scenario)
+    assert "1 episodes from 1 trajectories" in done.stdout
+    assert "line 2 skipped" in done.stderr
+    assert done.returncode == 0
+
+
+def test_exit_statuses_tell_what_is_wrong(tmp_path: Path, scenario: dict[str, str]) -> None:
+    """3: nothing runs; 78: the config; 2: wrong usage; one line on stderr each."""
+    not_running = _honed(tmp_path, "status", **scenario)
+    assert not_running.returncode == 3
+    assert "nobody listens" in not_running.stderr
+    assert len(not_running.stderr.splitlines()) == 1
+    for verb in ("status", "run", "serve"):
+        bad = _honed(tmp_path, verb)
+        assert bad.returncode == 78, bad.stderr
+        assert "scenario: required" in bad.stderr
+    assert _honed(tmp_path, "no-such-verb", **scenario).returncode == 2
+
+
+def test_a_second_daemon_on_one_folder_is_refused(tmp_path: Path) -> None:
+    """The first one goes on."""
+    with honed(tmp_path, 'scenario = "airline"\n[apply]\nkind = "none"') as daemon:
+        daemon.start("run")
+        second = _honed(tmp_path, "run", "--config", str(daemon.config))
+        assert second.returncode == 78
+        assert "another daemon runs on" in second.stderr
+        assert daemon.status()["scenario"] == "airline"
+        assert daemon.stop("run") == 0
+
+
+def test_the_starter_config_loads_and_is_not_overwritten(tmp_path: Path) -> None:
+    """`honed init` writes a file that every command accepts."""
+    done = _honed(tmp_path, "init", "airline", "--base-model", "Qwen/Qwen3-0.6B")
+    assert done.returncode == 0, done.stderr
+    config = load_config(tmp_path / "honed.toml")
+    assert (config.scenario, config.base_model) == ("airline", "Qwen/Qwen3-0.6B")
+    assert config.apply.mode == "auto"
+    assert _honed(tmp_path, "init", "airline").returncode == 1
+
+
+def test_up_runs_both_and_ends_both(tmp_path: Path, tiny_base: Path) -> None:
+    """One command starts daemon and gateway; one signal ends them cleanly."""
+    settings = f'scenario = "tiny"\nbase_model = "{tiny_base}"\n[serve]\nport = 0\nthreads = 1'
+    with honed(tmp_path, settings) as both:
+        child = both.start("up")
+        children = both.children("up")
+        assert len(children) == 2
+        status = both.stop("up")
+        assert status == 0, both.log_tail()
+        assert child.returncode == 0
