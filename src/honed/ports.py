@@ -81,7 +81,6 @@ class DataSink(Protocol):
         Raises:
             StoreError: nothing of the batch was acknowledged; send it again.
         """
-        ...
 
 
 class EventSource(Protocol):
@@ -89,7 +88,6 @@ class EventSource(Protocol):
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Accept events while the context is open; closing drains what was accepted."""
-        ...
 
 
 # ---------------------------------------------------------------- store
@@ -157,7 +155,6 @@ class Store(Protocol):
 
     async def append(self, events: Sequence[IncomingEvent]) -> list[Disposition]:
         """Commit events with those of other callers and say what became of each; waits while the queue is full."""
-        ...
 
     async def open_groups(
         self, *, settled_before_ms: int, idle_before_ms: int, now_ms: int, limit: int = 100
@@ -166,19 +163,15 @@ class Store(Protocol):
 
         A group that is held back until after `now_ms` is not due. The one without a record for longest comes first.
         """
-        ...
 
     async def next_due_ms(self, *, settle_ms: int, idle_ms: int) -> int | None:
         """When the next group falls due, Unix milliseconds, by the same rule; `idle_ms` 0: idle ones never do."""
-        ...
 
     async def hold_group(self, group_id: int, *, until_ms: int) -> None:
         """Keep a group from being due until then, or until it gets another record."""
-        ...
 
     async def group_records(self, group_id: int) -> list[Record]:
         """The records of a group in order of arrival."""
-        ...
 
     async def close_group(
         self, group_id: int, episodes: Sequence[Episode], *, num_records: int
@@ -187,53 +180,42 @@ class Store(Protocol):
 
         False when the group has other than the `num_records` that were read: read it again.
         """
-        ...
 
     async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:
         """Store a ready-made episode with its events; False when its task is known (then nothing changes)."""
-        ...
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""
-        ...
 
     def query_episodes(self, filter: EpisodeFilter) -> AsyncIterator[Episode]:
         """Whole episodes in id order, read in pages."""
-        ...
 
     async def list_episodes(self, filter: EpisodeFilter) -> list[EpisodeRow]:
         """Episodes without their records."""
-        ...
 
     async def count_episodes(self, filter: EpisodeFilter) -> int:
         """How many episodes fit."""
-        ...
 
     async def set_outcome(
         self, episode_id: str, outcome: Outcome, *, source: str | None = None
     ) -> None:
         """Append a verdict; the newest counts. Raises NotFoundError."""
-        ...
 
     async def distinct_actions(self, scenario: str) -> list[str]:
         """Names of the scenario's actions, sorted."""
-        ...
 
     async def start_scenario(
         self, scenario: str, learn_model: str, *, now_ms: int
     ) -> LearningState:
         """What is remembered of the scenario; its first start is written down now if it is new."""
-        ...
 
     async def trigger_context(
         self, scenario: str, learn_model: str, *, now_ms: int, window: int
     ) -> TriggerContext:
         """The facts for the trigger, from counters; raises TriggerError when they cannot be read."""
-        ...
 
     async def add_run(self, run: Run) -> None:
         """Write down a run that starts."""
-        ...
 
     async def end_run(
         self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
@@ -245,49 +227,38 @@ class Store(Protocol):
             trained_count: episodes that existed when its data were read; moves `last_train_*` on when given.
             backoff_s: seconds to wait before the next try; 0 clears a back-off, None leaves it.
         """
-        ...
 
     async def list_runs(self, scenario: str, *, limit: int = 100) -> list[Run]:
         """Runs, newest first."""
-        ...
 
     async def next_model_number(self, scenario: str) -> int:
         """A number for the scenario's next adapter; rises, never given twice."""
-        ...
 
     async def add_model(self, model: TrainedModel) -> None:
         """Register a trained model."""
-        ...
 
     async def set_gate(self, model_id: str, gate: GateResult) -> None:
         """Keep the verdict on a model."""
-        ...
 
     async def get_model(self, model_id: str) -> TrainedModel:
         """The model; raises NotFoundError."""
-        ...
 
     async def list_models(self, scenario: str, *, limit: int = 100) -> list[TrainedModel]:
         """Models, newest first."""
-        ...
 
     async def history(self, scenario: str) -> list[Applied]:
         """What was in service, newest last, current included."""
-        ...
 
     async def push_applied(
         self, scenario: str, model_id: str, *, expected: str | None, max_history: int, now_ms: int
     ) -> bool:
         """Write down that a model is in service, if `expected` still was (compare-and-swap); False if not."""
-        ...
 
     async def pop_applied(self, scenario: str, *, expected: str) -> bool:
         """Take the current entry out of the history, if it is still `expected`; False if not."""
-        ...
 
     async def stats(self) -> StoreStats:
         """Counts for `honed status`."""
-        ...
 
 
 # ---------------------------------------------------------------- learning
@@ -325,7 +296,6 @@ class TrainingSets(Protocol):
         Raises:
             EmptyDataError: nothing can teach; the message counts the reasons.
         """
-        ...
 
 
 class TrainRequest(Struct, frozen=True, kw_only=True):
@@ -363,7 +333,6 @@ class Processor(Protocol):
         Raises:
             TrainingError: the run failed; nothing was published.
         """
-        ...
 
 
 class Gate(Protocol):
@@ -378,7 +347,6 @@ class Gate(Protocol):
         now_ms: int,
     ) -> GateResult:
         """The verdict on paired scores of the same held-out episodes."""
-        ...
 
 
 class Applier(Protocol):
@@ -392,7 +360,6 @@ class Applier(Protocol):
         Raises:
             ApplyError: `previous` still serves.
         """
-        ...
 
     async def current(self) -> str | None:
         """Id of the adapter in service; None for the bare base.
@@ -400,4 +367,3 @@ class Applier(Protocol):
         Raises:
             ApplyError: the server does not answer.
         """
-        ...

@@ -36,31 +36,24 @@ class Controls(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """Everything that `honed status` shows."""
-        ...
 
     async def runs(self) -> list[Any]:
         """Runs, newest first."""
-        ...
 
     async def models(self) -> list[Any]:
         """Models, newest first."""
-        ...
 
     def train_now(self, *, selection: Selection, against_base: bool) -> str:
         """Start a run; returns its id."""
-        ...
 
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id."""
-        ...
 
     async def apply(self, model_id: str, *, force: bool) -> dict[str, Any]:
         """Put a model into service."""
-        ...
 
     async def rollback(self) -> str | None:
         """Go back one adapter; returns the id now in service."""
-        ...
 
 
 class _TrainNow(Struct, forbid_unknown_fields=True):

@@ -58,34 +58,27 @@ class EpisodeLike(Protocol):
     @property
     def id(self) -> str:
         """Time-ordered id (`domain.ids.EpisodeIds`)."""
-        ...
 
     @property
     def learn_model(self) -> str:
         """Name of the learn model that built it."""
-        ...
 
     @property
     def task_id(self) -> str | None:
         """The attempt."""
-        ...
 
     @property
     def group_id(self) -> str | None:
         """Attempts that may be compared."""
-        ...
 
     @property
     def records(self) -> Sequence[Record]:
         """The records in order of arrival."""
-        ...
 
     @property
     def outcome(self) -> Outcome:
         """How it ended."""
-        ...
 
     @property
     def metadata(self) -> EpisodeMetadata:
         """What else is known."""
-        ...

@@ -15,24 +15,19 @@ class LearnModel(Protocol):
     @property
     def name(self) -> str:
         """The name that config, tables and files use."""
-        ...
 
     @property
     def objective(self) -> str:
         """What the model learns, in one sentence."""
-        ...
 
     def group_key(self, record: Record) -> str | None:
         """The key of the record's group; None when the record is not this model's business."""
-        ...
 
     def is_closing(self, record: Record) -> bool:
         """Whether the record ends its group: an outcome, or an action `done`."""
-        ...
 
     def is_complete(self, records: Sequence[Record]) -> bool:
         """Whether a group needs no further record."""
-        ...
 
     def build_episodes(
         self, records: Sequence[Record], *, now_ms: int, final: bool = False
@@ -47,11 +42,9 @@ class LearnModel(Protocol):
         Raises:
             LearnError: the group cannot be read; the message names it. Its records stay.
         """
-        ...
 
     def evaluate(self, records: Sequence[Record]) -> Outcome:
         """How the attempt ended, from its records alone."""
-        ...
 
     def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> TrainingData:
         """The training data of one episode.
@@ -63,4 +56,3 @@ class LearnModel(Protocol):
         Raises:
             LearnError: the episode cannot teach; the message names it.
         """
-        ...
