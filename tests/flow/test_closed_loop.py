@@ -72,9 +72,7 @@ def _feed(loop: Honed, rows: list[tuple[list[dict[str, Any]], bool]]) -> None:
     with HonedClient(loop.data_dir / "feed.sock") as client:
         for number, (messages, is_solved) in enumerate(rows, start=before):
             client.send(*events(number, messages, is_solved))
-    loop.until(
-        lambda: loop.status()["episodes"] == before + len(rows), "all attempts are episodes"
-    )
+    loop.until(lambda: loop.status()["episodes"] == before + len(rows), "all attempts are episodes")
 
 
 def _ask(loop: Honed, messages: list[dict[str, Any]]) -> httpx.Response:

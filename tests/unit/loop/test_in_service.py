@@ -1,0 +1,121 @@
+"""Which adapter serves: forward with a verdict, back by hand, never unproved."""
+
+from typing import Any
+
+import pytest
+
+from honed.errors import ApplyError, NoPreviousModelError, NotFoundError
+from honed.loop import InService
+from honed.loop.in_service import AppliedNow, Skipped
+from honed.stores import SqlStore
+from tests.unit.loop.conftest import SCENARIO, Serving, gate, model
+
+pytestmark = pytest.mark.anyio
+
+
+def _in_service(store: SqlStore, serving: Serving, *, auto: bool = True) -> InService:
+    return InService(
+        store, serving, scenario=SCENARIO, max_history=5, auto=auto, announce=lambda *_: None
+    )
+
+
+async def _added(store: SqlStore, number: int, decision: str, incumbent: str | None) -> Any:
+    added = model(f"airline@{number}", gate=gate(decision, incumbent))
+    await store.add_model(added)
+    return added
+
+
+async def test_a_passed_model_goes_live_by_itself_in_auto_mode(store: SqlStore) -> None:
+    """And it is written into the history after the server serves it."""
+    serving = Serving()
+    offered = await _in_service(store, serving).offer(await _added(store, 1, "pass", None))
+    assert offered == AppliedNow("airline@1", None)
+    assert serving.served == "airline@1"
+    assert [entry.model_id for entry in await store.history(SCENARIO)] == ["airline@1"]
+
+
+@pytest.mark.parametrize("decision", ["fail", "not_enough_evidence"])
+async def test_what_the_gate_has_not_passed_is_not_served(store: SqlStore, decision: str) -> None:
+    """Neither by itself nor by `honed apply` without force."""
+    serving = Serving()
+    service = _in_service(store, serving)
+    candidate = await _added(store, 1, decision, None)
+    assert isinstance(await service.offer(candidate), Skipped)
+    assert isinstance(await service.apply("airline@1"), Skipped)
+    assert serving.served is None
+    assert await service.apply("airline@1", force=True) == AppliedNow("airline@1", None)
+
+
+async def test_manual_mode_announces_and_waits(store: SqlStore) -> None:
+    """The operator's word is needed."""
+    serving = Serving()
+    service = _in_service(store, serving, auto=False)
+    offered = await service.offer(await _added(store, 1, "pass", None))
+    assert isinstance(offered, Skipped)
+    assert "honed apply airline@1" in offered.reason
+    assert serving.served is None
+
+
+async def test_a_blind_control_never_goes_live_by_itself(store: SqlStore) -> None:
+    """Even if the gate should pass it."""
+    serving = Serving()
+    control = model("airline@1", gate=gate("pass", None), selection="blind")
+    await store.add_model(control)
+    assert isinstance(await _in_service(store, serving).offer(control), Skipped)
+    assert serving.served is None
+
+
+async def test_a_verdict_against_another_incumbent_does_not_allow_the_swap(store: SqlStore) -> None:
+    """Two candidates measured against the base: the second one would undo the first unproved."""
+    serving = Serving()
+    service = _in_service(store, serving)
+    first, second = await _added(store, 1, "pass", None), await _added(store, 2, "pass", None)
+    await service.offer(first)
+    refused = await service.offer(second)
+    assert isinstance(refused, Skipped)
+    assert "measured against the base model, but airline@1 is in service" in refused.reason
+    assert serving.served == "airline@1"
+
+
+async def test_a_server_that_fails_leaves_the_history_as_it_was(store: SqlStore) -> None:
+    """The former adapter serves on, and is still the current one."""
+    serving = Serving()
+    service = _in_service(store, serving)
+    await service.offer(await _added(store, 1, "pass", None))
+    await _added(store, 2, "pass", "airline@1")
+    serving.fault = ApplyError("the probe saw the old adapter")
+    with pytest.raises(ApplyError):
+        await service.apply("airline@2")
+    assert [entry.model_id for entry in await store.history(SCENARIO)] == ["airline@1"]
+
+
+async def test_applying_what_serves_already_is_nothing(store: SqlStore) -> None:
+    """Everything that can be done twice is safe to do twice."""
+    service = _in_service(store, Serving())
+    await service.offer(await _added(store, 1, "pass", None))
+    assert await service.apply("airline@1") == Skipped("airline@1", "it is in service already")
+    with pytest.raises(NotFoundError):
+        await service.apply("airline@9")
+
+
+async def test_rollback_goes_back_one_adapter_and_then_to_the_base(store: SqlStore) -> None:
+    """Before the first adapter there is the bare base; before that, nothing."""
+    serving = Serving()
+    service = _in_service(store, serving)
+    await service.offer(await _added(store, 1, "pass", None))
+    await service.offer(await _added(store, 2, "pass", "airline@1"))
+    assert await service.rollback() == "airline@1"
+    assert serving.served == "airline@1"
+    assert await service.rollback() is None
+    assert serving.served is None
+    with pytest.raises(NoPreviousModelError):
+        await service.rollback()
+
+
+async def test_at_start_the_gateway_is_made_to_follow_the_history(store: SqlStore) -> None:
+    """A daemon killed between the flip and the row serves the proved adapter again."""
+    serving = Serving()
+    await _in_service(store, serving).offer(await _added(store, 1, "pass", None))
+    serving.served = "airline@7"
+    await _in_service(store, serving).reconcile()
+    assert serving.served == "airline@1"

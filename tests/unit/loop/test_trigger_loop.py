@@ -1,0 +1,242 @@
+"""When a run starts, how it ends, and what is remembered of it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from honed.domain.job import TrainSettings
+from honed.domain.run import Run
+from honed.errors import ControlError, ProcessFailedError
+from honed.loop import InService, TrainingRuns, TriggerLoop
+from honed.stores import SqlStore
+from honed.triggers import parse
+from tests.unit.loop.conftest import SCENARIO, Always, Serving, Sets, Training, episode
+
+pytestmark = pytest.mark.anyio
+
+
+class Parts:
+    """A loop and what it works with."""
+
+    def __init__(self, store: SqlStore, folder: Path, *, trigger: str, decision: str) -> None:
+        self.store = store
+        self.serving = Serving()
+        self.training = Training()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        announce = lambda type, details: self.events.append((type, details))  # noqa: E731
+        in_service = InService(
+            store, self.serving, scenario=SCENARIO, max_history=5, auto=True, announce=announce
+        )
+        runs = TrainingRuns(
+            store,
+            Sets(store),
+            self.training,
+            Always(decision),
+            in_service,
+            scenario=SCENARIO,
+            learn_model="chat",
+            base_model="org/tiny",
+            settings=TrainSettings(),
+            runs_dir=folder / "runs",
+            first_backoff_s=60,
+            announce=announce,
+        )
+        self.loop = TriggerLoop(
+            store,
+            runs,
+            parse(trigger),
+            scenario=SCENARIO,
+            learn_model="chat",
+            check_interval=timedelta(milliseconds=20),
+        )
+
+    async def add(self, first: int, last: int) -> None:
+        """Episodes `first` to `last`."""
+        for number in range(first, last + 1):
+            await self.store.add_episode(episode(number), [])
+        self.loop.notify()
+
+    async def runs(self) -> list[Run]:
+        return await self.store.list_runs(SCENARIO)
+
+    async def until(self, look: Callable[[], Awaitable[Any]]) -> Any:
+        with anyio.fail_after(10):
+            while not (found := await look()):
+                await anyio.sleep(0.005)
+        return found
+
+    async def ended(self, count: int = 1) -> list[Run]:
+        """The runs, once `count` of them have ended; newest first."""
+
+        async def look() -> list[Run] | None:
+            runs = await self.runs()
+            done = len(runs) >= count and all(run.state != "running" for run in runs)
+            return runs if done else None
+
+        found: list[Run] = await self.until(look)
+        return found
+
+
+@asynccontextmanager
+async def _loop(
+    store: SqlStore, folder: Path, *, trigger: str = "count(3)", decision: str = "pass"
+) -> AsyncIterator[Parts]:
+    parts = Parts(store, folder, trigger=trigger, decision=decision)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(parts.loop.run)
+        yield parts
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_trigger_that_fires_trains_gates_and_serves(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """One run, one model, in service; the trigger is quiet again."""
+    async with _loop(store, tmp_path) as parts:
+        await parts.add(1, 3)
+        (run,) = await parts.ended()
+    assert (run.state, run.model_id, run.reason, run.num_episodes) == (
+        "done",
+        "airline@1",
+        "count(3)",
+        3,
+    )
+    assert parts.serving.served == "airline@1"
+    state = await store.start_scenario(SCENARIO, "chat", now_ms=1)
+    assert state.last_train_count == 3
+    types = [type for type, _ in parts.events]
+    for expected in (
+        "training.started",
+        "training.progress",
+        "gate.decided",
+        "model.applied",
+        "training.done",
+    ):
+        assert expected in types
+    progress = (tmp_path / "runs" / run.id / "progress.jsonl").read_text()
+    assert '"step":1' in progress
+
+
+async def test_one_training_at_a_time(store: SqlStore, tmp_path: Path) -> None:
+    """Neither the trigger nor a person starts a second run; what came meanwhile counts as new."""
+    async with _loop(store, tmp_path) as parts:
+        parts.training.may_end = anyio.Event()
+        await parts.add(1, 3)
+        await parts.training.started.wait()
+        await parts.add(4, 6)
+        with pytest.raises(ControlError, match="in progress"):
+            parts.loop.train_now()
+        assert len(await parts.runs()) == 1
+        parts.training.may_end.set()
+        runs = await parts.ended(2)
+    assert [run.num_episodes for run in runs] == [6, 3]
+    assert parts.serving.served == "airline@2"
+
+
+async def test_a_failed_run_backs_off_and_keeps_its_episodes(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """The reason is kept; nothing new starts until the back-off is over, but a person may."""
+    async with _loop(store, tmp_path) as parts:
+        parts.training.fault = ProcessFailedError("the worker was ended by SIGKILL", exit_code=-1)
+        await parts.add(1, 3)
+        (run,) = await parts.ended()
+        assert run.state == "failed"
+        assert "SIGKILL" in (run.message or "")
+        state = await parts.loop.state()
+        assert (state.last_train_count, state.backoff_s) == (0, 60)
+        await parts.add(4, 4)
+        parts.training.fault = None
+        parts.loop.train_now()
+        runs = await parts.ended(2)
+        assert (await parts.loop.state()).backoff_until_ms is None
+    assert [run.state for run in runs] == ["done", "failed"]
+
+
+async def test_a_run_without_data_is_skipped_with_its_reason(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """Nothing is published and nothing backs off."""
+    async with _loop(store, tmp_path) as parts:
+        parts.loop.train_now()
+        (run,) = await parts.ended()
+    assert (run.state, run.model_id) == ("skipped", None)
+    assert "no episodes" in (run.message or "")
+
+
+async def test_a_refused_candidate_is_kept_but_not_served(store: SqlStore, tmp_path: Path) -> None:
+    """The verdict is stored with the model."""
+    async with _loop(store, tmp_path, decision="fail") as parts:
+        await parts.add(1, 3)
+        (run,) = await parts.ended()
+    assert run.state == "done"
+    assert parts.serving.served is None
+    verdict = (await store.get_model("airline@1")).gate
+    assert verdict is not None
+    assert verdict.decision == "fail"
+
+
+async def test_a_blind_control_is_judged_against_the_base_and_counts_for_nothing(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """The trigger still sees its episodes as unlearned."""
+    async with _loop(store, tmp_path, trigger="manual()", decision="fail") as parts:
+        await parts.add(1, 3)
+        parts.loop.train_now(selection="blind", against_base=True)
+        (run,) = await parts.ended()
+        assert (await parts.loop.state()).last_train_count == 0
+    assert run.selection == "blind"
+    assert parts.training.requests[0].selection == "blind"
+    assert parts.training.requests[0].incumbent is None
+
+
+async def test_a_cancelled_run_waits_for_the_next_new_episode(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """Stopped by the operator: no back-off, no instant restart."""
+    async with _loop(store, tmp_path) as parts:
+        parts.training.may_end = anyio.Event()
+        await parts.add(1, 3)
+        await parts.training.started.wait()
+        assert parts.loop.cancel() is not None
+        (run,) = await parts.ended()
+        assert run.state == "cancelled"
+        await anyio.sleep(0.1)
+        assert len(await parts.runs()) == 1
+        parts.training.may_end.set()
+        await parts.add(4, 4)
+        await parts.ended(2)
+
+
+async def test_a_run_found_unfinished_at_start_is_closed(store: SqlStore, tmp_path: Path) -> None:
+    """A killed daemon leaves no run that seems to go on for ever."""
+    await store.add_run(
+        Run(
+            id="old",
+            scenario=SCENARIO,
+            learn_model="chat",
+            state="running",
+            started_at_ms=1,
+            reason="x",
+        )
+    )
+    async with _loop(store, tmp_path) as parts:
+        (run,) = await parts.ended()
+    assert (run.state, run.message) == ("failed", "daemon stopped")
+
+
+async def test_stopping_the_loop_writes_down_the_cancelled_run(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """SIGTERM in mid-training leaves a row that says so."""
+    async with _loop(store, tmp_path) as parts:
+        parts.training.may_end = anyio.Event()
+        await parts.add(1, 3)
+        await parts.training.started.wait()
+    (run,) = await store.list_runs(SCENARIO)
+    assert run.state == "cancelled"
