@@ -4,11 +4,14 @@
 daemon, and importing this package loads nothing: the modules that need torch are imported when
 their job runs.
 
-    template, rows         conversations to tokens and labels
-    base_model             the base model and its tokenizer, loaded
-    pretrain               a tiny base model from nothing, for demo and tests
-    sft, export            LoRA training; the adapter folder
+    reporting, files       progress out, a result file, an exit status; files whole or absent
+    train                  a TrainJob from beginning to end
+    rows, template         conversations to tokens and labels
+    base_model, adapted    the base model and its tokenizer, loaded; adapters on it in turn
+    sft                    LoRA with TRL's trainer
+    export, manifest       the adapter folder and its lineage
     scores, fingerprint    what base and adapter say to given tokens
     architectures          which models can be served, and how their tensors are called in GGUF
     gguf_base, gguf_lora   Hugging Face's files to llama.cpp's
+    pretrain               a tiny base model from nothing, for demo and tests
 """

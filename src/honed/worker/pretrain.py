@@ -9,7 +9,7 @@ conversations take about half a minute on one CPU core.
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from honed.errors import EmptyDataError, TrainingError
 from honed.worker.base_model import set_threads
 from honed.worker.batches import collate
 from honed.worker.files import whole_folder
+from honed.worker.reporting import Report
 from honed.worker.rows import Example, Row, read_examples, rows_of
 from honed.worker.template import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
 
@@ -32,7 +33,7 @@ FINAL_LR = 0.05
 """Share of the learning rate that is left at the end of the cosine."""
 
 
-def pretrain(job: PretrainJob, report: Callable[[Progress], None]) -> PretrainResult:
+def pretrain(job: PretrainJob, report: Report) -> PretrainResult:
     """Do a PretrainJob.
 
     Raises:
@@ -132,7 +133,7 @@ def _train(
     rows: Sequence[Row],
     pad_token_id: int,
     job: PretrainJob,
-    report: Callable[[Progress], None],
+    report: Report,
 ) -> float:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=job.learning_rate, betas=(0.9, 0.95), weight_decay=0.01

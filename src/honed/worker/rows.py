@@ -84,7 +84,7 @@ def read_examples(path: Path) -> list[Example]:
 def _example(line: str, where: str) -> Example:
     try:
         data = json.loads(line)
-        messages = [_message(message) for message in data["messages"]]
+        messages = [served_message(message) for message in data["messages"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
             f"{where} is not a conversation: {type(error).__name__}: {error}",
@@ -94,7 +94,7 @@ def _example(line: str, where: str) -> Example:
     return Example(messages, data.get("tools") or None, None if turns is None else frozenset(turns))
 
 
-def _message(message: dict[str, Any]) -> dict[str, Any]:
+def served_message(message: dict[str, Any]) -> dict[str, Any]:
     """A turn as llama-server hands it to the template.
 
     Parts of text are joined, null is the empty text, `developer` is the `system` it stands for, and

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from honed.domain.job import ExportBaseJob, PretrainJob, PretrainResult, Progress, ScoreJob
@@ -159,29 +160,27 @@ def test_terminated_worker_is_a_failed_process(tmp_path: Path) -> None:
 
 
 def test_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:
-    """When the process that waits for it is killed, the worker ends too."""
-    job = pretraining(tmp_path, steps=LONG)
+    """When the process that waits for it is killed, the worker ends too, even if it says nothing."""
+    job = tmp_path / "job.json"
+    job.write_bytes(msgspec.json.encode(pretraining(tmp_path, steps=LONG)))
+    pipe = tmp_path / "pipe"  # held open here: the worker must not learn of it by a broken pipe
+    os.mkfifo(pipe)
     parent = f"""
-import anyio, os, signal
-from honed.domain.job import PretrainJob
-from honed.processors import run_job
-from pathlib import Path
-def on_progress(progress):
-    if progress.step == 3:
-        print("training", flush=True)
-anyio.run(run_job, {job!r}, Path({str(tmp_path / "job")!r}), on_progress)
+import os, subprocess, sys
+command = [sys.executable, "-m", "honed.worker", {str(job)!r}]
+with open({str(pipe)!r}, "wb") as out:
+    environment = os.environ | {{"HONED_PARENT_PID": str(os.getpid())}}
+    subprocess.run(command, stdout=out, env=environment)
 """
-    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        while b"training" not in process.stdout.readline():
-            assert process.poll() is None
-        worker = worker_pid(tmp_path / "job")
-        ended = os.pidfd_open(worker)
+    with subprocess.Popen([sys.executable, "-c", parent]) as process, pipe.open("rb") as lines:
+        while b'"step":3' not in (line := lines.readline()):
+            assert line
+        ended = os.pidfd_open(worker_pid(tmp_path))
         process.kill()
-    try:
-        anyio.run(wait_readable, ended)
-    finally:
-        os.close(ended)
+        try:
+            anyio.run(wait_readable, ended)
+        finally:
+            os.close(ended)
     assert not (tmp_path / "base").exists()
 
 

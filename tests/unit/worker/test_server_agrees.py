@@ -14,7 +14,7 @@ import pytest
 
 from honed.domain.fingerprint import FINGERPRINT_FILE, Fingerprint
 from honed.worker.base_model import load_tokenizer
-from honed.worker.rows import _message
+from honed.worker.rows import served_message
 from tests.tiny_models import make_tiny_adapter
 from tests.unit.worker.llama import llama_server, next_token_logprobs
 
@@ -109,7 +109,7 @@ def test_template_renders_as_the_server_does(
     body = {"messages": CONVERSATION} | ({"tools": tools} if tools else {})
     served = base_server.post("/apply-template", json=body).raise_for_status().json()["prompt"]
     trained = load_tokenizer(tiny_base).apply_chat_template(
-        [_message(message) for message in CONVERSATION],
+        [served_message(message) for message in CONVERSATION],
         tools=tools,
         tokenize=False,
         add_generation_prompt=True,
