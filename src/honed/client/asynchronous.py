@@ -39,6 +39,7 @@ class AsyncHonedClient:
         self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._num_lines = 0
+        self._line_max = wire.LINE_MAX
 
     async def __aenter__(self) -> "AsyncHonedClient":
         async with self._lock:
@@ -128,6 +129,7 @@ class AsyncHonedClient:
         if self._streams is None:
             await self._connect()
         assert self._streams is not None
+        exchange.check(self._line_max)
         reader, writer = self._streams
         while not exchange.is_done:
             lines = exchange.window(self._num_lines)
@@ -164,6 +166,7 @@ class AsyncHonedClient:
             Exchange([], []).take(reply)
         if reply.get("type") != "hello":
             raise RefusedError("protocol", f"{self._path} is not a honed feed")
+        self._line_max = int(reply.get("line_max", wire.LINE_MAX))
 
     async def _read(self, reader: asyncio.StreamReader) -> dict[str, Any]:
         async with asyncio.timeout(self._timeout_s):

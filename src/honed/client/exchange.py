@@ -52,6 +52,17 @@ class Exchange:
         """Whether everything that was sent is answered."""
         return self._acked == self._end
 
+    def check(self, line_max: int) -> None:
+        """Refuse, before anything is sent, a line that the daemon would end the conversation for.
+
+        Raises:
+            RefusedError: a line is longer than `line_max` bytes; the message names it.
+        """
+        for position, line in enumerate(self._lines):
+            if len(line) - 1 > line_max:
+                size = f"{len(line) - 1} bytes, the daemon takes {line_max}"
+                raise RefusedError("too_long", f"event {position} has {size}; nothing was sent")
+
     def window(self, lines_before: int) -> list[bytes]:
         """The next lines to send, on a connection that has carried `lines_before` lines."""
         self._base = lines_before - self._acked

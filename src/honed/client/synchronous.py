@@ -40,6 +40,7 @@ class HonedClient:
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._num_lines = 0
+        self._line_max = wire.LINE_MAX
 
     def __enter__(self) -> "HonedClient":
         with self._lock:
@@ -122,6 +123,7 @@ class HonedClient:
 
     def _converse(self, exchange: Exchange) -> None:
         sock = self._socket or self._connect()
+        exchange.check(self._line_max)
         while not exchange.is_done:
             lines = exchange.window(self._num_lines)
             self._num_lines += len(lines)
@@ -157,6 +159,7 @@ class HonedClient:
             Exchange([], []).take(reply)
         if reply.get("type") != "hello":
             raise RefusedError("protocol", f"{self._path} is not a honed feed")
+        self._line_max = int(reply.get("line_max", wire.LINE_MAX))
         return sock
 
     def _read(self, sock: socket.socket) -> dict[str, Any]:

@@ -39,12 +39,15 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def complete(event: dict[str, Any], *, scenario: str | None, agent: str | None) -> dict[str, Any]:
-    """The event with an id and a time, and with scenario and agent where the client has them."""
+    """The event with an id and a time, and with scenario and agent where the client has them.
+
+    An event that brings its own id gets no time: sent again, it must be the same to the byte.
+    """
     full = dict(event)
     if full.get("event_id") is None:
         full["event_id"] = new_event_id()
-    if full.get("timestamp_ms") is None:
-        full["timestamp_ms"] = time.time_ns() // 1_000_000
+        if full.get("timestamp_ms") is None:
+            full["timestamp_ms"] = time.time_ns() // 1_000_000
     if scenario is not None and full.get("scenario") is None:
         full["scenario"] = scenario
     if agent is not None and full.get("agent") is None:
