@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -128,7 +129,7 @@ async def open_intake(
     idle: timedelta = timedelta(minutes=5),
 ) -> AsyncIterator[Intake]:
     """Store and sink, its closing loop running; in memory without a path."""
-    send, episodes = anyio.create_memory_object_stream[Episode](100)
+    send, episodes = anyio.create_memory_object_stream[Episode](math.inf)
     url = f"sqlite:///{database}" if database else "sqlite://"
     async with open_store(url) as store, anyio.create_task_group() as tasks:
         sink = Sink(
