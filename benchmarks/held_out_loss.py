@@ -3,9 +3,9 @@
     python benchmarks/held_out_loss.py TRAJECTORIES.jsonl [--folder FOLDER]
 
 Takes JSON lines with OpenAI messages in `traj` or `messages`, and optionally `task_id`, `reward` (1
-is a success) and `tools`. Splits by task, makes a tokenizer and a tiny base model from the training
-text, trains an adapter on the training tasks' successes in a worker process, and prints the loss
-per assistant token before and after.
+is a success) and `tools`. Splits by task, makes a tokenizer and a tiny base model from the
+customers' turns of the training tasks, trains an adapter on those tasks' successes in a worker
+process, and prints the loss per assistant token of the held-out tasks before and after.
 """
 
 import argparse
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="trajectories, JSON lines")
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary one)")
     parser.add_argument("--held-out", type=float, default=0.2, help="share of the tasks held out")
-    parser.add_argument("--pretraining-steps", type=int, default=120)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--pretraining-steps", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -57,7 +57,11 @@ async def run(options: argparse.Namespace, folder: Path) -> None:
         f"{len({row['task_id'] for row in held_out})} tasks, {len(held_out)} trajectories, "
         f"of them {sum(row['reward'] >= 1 for row in held_out)} successes"
     )
-    for name, part in (("text", training), ("train", successes), ("held_out", held_out)):
+    for name, part in (
+        ("text", [swapped(row) for row in training]),
+        ("train", successes),
+        ("held_out", held_out),
+    ):
         write(folder / f"{name}.jsonl", part)
     await pretrain(options, folder)
     scores = await fine_tune(options, folder)
@@ -78,6 +82,17 @@ def read(line: str, number: int) -> dict[str, Any]:
     }
 
 
+def swapped(row: dict[str, Any]) -> dict[str, Any]:
+    """The conversation with user and agent changed about, tool turns left out."""
+    other = {"user": "assistant", "assistant": "user"}
+    turns = [
+        {"role": other.get(turn["role"], turn["role"]), "content": turn["content"]}
+        for turn in row["messages"]
+        if turn["role"] != "tool" and turn.get("content")
+    ]
+    return {"messages": turns}
+
+
 def is_held_out(row: dict[str, Any], options: argparse.Namespace) -> bool:
     """By a hash of the task, so that attempts at one task stay on one side."""
     return zlib.crc32(f"{options.seed}:{row['task_id']}".encode()) / 2**32 < options.held_out
@@ -89,7 +104,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 async def pretrain(options: argparse.Namespace, folder: Path) -> None:
-    """A base that has seen the language of the training tasks, successes and failures alike."""
+    """A base that knows the language but not the agent: it learns to write the customers' turns."""
     started = time.monotonic()
     job = PretrainJob(
         data_path=str(folder / "text.jsonl"),
@@ -127,7 +142,7 @@ async def fine_tune(options: argparse.Namespace, folder: Path) -> tuple[EpisodeS
             num_train_epochs=options.epochs,
             per_device_train_batch_size=1,
             gradient_accumulation_steps=1,
-            learning_rate=5e-3,
+            learning_rate=2e-3,
             lr_scheduler_type="cosine",
             max_length=options.max_length,
             seed=options.seed,
