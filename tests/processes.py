@@ -23,9 +23,7 @@ class Honed:
     def __init__(self, folder: Path, settings: str) -> None:
         self.data_dir = folder / "data"
         self.config = folder / "honed.toml"
-        self.config.write_text(
-            f'data_dir = "{self.data_dir}"\n{settings}\n'
-        )
+        self.config.write_text(f'data_dir = "{self.data_dir}"\n{settings}\n')
         self.serve_socket = folder / "serve.sock"
         self._log = folder / "processes.log"
         self.running: dict[str, subprocess.Popen[bytes]] = {}

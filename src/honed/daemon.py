@@ -3,12 +3,9 @@
 This and `serve` are the only modules that name implementations. No training stack is loaded here, nor typer or rich.
 """
 
-import argparse
 import contextlib
 import fcntl
 import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -19,13 +16,13 @@ import anyio
 import msgspec
 
 import honed
-from honed import log
+from honed import log, process
 from honed.api import EventStream, control_app
 from honed.appliers import LlamaServerApplier, NoApplier
-from honed.config import Config, load_config
+from honed.config import Config
 from honed.domain.episode import Episode
 from honed.domain.trained_model import Selection
-from honed.errors import ConfigError, HonedError, TriggerError
+from honed.errors import ConfigError, TriggerError
 from honed.gate import OutcomeGate
 from honed.learn_models import create
 from honed.learn_models.learn_model import LearnModel
@@ -38,9 +35,6 @@ from honed.sink import Sink
 from honed.sources import SocketSource
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets, load_or_make_secret
-
-EXIT_CONFIG = 78
-"""Exit status for a config that cannot be used (sysexits EX_CONFIG); systemd does not restart on it."""
 
 
 class LearningDaemon:
@@ -57,6 +51,7 @@ class LearningDaemon:
         processor: Processor | None = None,
         applier: Applier | None = None,
         gate: Gate | None = None,
+        stop: anyio.Event | None = None,
     ) -> None:
         self.config = config
         self._learn_model = learn_model or create(config.learn.model)
@@ -68,7 +63,7 @@ class LearningDaemon:
         self._applier = applier or _applier(config)
         self._gate = gate or _gate(config)
         self._events = EventStream()
-        self._stop = anyio.Event()
+        self._stop = stop or anyio.Event()
         self._started_at = datetime.now(UTC)
         self._store: SqlStore | None = None
         self._runs: TrainingRuns | None = None
@@ -309,47 +304,15 @@ async def running(service: Callable[..., Any]) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-async def run_until_signalled(daemon: LearningDaemon) -> None:
-    """Run the daemon; the first SIGTERM or SIGINT closes it in order, the second one exits at once."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, daemon)
-        await daemon.run()
-        tasks.cancel_scope.cancel()
-
-
-async def _stop_on_signal(daemon: LearningDaemon) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            if daemon._stop.is_set():
-                # The worker carries PDEATHSIG and the writer commits whole batches: leaving now is safe.
-                os._exit(128 + number)
-            daemon.request_stop()
+async def learn(config: Config, stop: anyio.Event) -> None:
+    """Run the config's daemon until `stop` is set; what was acknowledged is committed then."""
+    daemon = LearningDaemon(config, stop=stop)
+    await daemon.run()
 
 
 def main(argv: list[str] | None = None) -> int:
     """`honed run [--config FILE]`; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="honed run", description="Run the learning daemon.")
-    parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
-    arguments = parser.parse_args(argv)
-    status = 0
-    try:
-        config = load_config(arguments.config)
-        log.configure(level=config.log_level)
-        anyio.run(run_until_signalled, LearningDaemon(config))
-    except* ConfigError as group:
-        status = report_error("honed run", group, EXIT_CONFIG)
-    except* HonedError as group:
-        status = report_error("honed run", group, 1)
-    return status
-
-
-def report_error(program: str, error: BaseException, status: int) -> int:
-    """One line on stderr for the first error inside `error`; returns `status`."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    advice = getattr(error, "advice", None)
-    sys.stderr.write(f"{program}: {error}{f' ({advice})' if advice else ''}\n")
-    return status
+    return process.main("run", "Run the learning daemon.", learn, argv)
 
 
 @contextlib.asynccontextmanager

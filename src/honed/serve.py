@@ -4,11 +4,8 @@ This and `daemon` are the only modules that name implementations. It outlives th
 restarts and upgrades interrupt no request. No training stack is loaded here, nor typer or rich.
 """
 
-import argparse
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
@@ -17,17 +14,16 @@ from typing import Final
 
 import anyio
 
-from honed import log
-from honed.config import Config, load_config
+from honed import log, process
+from honed.config import Config
 from honed.domain.serving import Registration
-from honed.errors import ApplyError, ConfigError, HonedError, SourceError, TrainingError
+from honed.errors import ApplyError, ConfigError, SourceError, TrainingError
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
 from honed.gateway.relay import Relay
 from honed.listen import claim_unix_path, serving
 from honed.processors.base_model import ensure_gguf
 
-EXIT_CONFIG: Final = 78
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 2048
 
@@ -127,46 +123,11 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve_until_signalled(config: Config) -> None:
-    """Serve; the first SIGTERM or SIGINT drains and ends, the second one ends at once."""
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, stop)
-        await serve(config, stop=stop)
-        tasks.cancel_scope.cancel()
-
-
-async def _stop_on_signal(stop: anyio.Event) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            if stop.is_set():
-                # Every llama-server carries PDEATHSIG and the state file is replaced as a whole:
-                # leaving is safe.
-                os._exit(128 + number)
-            stop.set()
+async def _serve_until(config: Config, stop: anyio.Event) -> None:
+    await serve(config, stop=stop)
 
 
 def main(argv: list[str] | None = None) -> int:
     """`honed serve [--config FILE]`; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="honed serve", description="Run the gateway.")
-    parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
-    arguments = parser.parse_args(argv)
-    status = 0
-    try:
-        config = load_config(arguments.config)
-        log.configure(level=config.log_level)
-        uvloop = find_spec("uvloop") is not None
-        anyio.run(serve_until_signalled, config, backend_options={"use_uvloop": uvloop})
-    except* ConfigError as group:
-        status = _report(group, EXIT_CONFIG)
-    except* HonedError as group:
-        status = _report(group, 1)
-    return status
-
-
-def _report(error: BaseException, status: int) -> int:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    advice = getattr(error, "advice", None)
-    sys.stderr.write(f"honed serve: {error}{f' ({advice})' if advice else ''}\n")
-    return status
+    uvloop = find_spec("uvloop") is not None
+    return process.main("serve", "Run the gateway.", _serve_until, argv, use_uvloop=uvloop)

@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Final
+
+from honed.lifeline import end_with_parent
 
 _GRACE_S: Final = 60.0
 """How long both may take to end after a signal; the daemon may be ending a worker, the gateway draining."""
@@ -21,7 +24,11 @@ def main(argv: list[str]) -> int:
         sys.stdout.write("usage: honed up [--config FILE]\n\nRun daemon and gateway together.\n")
         return 0
     children = [
-        subprocess.Popen([sys.executable, "-m", "honed", verb, *argv], start_new_session=True)
+        subprocess.Popen(
+            [sys.executable, "-m", "honed", verb, *argv],
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+        )
         for verb in ("serve", "run")
     ]
     asked = False
@@ -37,7 +44,7 @@ def main(argv: list[str]) -> int:
         signal.signal(number, pass_on)
     first = _first_to_end(children)
     for child in children:
-        if child.poll() is None:
+        if child.poll() is None and not asked:  # a second signal would cut its ending short
             child.terminate()
     statuses = [_ended(child) for child in children]
     if asked:

@@ -1,24 +1,22 @@
 """The demo's children: `honed run` and `honed serve`, started and stopped by handle."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
 
 from honed.errors import ControlError
+from honed.lifeline import end_with_parent
 
 _GRACE_S: Final = 30.0
-_PR_SET_PDEATHSIG: Final = 1
 _TAIL_LINES: Final = 15
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Child:
@@ -100,11 +98,6 @@ def _started(verb: str, config_path: Path, runtime_dir: Path) -> Child:
             stderr=log,
             env=environment | {"RUNTIME_DIRECTORY": str(runtime_dir)},
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
     return Child(verb, process, log_path)
-
-
-def _end_with_parent() -> None:
-    """In the child: be told to end when the demo dies, however it dies."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

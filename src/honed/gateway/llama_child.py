@@ -6,7 +6,6 @@ becomes that program instead of the bundled server. Imports nothing of ours: it 
 tenth of a second.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -16,7 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from honed.lifeline import end_with_parent
+
 _HTTP_THREADS = 64  # each waiting request holds one; probes must not queue behind a swarm's streams
 _ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request, and nobody rotates the log
 
@@ -24,20 +24,12 @@ _ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request, and nobody
 def main(path: str) -> None:
     """Run the server that the JSON file describes (`llama_server.ChildArgs`) until SIGTERM."""
     args: dict[str, Any] = json.loads(Path(path).read_text())
-    die_with_parent(args["parent_pid"])
+    # survives exec, not fork
+    end_with_parent(signal.SIGKILL, parent=args["parent_pid"])
     if args["executable"]:
         _become(args)
     else:
         _run_bundled(args)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel for SIGKILL when the parent dies; it survives exec, not fork."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent_pid:  # it died before we asked
-        sys.exit(1)
 
 
 def command_line(args: dict[str, Any], *, port: int) -> list[str]:

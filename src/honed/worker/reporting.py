@@ -4,7 +4,6 @@ The pipe behind stdout belongs to the protocol alone. Libraries print; so the pi
 before they are imported, and what they print goes to stderr.
 """
 
-import ctypes
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Final
 import msgspec
 
 from honed.domain.job import JobResult, Progress
+from honed.lifeline import end_with_parent
 from honed.worker.files import write_file
 
 Report = Callable[[Progress], None]
@@ -24,8 +24,6 @@ Report = Callable[[Progress], None]
 EXIT_TERMINATED: Final = 128 + signal.SIGTERM
 PARENT_PID: Final = "HONED_PARENT_PID"
 """Environment variable with the pid of the process that waits for the result."""
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def claim_stdout() -> Report:
@@ -51,10 +49,8 @@ def end_on_sigterm() -> None:
     """
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C on a terminal is the parent's to handle
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     parent = os.environ.get(PARENT_PID)
-    if parent is not None and os.getppid() != int(parent):
-        os._exit(EXIT_TERMINATED)  # it died before the line above
+    end_with_parent(signal.SIGTERM, parent=int(parent) if parent else None)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,27 @@
+"""A child that never outlives its parent."""
+
+import ctypes
+import os
+import signal
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def end_with_parent(number: signal.Signals, *, parent: int | None = None) -> None:
+    """Have the kernel send `number` to this process when its parent ends, also by kill -9.
+
+    Linux ties this to the thread that made the child: start children from a thread that lives as long as they should.
+
+    Args:
+        number: what to send.
+        parent: the parent's pid; if it is gone already, the signal is sent now.
+
+    Raises:
+        OSError: the kernel does not offer it.
+    """
+    if _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), number)
