@@ -127,9 +127,12 @@ async def serve(folder: Path, learn_model: str) -> None:
                 print("ready", flush=True)
                 await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
             tasks.cancel_scope.cancel()
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(("VmHWM", "VmRSS")):
-            print(line.replace("\t", " "), file=sys.stderr)
+
+
+def peak_mib(process: "subprocess.Popen[bytes]") -> float:
+    """The most memory that the process has had in RAM."""
+    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(row.split()[1]) for row in status if row.startswith("VmHWM")) / 1024
 
 
 async def feed(socket_path: Path, lines: Sequence[bytes]) -> float:
@@ -157,21 +160,22 @@ async def _feed_one(socket_path: Path, lines: Sequence[bytes]) -> None:
     writer.close()
 
 
-def served_rate(folder: Path, lines: Sequence[bytes], learn_model: str) -> float:
-    """Acked events per second of a fresh server."""
+def served_rate(folder: Path, lines: Sequence[bytes], learn_model: str) -> tuple[float, float]:
+    """Acked events per second of a fresh server, and its peak of resident memory in MiB."""
     command = [sys.executable, __file__, "--serve", str(folder), "--learn-model", learn_model]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert server.stdin is not None
         server.stdout.readline()
         rate = asyncio.run(feed(folder / "feed.sock", lines))
+        peak = peak_mib(server)
         server.stdin.close()
         server.wait(60)
     db = sqlite3.connect(folder / "honed.db")
     (count,) = db.execute("SELECT count(DISTINCT event_id) FROM records").fetchone()
     db.close()
     assert count == len(lines), f"{count} of {len(lines)} events are stored"
-    return rate
+    return rate, peak
 
 
 def main() -> None:
@@ -192,9 +196,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
             folder = Path(name)
             raw = raw_rate(folder / "raw.db", lines)
-            served = served_rate(folder, lines, arguments.learn_model)
+            served, peak = served_rate(folder, lines, arguments.learn_model)
         ratios.append(served / raw)
-        print(f"round {number}: raw {raw:8.0f}/s  feed {served:8.0f}/s  ratio {served / raw:.2f}")
+        print(
+            f"round {number}: raw {raw:8.0f}/s  feed {served:8.0f}/s  ratio {served / raw:.2f}"
+            f"  peak {peak:.0f} MiB"
+        )
     print(f"median ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}-{max(ratios):.2f}]")
 
 

@@ -34,6 +34,11 @@ def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_listening(path):
             raise SourceError(f"another process listens on {path}", advice="stop it first")
+        if path.exists() and not path.is_socket():
+            raise SourceError(
+                f"{path} is in the way: expected a socket or nothing, found a file or a folder",
+                advice="move it away, or choose another data_dir",
+            )
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # The mode must hold from the first moment: a chmod after bind would leave a window.
@@ -55,8 +60,10 @@ def is_listening(path: Path) -> bool:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except (BlockingIOError, TimeoutError):
+            return True  # somebody listens, but is too busy to accept: the backlog is full
         return True
 
 

@@ -54,6 +54,30 @@ class _Group:
 def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Written:
     """Store events and join them to their groups, inside the caller's transaction."""
     dispositions, stored = _insert_records(db, events)
+    groups = _by_group(stored)
+    open_ids = _upsert_groups(db, groups)
+    members = [
+        (open_ids[key], row.record_id)
+        for key, group in groups.items()
+        if key in open_ids
+        for row in group.members
+    ]
+    _insert_rows(db, _INSERT_MEMBERSHIPS, members, width=2)
+    closed_ids = {key: _group_id(db, key) for key in groups if key not in open_ids}
+    late = [(row, group_id) for key, group_id in closed_ids.items() for row in groups[key].members]
+    late_outcomes = [(row.record_id, to) for row, to in late if row.event.type == "outcome"]
+    num_late = len(late) - len(late_outcomes)
+    late_outcomes += _follow_receipts(db, stored, open_ids | closed_ids)
+    db.executemany("INSERT OR IGNORE INTO late_outcomes VALUES (?, ?)", late_outcomes)
+    db.execute(
+        "UPDATE totals SET num_records = num_records + ?, num_duplicates = num_duplicates + ?,"
+        " num_conflicts = num_conflicts + ?, num_late = num_late + ?",
+        (len(stored), dispositions.count("duplicate"), dispositions.count("conflict"), num_late),
+    )
+    return Written(dispositions, bool(late_outcomes))
+
+
+def _by_group(stored: Sequence[_Stored]) -> dict[tuple[str, str], _Group]:
     groups: dict[tuple[str, str], _Group] = {}
     for row in stored:
         for mark in row.event.groups:
@@ -64,35 +88,7 @@ def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Writ
             group.members.append(row)
             group.last_ms = row.event.received_ms
             group.closes = group.closes or mark.closes
-    open_ids = _upsert_groups(db, groups)
-    _insert_rows(
-        db,
-        _INSERT_MEMBERSHIPS,
-        [
-            (open_ids[key], row.record_id)
-            for key, g in groups.items()
-            if key in open_ids
-            for row in g.members
-        ],
-        width=2,
-    )
-    closed = {key: group for key, group in groups.items() if key not in open_ids}
-    closed_ids = {key: _group_id(db, key) for key in closed}
-    late_outcomes = [
-        (row.record_id, closed_ids[key])
-        for key, group in closed.items()
-        for row in group.members
-        if row.event.type == "outcome"
-    ]
-    num_late = sum(len(group.members) for group in closed.values()) - len(late_outcomes)
-    late_outcomes += _follow_receipts(db, stored, open_ids | closed_ids)
-    db.executemany("INSERT OR IGNORE INTO late_outcomes VALUES (?, ?)", late_outcomes)
-    db.execute(
-        "UPDATE totals SET num_records = num_records + ?, num_duplicates = num_duplicates + ?,"
-        " num_conflicts = num_conflicts + ?, num_late = num_late + ?",
-        (len(stored), dispositions.count("duplicate"), dispositions.count("conflict"), num_late),
-    )
-    return Written(dispositions, bool(late_outcomes))
+    return groups
 
 
 def _insert_records(

@@ -1,5 +1,6 @@
 """The feed protocol on a real socket."""
 
+import contextlib
 import json
 import os
 import socket
@@ -303,6 +304,37 @@ async def test_a_second_daemon_is_refused(feed: Intake, tmp_path: Path) -> None:
     async with connected(tmp_path) as peer:
         await peer.say(line(action()))
         assert (await peer.hear())["stored"] == 1
+
+
+async def test_a_daemon_with_a_full_backlog_is_not_stale(feed: Intake, tmp_path: Path) -> None:
+    """One that is too busy to accept keeps its socket all the same."""
+    busy = socket.socket(socket.AF_UNIX)
+    busy.bind(str(tmp_path / "busy.sock"))
+    busy.listen(0)
+    waiting = []
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(10):
+            peer = socket.socket(socket.AF_UNIX)
+            waiting.append(peer)
+            peer.setblocking(False)
+            peer.connect(str(tmp_path / "busy.sock"))
+    source = SocketSource(tmp_path / "busy.sock", feed.sink, scenario="airline", line_max=1_000)
+    with pytest.raises(SourceError, match="another"):
+        async with source.open():
+            pass
+    for one in (busy, *waiting):
+        one.close()
+
+
+async def test_a_file_in_the_way_is_left_alone(feed: Intake, tmp_path: Path) -> None:
+    """Only a socket is replaced."""
+    path = anyio.Path(tmp_path / "precious")
+    await path.write_text("text")
+    source = SocketSource(tmp_path / "precious", feed.sink, scenario="airline", line_max=1_000)
+    with pytest.raises(SourceError, match="in the way"):
+        async with source.open():
+            pass
+    assert await path.read_text() == "text"
 
 
 async def test_a_path_that_is_too_long_is_refused(feed: Intake, tmp_path: Path) -> None:
