@@ -10,6 +10,7 @@ import anyio
 import httpx
 
 from honed.errors import ControlError
+from honed.listen import is_listening
 
 Event = dict[str, Any]
 
@@ -27,7 +28,7 @@ class ControlSocket:
     async def _http(self) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.AsyncHTTPTransport(uds=str(self._path))
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://honed", timeout=_TIMEOUT_S
+            transport=transport, base_url="http://honed", timeout=_TIMEOUT_S, trust_env=False
         ) as http:
             yield http
 
@@ -56,7 +57,7 @@ class ControlSocket:
         """Ask until `is_so` holds of the answer, and return it.
 
         Args:
-            path: asked with GET; no answer yet is as good as a no.
+            path: asked with GET; as long as nobody listens, it is not so.
             is_so: told each answer.
             limit_s: how long to ask.
             check: called before each question; raises when there is nobody left to answer.
@@ -68,10 +69,8 @@ class ControlSocket:
         with anyio.move_on_after(limit_s):
             while True:
                 check()
-                with contextlib.suppress(ControlError):
-                    answer = await self.get(path)
-                    if is_so(answer):
-                        return answer
+                if is_listening(self._path) and is_so(answer := await self.get(path)):
+                    return answer
                 await anyio.sleep(_POLL_S)
         raise ControlError(f"{path} on {self._path} did not come true in {limit_s:g} s: {answer}")
 

@@ -158,6 +158,7 @@ async def _training(on: Stage, since: int, phase: Phase, *, run_id: str | None) 
             limit_s=_TRIGGER_LIMIT_S,
             check=on.check,
         )
+        phase.update(None, None, f"started by {started['reason']}")
         ended = await on.events.first(
             lambda event: event["type"] in _ENDS and event["run_id"] == started["run_id"],
             since=on.events.events.index(started),

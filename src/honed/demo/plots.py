@@ -101,7 +101,8 @@ def scatter(
     for mark in marks:
         at = x.to_px(mark.x)
         parts.append(f'<path class="mark" d="M{at:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
-        parts.append(_text(at + 4, _TOP + 10, mark.text, "note start"))
+        side, style = (4, "note start") if at < WIDTH / 2 else (-4, "note end")
+        parts.append(_text(at + side, _TOP + 10, mark.text, style))
     return _svg(title, parts)
 
 

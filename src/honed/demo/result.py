@@ -38,6 +38,18 @@ class SwapFigures(Struct, frozen=True, kw_only=True):
     """The slowest request within a second of the flip, on either side."""
 
 
+class GatewayFigures(Struct, frozen=True, kw_only=True):
+    """What the gateway itself counted."""
+
+    requests: int
+    failed: int
+    """Requests that got no complete answer although their client stayed."""
+    captured: int
+    """Calls that reached the daemon's feed."""
+    lost: int
+    """Calls that did not: dropped, or refused by the daemon."""
+
+
 class Measured(Struct, frozen=True, kw_only=True):
     """What the swarm achieved on fresh incidents."""
 
@@ -68,6 +80,7 @@ class DemoResult(Struct, frozen=True, kw_only=True):
     requests: int
     requests_failed: int
     """As the agents counted them."""
+    gateway: GatewayFigures
     swap: SwapFigures
     verdicts: tuple[GateVerdict, ...]
     """The adapter's, then the control's."""
@@ -95,11 +108,23 @@ def verdict_of(model: dict[str, Any]) -> GateVerdict:
     )
 
 
+def gateway_figures(lane: dict[str, Any]) -> GatewayFigures:
+    """The counts of a lane as the gateway lists it."""
+    captured = lane["captured"]
+    return GatewayFigures(
+        requests=lane["requests"],
+        failed=lane["failed"],
+        captured=captured["sent"],
+        lost=captured["dropped"] + captured["refused"],
+    )
+
+
 def problems_of(
     *,
     before: Measured,
     after: Measured,
     requests_failed: int,
+    gateway: GatewayFigures,
     verdicts: tuple[GateVerdict, ...],
     served_at_end: str | None,
     daemon_idle_mb: float,
@@ -113,6 +138,10 @@ def problems_of(
         )
     if requests_failed:
         problems.append(f"{requests_failed} requests failed: expected none")
+    if gateway.failed:
+        problems.append(f"the gateway counts {gateway.failed} failed requests: expected none")
+    if gateway.lost:
+        problems.append(f"{gateway.lost} captured calls did not reach the daemon: expected none")
     if served_at_end != adapter.model_id:
         problems.append(
             f"{served_at_end or 'the base model'} serves at the end: expected {adapter.model_id}"

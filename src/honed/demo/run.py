@@ -15,7 +15,7 @@ from honed import log
 from honed.demo import phases, recipe, stage
 from honed.demo.environment import World
 from honed.demo.report import write_report
-from honed.demo.result import DemoResult, problems_of, verdict_of
+from honed.demo.result import DemoResult, gateway_figures, problems_of, verdict_of
 from honed.demo.screen import Screen
 from honed.demo.swap import swap_figures
 from honed.errors import ConfigError
@@ -40,7 +40,7 @@ async def run_demo(
     """
     folder = _claimed(folder)
     screen, world = Screen(quiet=quiet), World(seed)
-    with _own_log(folder / "demo.log"), screen.open():
+    with _single_fault(), _own_log(folder / "demo.log"), screen.open():
         base = await phases.make_base(folder, world, screen)
         config_path = recipe.write_config(folder, base_model=base.path, seed=seed)
         async with contextlib.AsyncExitStack() as closing:
@@ -53,6 +53,7 @@ async def run_demo(
             after = await phases.measure(on, "after", screen)
             refused = await phases.train_control(on, screen) if control else None
             served_at_end: str | None = (await on.control.get("/v1/status"))["current_model"]
+            gateway = gateway_figures(await on.lane())
             with screen.phase("stop daemon and gateway"):
                 await closing.aclose()
         verdicts = tuple(verdict_of(run.model) for run in (learned, refused) if run)
@@ -60,6 +61,7 @@ async def run_demo(
             before=before,
             after=after,
             requests_failed=on.swarm.num_failed,
+            gateway=gateway,
             verdicts=verdicts,
             served_at_end=served_at_end,
             daemon_idle_mb=on.idle_mb,
@@ -74,6 +76,7 @@ async def run_demo(
             collected=collected,
             requests=len(on.swarm.calls),
             requests_failed=on.swarm.num_failed,
+            gateway=gateway,
             swap=swap_figures(learned.calls, learned.model["id"]),
             verdicts=verdicts,
             served_at_end=served_at_end,
@@ -102,6 +105,18 @@ def _claimed(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
+def _single_fault() -> Iterator[None]:
+    """Raise the first fault of a group by itself: the others are its consequences."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        fault: BaseException = group
+        while isinstance(fault, BaseExceptionGroup):
+            fault = fault.exceptions[0]
+        raise fault from group
+
+
+@contextlib.contextmanager
 def _own_log(path: Path) -> Iterator[None]:
     """Send this process's log lines to a file: the screen tells the same in words."""
     with path.open("w", encoding="utf-8") as file:
@@ -126,6 +141,11 @@ def _show(result: DemoResult, errors: list[str], screen: Screen) -> None:
     for verdict in result.verdicts:
         kind = "control" if verdict.selection == "blind" else "adapter"
         screen.line(f"gate, {kind} {verdict.model_id}: {verdict.decision}: {verdict.reason}")
+    gateway = result.gateway
+    screen.line(
+        f"gateway: {gateway.requests} requests, {gateway.failed} failed; "
+        f"{gateway.captured} calls captured, {gateway.lost} lost"
+    )
     screen.line(f"daemon: {result.daemon_idle_mb:.0f} MiB resident when idle")
     screen.line("seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in result.seconds.items()))
     for text in [*result.problems, *errors[:5]]:

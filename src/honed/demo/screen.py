@@ -35,6 +35,7 @@ class Phase:
         """Take the bar away."""
         if self._screen.bars is not None and self._task is not None:
             self._screen.bars.remove_task(self._task)
+            self._screen.bars.refresh()
 
 
 class Screen:

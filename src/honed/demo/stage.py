@@ -82,7 +82,9 @@ async def opened(config_path: Path, world: World) -> AsyncIterator[Stage]:
         closing.callback(tasks.cancel_scope.cancel)
         tasks.start_soon(stage.events.follow, stage.control)
         http = httpx.AsyncClient(
-            base_url=serving["address"], limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S)
+            base_url=serving["address"],
+            limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S),
+            trust_env=False,  # a proxy of the environment has no business on loopback
         )
         stage.swarm = Swarm(world, await closing.enter_async_context(http), model=SCENARIO)
         client = AsyncHonedClient(stage.feed_path, scenario=SCENARIO, agent="demo")
