@@ -183,7 +183,7 @@ def draws(rng: random.Random, exploration: float) -> Iterator[str | None]:
 def _why(incident: Incident) -> str:
     if not incident.has_inspected:
         return f"{UNKNOWN} cause: never inspected"
-    return f"not resolved after {incident.num_changes} changes"
+    return f"not resolved, changes made: {incident.num_changes}"
 
 
 def _turn(role: str, content: str) -> dict[str, str]:
