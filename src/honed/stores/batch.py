@@ -35,9 +35,8 @@ class Written(NamedTuple):
     """Whether an outcome found its group closed, so that `late_outcomes` has rows."""
 
 
-class _Stored(NamedTuple):
-    record_id: int
-    event: IncomingEvent
+_Stored = tuple[int, IncomingEvent]
+"""A record's id and its event."""
 
 
 class _Group:
@@ -57,15 +56,19 @@ def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Writ
     groups = _by_group(stored)
     open_ids = _upsert_groups(db, groups)
     members = [
-        (open_ids[key], row.record_id)
+        (open_ids[key], record_id)
         for key, group in groups.items()
         if key in open_ids
-        for row in group.members
+        for record_id, _ in group.members
     ]
     _insert_rows(db, _INSERT_MEMBERSHIPS, members, width=2)
     closed_ids = {key: _group_id(db, key) for key in groups if key not in open_ids}
-    late = [(row, group_id) for key, group_id in closed_ids.items() for row in groups[key].members]
-    late_outcomes = [(row.record_id, to) for row, to in late if row.event.type == "outcome"]
+    late = [
+        (record_id, group_id, event.type)
+        for key, group_id in closed_ids.items()
+        for record_id, event in groups[key].members
+    ]
+    late_outcomes = [(record_id, to) for record_id, to, kind in late if kind == "outcome"]
     num_late = len(late) - len(late_outcomes)
     late_outcomes += _follow_receipts(db, stored, open_ids | closed_ids)
     db.executemany("INSERT OR IGNORE INTO late_outcomes VALUES (?, ?)", late_outcomes)
@@ -80,14 +83,14 @@ def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Writ
 def _by_group(stored: Sequence[_Stored]) -> dict[tuple[str, str], _Group]:
     groups: dict[tuple[str, str], _Group] = {}
     for row in stored:
-        for mark in row.event.groups:
-            key = (mark.learn_model, mark.key)
-            group = groups.get(key)
+        event = row[1]
+        for learn_model, key, closes in event.groups:
+            group = groups.get((learn_model, key))
             if group is None:
-                group = groups[key] = _Group(row.event.received_ms)
+                group = groups[learn_model, key] = _Group(event.received_ms)
             group.members.append(row)
-            group.last_ms = row.event.received_ms
-            group.closes = group.closes or mark.closes
+            group.last_ms = event.received_ms
+            group.closes = group.closes or closes
     return groups
 
 
@@ -99,7 +102,7 @@ def _insert_records(
     dispositions: list[Disposition] = []
     stored: list[_Stored] = []
     for start, size in _slices(len(events)):
-        part = [_Stored(next_id + i, events[start + i]) for i in range(size)]
+        part = list(zip(range(next_id, next_id + size), events[start : start + size], strict=True))
         next_id += size
         values: list[Any] = []
         for record_id, event in part:
@@ -129,12 +132,13 @@ def _known_events(db: sqlite3.Connection, event_ids: list[str]) -> dict[str, tup
 
 
 def _disposition(row: _Stored, known: dict[str, tuple[int, bytes]]) -> Disposition:
-    if row.event.event_id is None:
+    own_id, event = row
+    if event.event_id is None:
         return "stored"
-    record_id, digest = known[row.event.event_id]
-    if record_id == row.record_id:
+    record_id, digest = known[event.event_id]
+    if record_id == own_id:
         return "stored"
-    return "duplicate" if digest == row.event.digest else "conflict"
+    return "duplicate" if digest == event.digest else "conflict"
 
 
 def _upsert_groups(
@@ -168,12 +172,12 @@ def _follow_receipts(
     Returns:
         `(record id, group id)` of the outcomes that found the group closed.
     """
-    calls = [row for row in stored if row.event.receipt_id and row.event.type != "outcome"]
+    calls = [event for _, event in stored if event.receipt_id and event.type != "outcome"]
     links = list(
         dict.fromkeys(
-            (row.event.receipt_id, group_ids[mark.learn_model, mark.key])
-            for row in calls
-            for mark in row.event.groups
+            (call.receipt_id, group_ids[mark.learn_model, mark.key])
+            for call in calls
+            for mark in call.groups
         )
     )
     _insert_rows(
