@@ -84,6 +84,7 @@ class LearningDaemon:
             rooms.enter_context(only_daemon_of(config.data_dir))
             secret = load_or_make_secret(config.data_dir / "secret.key")
             store = self._store = await rooms.enter_async_context(_store(config))
+            await rooms.enter_async_context(running(store.watch))
             sink = self._sink(store, secret)
             await rooms.enter_async_context(running(sink.run))
             in_service = self._in_service = InService(

@@ -90,6 +90,10 @@ class SqlStore:
         async with self._write() as db:
             await episode_writes.settle_late_outcomes(db)
 
+    async def watch(self) -> None:
+        """Wait, for ever if all is well; raises StoreError once nothing can be written any more."""
+        await self._writer.watch()
+
     # ------------------------------------------------------------ records and groups
 
     async def append(self, events: Sequence[IncomingEvent]) -> list[Disposition]:

@@ -70,6 +70,7 @@ class Writer:
         """What the thread has taken from the queue and not answered; the thread's own."""
         self._ended: str | None = None
         """Why nothing is written any more."""
+        self._has_ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread
 
@@ -109,6 +110,11 @@ class Writer:
         for part in written:
             dispositions += part.dispositions
         return Written(dispositions, any(part.found_closed for part in written))
+
+    async def watch(self) -> None:
+        """Wait until the thread has ended; raises StoreError with the reason."""
+        await self._has_ended.wait()
+        raise StoreError(self._ended or "the store is closed")
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -171,6 +177,7 @@ class Writer:
     def _refuse_rest(self, reason: str, in_hand: list[_Request]) -> None:
         """Fail everybody who waits, and from now on everybody who comes; on the loop."""
         self._ended = reason
+        self._has_ended.set()
         rest: list[tuple[_Append, _Result]] = []
         while not self._waiting.empty():
             in_hand.append(self._waiting.get_nowait())
