@@ -152,12 +152,7 @@ async def _training(on: Stage, since: int, phase: Phase, *, run_id: str | None) 
     first_call = len(on.swarm.calls)
     async with anyio.create_task_group() as load:
         load.start_soon(on.swarm.work, recipe.LOAD._replace(stream=f"load-{first_call}"), None)
-        started = await on.events.first(
-            lambda event: event["type"] == "training.started" and run_id in (None, event["run_id"]),
-            since=since,
-            limit_s=_TRIGGER_LIMIT_S,
-            check=on.check,
-        )
+        started = await _started(on, since, run_id)
         phase.update(None, None, f"started by {started['reason']}")
         ended = await on.events.first(
             lambda event: event["type"] in _ENDS and event["run_id"] == started["run_id"],
@@ -174,6 +169,21 @@ async def _training(on: Stage, since: int, phase: Phase, *, run_id: str | None) 
     model = next(model for model in models if model["id"] == ended["model_id"])
     events = on.events.events[on.events.events.index(started) :]
     return Learned(model, events, on.swarm.calls[first_call:])
+
+
+async def _started(on: Stage, since: int, run_id: str | None) -> Event:
+    """The event of the run's start; when it does not come, the error has the trigger's own words."""
+    try:
+        return await on.events.first(
+            lambda event: event["type"] == "training.started" and run_id in (None, event["run_id"]),
+            since=since,
+            limit_s=_TRIGGER_LIMIT_S,
+            check=on.check,
+        )
+    except ControlError as error:
+        trigger = (await on.control.get("/v1/status"))["trigger"]
+        error.add_note(f"the trigger says: {trigger['explain']}")
+        raise
 
 
 _ENDS: Final = ("training.done", "training.skipped", "training.failed", "training.cancelled")

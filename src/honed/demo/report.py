@@ -39,10 +39,11 @@ def write_report(result: DemoResult, learned: Learned, control: Learned | None) 
 
 def report_html(result: DemoResult, learned: Learned, control: Learned | None) -> str:
     """The report as one HTML document."""
+    loss_note = _LOSS_NOTE + (_CONTROL_NOTE if control else "")
     sections = [
         _summary(result),
         _section("Success before and after", _success_chart(result), _SUCCESS_NOTE),
-        _section("Loss while training", _loss_chart(learned, control), _LOSS_NOTE),
+        _section("Loss while training", _loss_chart(learned, control), loss_note),
         _section("Latency across the swap", _latency_chart(result, learned), _swap_note(result)),
         _section("What the gate said", _verdict_table(result.verdicts), _GATE_NOTE),
         _section("Lineage", _lineage(result)),
@@ -59,11 +60,12 @@ def report_html(result: DemoResult, learned: Learned, control: Learned | None) -
 
 _SUCCESS_NOTE: Final = (
     "Share of fresh incidents that the swarm resolved, with 95 % Wilson intervals. "
-    "No incident was seen in training, and none is used twice."
+    "Each measurement has incidents of its own; none of them was worked on while collecting."
 )
-_LOSS_NOTE: Final = (
-    "Both learn to imitate what they are shown. The control was shown as many episodes, drawn "
-    "without a look at their outcome: a falling loss alone proves nothing."
+_LOSS_NOTE: Final = "A falling loss proves that the successes are imitated, and no more."
+_CONTROL_NOTE: Final = (
+    " The control was shown as many episodes, drawn without a look at their outcome: it learned to "
+    "imitate them too."
 )
 _GATE_NOTE: Final = (
     "Judged on held-out episodes: a candidate must find the successes likelier than before, by more "
