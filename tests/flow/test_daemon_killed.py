@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from tests.processes import honed
 @pytest.mark.parametrize(
     "rounds", [3, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )
-def test_every_acknowledged_event_survives_the_daemon(tmp_path: Path, rounds: int) -> None:
+def test_every_acknowledged_event_survives_the_daemon(
+    tmp_path: Path, rounds: int, record_property: Callable[[str, object], None]
+) -> None:
     """0 lost, 0 doubled, and the database is whole."""
     settings = 'scenario = "swarm"\ntrigger = "manual()"\n[apply]\nkind = "none"'
     with honed(tmp_path, settings) as daemon:
@@ -29,4 +32,4 @@ def test_every_acknowledged_event_survives_the_daemon(tmp_path: Path, rounds: in
         sent = killed_under_load(start, daemon.data_dir / "feed.sock", rounds=rounds)
     assert sent.acked
     check_all_stored(daemon.data_dir / "honed.db", sent.acked)
-    print(f"{rounds} kills: {len(sent.acked)} acknowledged, 0 lost, 0 doubled")
+    record_property("acknowledged", len(sent.acked))
