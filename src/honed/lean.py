@@ -2,7 +2,7 @@
 
 structlog and httpx import rich, with pygments, where it is installed (for tracebacks in colour, and for httpx's own
 command line). `honed run` and `honed serve` live for months and use neither.
-Measured: VmRSS after `import honed.daemon` 70 MiB with rich, 61 MiB without (x86-64, Python 3.11).
+Measured: VmRSS after `import honed.daemon` 70 MiB with rich, 66 MiB without (x86-64, Python 3.11).
 """
 
 import contextlib
