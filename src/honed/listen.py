@@ -105,12 +105,22 @@ async def serving(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(config)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [sock])
+        tasks.start_soon(_run_to_its_end, server, sock)
         try:
             with anyio.fail_after(10):
                 while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
                     await anyio.sleep(0.005)
             yield
+        except BaseException:
+            server.force_exit = True  # nobody waits for requests when something is wrong
+            raise
         finally:
             server.should_exit = True
     sock.close()
+
+
+async def _run_to_its_end(server: _Server, sock: socket.socket) -> None:
+    # Cancelled in the middle, uvicorn leaves its listeners and connections open, and closing uvloop
+    # then hangs (seen with 0.23: an error elsewhere left a process that never ended).
+    with anyio.CancelScope(shield=True):
+        await server.serve([sock])

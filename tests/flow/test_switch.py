@@ -32,7 +32,13 @@ from honed.serve import serve
 pytestmark = pytest.mark.anyio
 
 CHAT = "/v1/chat/completions"
-QUESTION = {"messages": [{"role": "user", "content": "what is wrong?"}], "temperature": 0}
+QUESTION = {
+    "messages": [{"role": "user", "content": "what is wrong?"}],
+    "temperature": 0,
+    "ignore_eos": True,
+}
+ANSWER_TOKENS = 64
+"""Long enough that answers are under way at every flip."""
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ class Served:
     async def answer(self) -> tuple[str, str]:
         """Version and text of one answer."""
         async with self.client() as client:
-            response = await client.post(CHAT, json=QUESTION | {"max_tokens": 8})
+            response = await client.post(CHAT, json=QUESTION | {"max_tokens": ANSWER_TOKENS})
         assert response.status_code == 200, response.text
         return response.headers["x-honed-model"], text_of(response)
 
@@ -176,7 +182,7 @@ class Load:
     async def client(self, streams: bool) -> None:
         async with self.served.client() as client:
             while True:
-                body = QUESTION | {"max_tokens": 8, "stream": streams, "model": "tiny"}
+                body = QUESTION | {"max_tokens": ANSWER_TOKENS, "stream": streams}
                 try:
                     response = await client.post(CHAT, json=body)
                     assert response.status_code == 200, response.text
@@ -333,15 +339,15 @@ async def test_captured_calls_reach_the_feed(
         for streams in (True, False):
             body = QUESTION | {"max_tokens": 4, "stream": streams}
             await client.post(CHAT, json=body, headers={"x-honed-task": "t1"})
-        async with await anyio.create_unix_listener(tmp_path / "feed.sock") as listener:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(listener.serve, feed)
 
-                async def all_sent() -> bool:
-                    return (await served.lane()).captured["sent"] == 2
+        async def all_sent() -> bool:
+            return (await served.lane()).captured["sent"] == 2
 
-                await until(all_sent)
-                tasks.cancel_scope.cancel()
+        listener = await anyio.create_unix_listener(tmp_path / "feed.sock")
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, feed)
+            await until(all_sent)
+            tasks.cancel_scope.cancel()
     events = [parse_event(line) for line in lines]
     assert [isinstance(event, LlmCallEvent) for event in events] == [True, True]
     for event in events:
@@ -411,7 +417,7 @@ async def test_gateway_ends_after_its_requests(tmp_path: Path, tiny_gguf: Path) 
     """SIGTERM lets a stream finish."""
     async with process(tmp_path, tiny_gguf) as gateway:
         served = await reached(tmp_path)
-        body = QUESTION | {"max_tokens": 200, "stream": True, "ignore_eos": True}
+        body = QUESTION | {"max_tokens": 200, "stream": True}
         async with served.client() as client, client.stream("POST", CHAT, json=body) as answer:
             lines = answer.aiter_lines()
             await anext(lines)
@@ -425,7 +431,7 @@ async def test_second_signal_ends_the_grace(tmp_path: Path, tiny_gguf: Path) -> 
     """Who asks twice is not made to wait for a stream, and no server is left."""
     async with process(tmp_path, tiny_gguf) as gateway:
         served = await reached(tmp_path)
-        body = QUESTION | {"max_tokens": 200, "stream": True, "ignore_eos": True}
+        body = QUESTION | {"max_tokens": 200, "stream": True}
         async with served.client() as client, client.stream("POST", CHAT, json=body) as answer:
             await anext(answer.aiter_lines())
             for _ in range(20):  # until both have been seen as two

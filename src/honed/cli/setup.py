@@ -1,11 +1,14 @@
 """Commands for the first day: init and demo."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import typer
 
-from honed.cli.asking import AsJson, leave
+from honed.cli.asking import AsJson, leave, print_json
+from honed.demo import run_demo
 from honed.domain.ids import check_scenario
 from honed.errors import ConfigError, HonedError, ValidationError
 
@@ -97,9 +100,10 @@ def init(
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Working folder; must be new or empty.")] = Path(
-        "demo-run"
-    ),
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Working folder, new or empty; default demo-run/TIME."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of base model, tasks and training.")] = 1,
     control: Annotated[
         bool,
@@ -108,16 +112,11 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """The whole loop on a tiny model: a swarm works, honed learns, the swarm works better."""
-    import anyio
-
-    from honed.demo import run_demo
-
+    place = folder or Path("demo-run") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
-        result = anyio.run(lambda: run_demo(folder, seed=seed, control=control, quiet=as_json))
+        result = anyio.run(lambda: run_demo(place, seed=seed, control=control, quiet=as_json))
     except HonedError as error:
         leave(error)
     if as_json:
-        from honed.cli.asking import print_json
-
         print_json(result)
     raise typer.Exit(0 if result.passed else 1)

@@ -170,16 +170,17 @@ class _Answer:
         collected = bytearray()
         while True:
             chunk = await exchange.read()
+            is_last = exchange.is_complete  # now: while the client is waited for, more may arrive
             tape.add(chunk)
             if self._collects:
                 collected += chunk
                 if len(collected) > _COLLECT_MAX:
                     raise UpstreamError("the answer is too long for an HTTP/1.0 client")
-            elif chunk or exchange.is_complete:
+            elif chunk or is_last:
                 self._ends_between_events = chunk.endswith(b"\n\n")
-                more = not exchange.is_complete
+                more = not is_last
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-            if exchange.is_complete:
+            if is_last:
                 break
         if self._collects:
             self._collects = False

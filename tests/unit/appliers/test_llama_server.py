@@ -127,7 +127,7 @@ async def test_refusals_have_one_form(
     tmp_path: Path, method: str, path: str, body: object, status: int, code: str
 ) -> None:
     """Code, message and advice, whatever was wrong."""
-    async with controlled(tmp_path) as (gateway, socket):
+    async with controlled(tmp_path) as (_, socket):
         transport = httpx.AsyncHTTPTransport(uds=str(socket))
         async with httpx.AsyncClient(transport=transport, base_url="http://honed") as client:
             answer = await client.request(method, path, json=body)

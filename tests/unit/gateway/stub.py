@@ -182,9 +182,11 @@ async def relaying(
     """A relay with one lane to an upstream that follows `script`."""
     async with upstream(script) as seen:
         lane = lane_to(seen.address, folder)
-        async with fronted({"tiny": lane}, max_body=max_body, captures=captures) as address:
-            async with httpx.AsyncClient(base_url=str(address), timeout=20) as client:
-                yield Front(client, address, lane, seen)
+        async with (
+            fronted({"tiny": lane}, max_body=max_body, captures=captures) as address,
+            httpx.AsyncClient(base_url=str(address), timeout=20) as client,
+        ):
+            yield Front(client, address, lane, seen)
         assert lane.backend is not None
         assert lane.backend.in_flight == 0
 

@@ -201,6 +201,22 @@ async def test_event_longer_than_a_line_may_be_is_dropped(tmp_path: Path) -> Non
     assert (captured.sent, captured.dropped) == (2, 1)
 
 
+async def test_call_in_hand_survives_a_lost_connection(tmp_path: Path) -> None:
+    """A sender that is cancelled between queue and window does not lose the call it has taken."""
+    captured, feed = Captured("tiny"), Feed(tmp_path / "feed.sock", ack)
+    sender = FeedSender(captured, lambda: tmp_path / "feed.sock")
+    captured.offer(call(size=100_000))  # long enough to be merged in a thread
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await sender.run()
+    async with feed.open(), anyio.create_task_group() as tasks:
+        tasks.start_soon(sender.run)
+        with anyio.fail_after(10):
+            await captured.wait_empty()
+        tasks.cancel_scope.cancel()
+    assert captured.sent == 1
+
+
 async def test_call_that_cannot_be_told_is_skipped(tmp_path: Path) -> None:
     """A request in a form that is not kept leaves no event and stops nothing."""
     captured, feed = Captured("tiny"), Feed(tmp_path / "feed.sock", ack)

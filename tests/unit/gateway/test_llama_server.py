@@ -88,7 +88,7 @@ async def test_damaged_model_says_why(tmp_path: Path) -> None:
     """The error carries the server's own words."""
     damaged = tmp_path / "base.gguf"
     damaged.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(ServerStartError, match="ended with status 1 .* E "):
+    with pytest.raises(ServerStartError, match=r"ended with status 1 .* E "):
         await llama_server.start(plan(tmp_path, damaged))
 
 
@@ -125,13 +125,19 @@ stop.wait()
 """
 
 
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """An executable with llama-server's command line."""
+    path = tmp_path / "llama-server"
+    path.write_text(EXECUTABLE.format(python=sys.executable))
+    path.chmod(stat.S_IRWXU)
+    return path
+
+
 async def test_executable_of_the_operator_is_run(
-    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+    tmp_path: Path, program: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:
     """A program with llama-server's command line serves as the bundled one does."""
-    program = tmp_path / "llama-server"
-    program.write_text(EXECUTABLE.format(python=sys.executable))
-    program.chmod(stat.S_IRWXU)
     named = plan(tmp_path, tiny_gguf, tiny_adapters[0], llama_server=program)
     server = await llama_server.start(named)
     try:

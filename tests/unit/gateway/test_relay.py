@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 
+from honed.gateway.relay import Relay
 from tests.unit.gateway.stub import (
     ANSWER,
     CHAT,
@@ -313,15 +314,53 @@ async def test_slow_reader_makes_upstream_wait(tmp_path: Path) -> None:
         reader, writer = await front.connect()
         writer.write(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
         before = -1
-        while written != before:  # until it stands still
+        while written != before or not written:  # until it stands still
             before = written
             await asyncio.sleep(0.2)
         assert 0 < written < size / 2
         got = 0
         while got < size:
-            got += len(await reader.read(1 << 20))
+            data = await reader.read(1 << 20)
+            assert data, f"cut after {got} of {size} bytes"
+            got += len(data)
         writer.close()
     assert written == size
+
+
+async def test_end_that_arrives_while_the_client_is_waited_for_is_passed_on(
+    tmp_path: Path,
+) -> None:
+    """The answer may be complete upstream long before a slow client has taken its first piece."""
+    first_sent, all_written = asyncio.Event(), asyncio.Event()
+
+    async def in_two(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf")
+        await first_sent.wait()
+        writer.write(b"rest")
+        await writer.drain()
+        all_written.set()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message.get("body") == b"half":
+            first_sent.set()
+            await all_written.wait()
+            await asyncio.sleep(0.05)  # the gateway reads it in the meantime
+
+    async def receive() -> Any:
+        if not sent:
+            return {"type": "http.request", "body": b"{}"}
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/x"}
+    scope |= {"raw_path": b"/x", "query_string": b"", "headers": []}  # type: ignore[dict-item]
+    async with upstream(in_two) as seen:
+        relay = Relay({"tiny": lane_to(seen.address, tmp_path)}, max_body=1000)
+        await relay(scope, receive, send)
+    bodies = [(each["body"], each["more_body"]) for each in sent[1:]]
+    assert bodies == [(b"half", True), (b"rest", False)]
 
 
 async def test_model_names_the_scenario(tmp_path: Path) -> None:
