@@ -349,10 +349,12 @@ async def test_end_that_arrives_while_the_client_is_waited_for_is_passed_on(
             await all_written.wait()
             await asyncio.sleep(0.05)  # the gateway reads it in the meantime
 
+    messages = [{"type": "http.request", "body": b"{}"}]
+
     async def receive() -> Any:
-        if not sent:
-            return {"type": "http.request", "body": b"{}"}
-        await asyncio.Event().wait()
+        if not messages:
+            await asyncio.Event().wait()  # the client stays
+        return messages.pop()
 
     scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/x"}
     scope |= {"raw_path": b"/x", "query_string": b"", "headers": []}  # type: ignore[dict-item]
