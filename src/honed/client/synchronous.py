@@ -18,7 +18,7 @@ class HonedClient:
     Threads may share it; their sends go one after another.
 
     Args:
-        socket_path: the daemon's `feed.sock`.
+        socket_path: the daemon's `feed.sock`; `~` is the home folder.
         scenario: put into events that have none.
         agent: put into events that have none.
         timeout_s: how long to wait for the connection and for each ack.
@@ -32,7 +32,7 @@ class HonedClient:
         agent: str | None = None,
         timeout_s: float = 10,
     ) -> None:
-        self._path = str(socket_path)
+        self._path = str(Path(socket_path).expanduser())
         self._scenario = scenario
         self._agent = agent
         self._timeout_s = timeout_s
