@@ -21,6 +21,7 @@ from honed.api import EventStream, control_app
 from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
 from honed.domain.episode import Episode
+from honed.domain.times import iso_utc
 from honed.domain.trained_model import Selection
 from honed.errors import ConfigError, TriggerError
 from honed.gate import OutcomeGate
@@ -136,7 +137,7 @@ class LearningDaemon:
             "base_model": self.config.base_model,
             "data_dir": str(self.config.data_dir),
             "pid": os.getpid(),
-            "started_at": self._started_at.isoformat(),
+            "started_at": iso_utc(self._started_at),
             "rss_mb": resident_mb(),
             "records": counts.num_records,
             "episodes": counts.num_episodes,

@@ -7,7 +7,6 @@ model costs no record.
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, get_args
@@ -17,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from honed import log
+from honed.domain import times
 from honed.domain.episode import Episode
 from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.records import Record, record_from_event
@@ -71,7 +71,7 @@ class Sink:
         settle: timedelta,
         idle: timedelta,
         on_episode: Callable[[Episode], None],
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = times.now_ms,
     ) -> None:
         self._store = store
         self._models = {model.name: model for model in learn_models}

@@ -1,11 +1,12 @@
 """The daemon's event stream: what happened, for whoever listens; a slow listener loses the oldest, counted."""
 
-import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import anyio
+
+from honed.domain.times import now_ms
 
 _WAITING_MAX: Final = 1_000
 """Events kept for one listener that does not read."""
@@ -19,7 +20,7 @@ class EventStream:
 
     def publish(self, type: str, details: dict[str, Any]) -> None:
         """Hand an event to every listener; without listeners this is nothing."""
-        event = {"type": type, "at_ms": time.time_ns() // 1_000_000} | details
+        event = {"type": type, "at_ms": now_ms()} | details
         for listener in self._listeners:
             listener.put(event)
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from honed import log
 from honed.domain.events import LlmCallEvent, format_event
 from honed.domain.message import Message
+from honed.domain.times import now_ms
 from honed.gateway.merge import UnreadableError, read_answered, read_asked
 from honed.gateway.request import Labels
 
@@ -29,7 +30,7 @@ CHAT_PATHS: Final = frozenset(("/v1/chat/completions", "/chat/completions"))
 
 def uuid7() -> str:
     """A time-ordered id (RFC 9562, version 7)."""
-    ms = time.time_ns() // 1_000_000
+    ms = now_ms()
     random = int.from_bytes(os.urandom(10))
     value = (
         ms << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
@@ -221,7 +222,7 @@ class Tape:
         self._chunks: list[bytes] = []
         self._size = 0
         self._started_s = time.monotonic()
-        self._started_at_ms = time.time_ns() // 1_000_000
+        self._started_at_ms = now_ms()
 
     def add(self, chunk: bytes) -> None:
         """A piece of the answer; beyond 4 MiB the tape is empty and stays so."""

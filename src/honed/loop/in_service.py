@@ -4,13 +4,13 @@ The history in the store is the truth; the gateway is asked to follow it. A mode
 after the server serves it, and only if the adapter it was measured against is still the one in service.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import anyio
 
 from honed import log
+from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import ApplyError, NoPreviousModelError, NotFoundError
 from honed.ports import Applier, Store
@@ -113,7 +113,7 @@ class InService:
                     model_id,
                     expected=previous_id,
                     max_history=self._max_history,
-                    now_ms=time.time_ns() // 1_000_000,
+                    now_ms=now_ms(),
                 )
         self._announce(log.MODEL_APPLIED, {"model_id": model_id, "previous_model_id": previous_id})
         self._log.info(log.MODEL_APPLIED, model_id=model_id, previous_model_id=previous_id)

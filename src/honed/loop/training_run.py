@@ -1,6 +1,5 @@
 """One training run: data, worker, gate, service; every end of it is written down."""
 
-import time
 from pathlib import Path
 
 import anyio
@@ -11,6 +10,7 @@ from honed import log
 from honed.domain.ids import adapter_id, run_id
 from honed.domain.job import Progress, TrainSettings
 from honed.domain.run import Run
+from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection, TrainedModel
 from honed.errors import ApplyError, EmptyDataError, HonedError
 from honed.loop.in_service import Announce, InService
@@ -87,15 +87,13 @@ class TrainingRuns:
     async def execute(self, order: RunOrder) -> Run:
         """Do the run and write down how it ended; only cancellation leaves this by an exception."""
         logger = log.get(scenario=self._scenario, run_id=order.id)
-        state = await self._store.start_scenario(
-            self._scenario, self._learn_model, now_ms=_now_ms()
-        )
+        state = await self._store.start_scenario(self._scenario, self._learn_model, now_ms=now_ms())
         run = Run(
             id=order.id,
             scenario=self._scenario,
             learn_model=self._learn_model,
             state="running",
-            started_at_ms=_now_ms(),
+            started_at_ms=now_ms(),
             reason=order.reason,
             selection=order.selection,
         )
@@ -174,7 +172,7 @@ class TrainingRuns:
                 training_set.held_out,
                 trained.scores,
                 incumbent_id=incumbent.id if incumbent else None,
-                now_ms=_now_ms(),
+                now_ms=now_ms(),
             )
         )
         await self._store.set_gate(trained.model.id, result)
@@ -241,9 +239,5 @@ def _ended(
         message=message,
         model_id=model_id,
         num_episodes=num_episodes,
-        ended_at_ms=_now_ms(),
+        ended_at_ms=now_ms(),
     )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

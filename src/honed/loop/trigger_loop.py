@@ -1,6 +1,5 @@
 """The loop proper: sleeps until an episode or a deadline, asks the trigger, starts at most one run."""
 
-import time
 from datetime import timedelta
 
 import anyio
@@ -9,6 +8,7 @@ from msgspec.structs import replace
 
 from honed import log
 from honed.domain.run import LearningState
+from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
 from honed.errors import ControlError, TriggerError
 from honed.loop.training_run import RunOrder, TrainingRuns
@@ -93,11 +93,11 @@ class TriggerLoop:
 
     async def state(self) -> LearningState:
         """What is remembered between trainings."""
-        return await self._store.start_scenario(self._scenario, self._learn_model, now_ms=_now_ms())
+        return await self._store.start_scenario(self._scenario, self._learn_model, now_ms=now_ms())
 
     async def _context(self) -> TriggerContext:
         return await self._store.trigger_context(
-            self._scenario, self._learn_model, now_ms=_now_ms(), window=self._trigger.window
+            self._scenario, self._learn_model, now_ms=now_ms(), window=self._trigger.window
         )
 
     async def _next_order(self) -> RunOrder | None:
@@ -108,7 +108,7 @@ class TriggerLoop:
             return None
         try:
             state = await self.state()
-            if (state.backoff_until_ms or 0) > _now_ms():
+            if (state.backoff_until_ms or 0) > now_ms():
                 return None
             if (
                 state.episode_count <= state.last_train_count
@@ -144,11 +144,5 @@ class TriggerLoop:
         """Runs whose daemon was killed: their worker died with it, nothing of them was published."""
         for run in await self._store.list_runs(self._scenario):
             if run.state == "running":
-                ended = replace(
-                    run, state="failed", message="daemon stopped", ended_at_ms=_now_ms()
-                )
+                ended = replace(run, state="failed", message="daemon stopped", ended_at_ms=now_ms())
                 await self._store.end_run(ended)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,13 +3,13 @@
 import os
 import shutil
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 
 import anyio
 
 from honed.domain.job import EpisodeScore, ScoreJob, ScoreResult, TrainJob, TrainResult
+from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import TrainingError
 from honed.ports import OnProgress, Trained, TrainRequest
@@ -111,7 +111,7 @@ def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> 
         data_digest=request.training_set.data_digest,
         episode_ids=request.training_set.episode_ids,
         sample_count=request.training_set.num_rows,
-        created_at_ms=time.time_ns() // 1_000_000,
+        created_at_ms=now_ms(),
         selection=request.selection,
         parent_id=request.parent_id,
         metrics=result.metrics,

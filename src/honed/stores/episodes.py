@@ -1,6 +1,5 @@
 """Writes of episodes and verdicts; each function runs inside its caller's write transaction."""
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, is_known, is_success, score
 from honed.domain.records import OutcomeRecord
+from honed.domain.times import now_ms
 from honed.errors import NotFoundError, StoreError
 from honed.ports import IncomingEvent
 from honed.stores import reads
@@ -182,7 +182,7 @@ async def _append_outcome(db: AsyncConnection, episode_id: str, said: Said) -> N
             outcome=_outcome_columns(said.outcome)["outcome"],
             source=said.source,
             record_id=said.record_id,
-            at_ms=time.time_ns() // 1_000_000,
+            at_ms=now_ms(),
         )
     )
 

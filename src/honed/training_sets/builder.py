@@ -5,7 +5,6 @@ of episodes and a few numbers per row, however much there is. Converting and wri
 thread, because the daemon's event loop has events to commit.
 """
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Literal
@@ -14,6 +13,7 @@ import anyio.to_thread
 
 from honed import log
 from honed.domain.episode import Episode
+from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
 from honed.errors import TrainingError
 from honed.learn_models.learn_model import LearnModel
@@ -80,9 +80,7 @@ class SftTrainingSets:
         """
         rules, name = self._rules, self._rules.learn_model.name
         # before the episodes are read, so that those that come in meanwhile count as new
-        state = await self._store.start_scenario(
-            rules.scenario, name, now_ms=time.time_ns() // 1_000_000
-        )
+        state = await self._store.start_scenario(rules.scenario, name, now_ms=now_ms())
         actions = await self._store.distinct_actions(rules.scenario)
         newest = EpisodeFilter(
             learn_model=name, scenario=rules.scenario, limit=self._max_episodes, newest_first=True

@@ -5,7 +5,7 @@ Equal seed and data give equal manifests but for ids, paths, times and memory.
 
 import os
 import platform
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from honed.domain.job import TrainJob, TrainSettings
+from honed.domain.times import iso_utc
 from honed.domain.trained_model import Method, Selection, TrainingMetrics
 from honed.worker.files import write_file
 
@@ -137,8 +138,8 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
             platform_release=platform.release(),
             machine=platform.machine(),
         ),
-        created_at=facts.started_at.isoformat(),
-        completed_at=datetime.now(UTC).isoformat(),
+        created_at=iso_utc(facts.started_at),
+        completed_at=iso_utc(),
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     write_file(folder / MANIFEST_FILE, text)
