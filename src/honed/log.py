@@ -47,6 +47,13 @@ SWITCH_DONE = "switch.done"
 SWITCH_FAILED = "switch.failed"
 PROBE_PASSED = "probe.passed"
 CAPTURE_DROPPED = "capture.dropped"
+FEED_LOST = "feed.lost"
+PROBE_UNSURE = "probe.unsure"
+BASE_CHANGED = "base.changed"
+BASE_FAILED = "base.failed"
+CAPTURE_REFUSED = "capture.refused"
+CAPTURE_SKIPPED = "capture.skipped"
+STATE_UNWRITTEN = "state.unwritten"
 
 
 def configure(*, level: str = "INFO", stream: TextIO | None = None) -> None:

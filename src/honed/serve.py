@@ -85,7 +85,7 @@ async def _serve_own_base(gateway: Gateway, config: Config) -> None:
     except (ApplyError, TrainingError) as error:
         if all(lane.base_gguf is None for lane in gateway.lanes.values()):
             raise
-        log.get(scenario=config.scenario).error("base.failed", error=str(error))
+        log.get(scenario=config.scenario).error(log.BASE_FAILED, error=str(error))
 
 
 async def _base_gguf(config: Config) -> Path:

@@ -95,7 +95,7 @@ class FeedSender:
         """Log why the feed is away; a daemon that stays away is not logged at every try."""
         if reason != self._last_reason:
             self._last_reason = reason
-            log.get(scenario=self._captured.scenario).info("feed.lost", reason=reason)
+            log.get(scenario=self._captured.scenario).info(log.FEED_LOST, reason=reason)
 
     async def _fill(self) -> None:
         """Put the next call that can be told as an event into the window."""
@@ -111,7 +111,7 @@ class FeedSender:
                 self._captured.settle()
                 self._captured.skipped += 1
                 log.get(scenario=self._captured.scenario).debug(
-                    "capture.skipped", reason=str(error)
+                    log.CAPTURE_SKIPPED, reason=str(error)
                 )
                 continue
             if len(line) >= self._line_max:
@@ -170,7 +170,7 @@ class FeedSender:
                 case _Error(line=int(line), code=code, message=message) if code not in _RESENT:
                     refused.add(line)
                     log.get(scenario=self._captured.scenario).warning(
-                        "capture.refused", line=line, code=code, message=message
+                        log.CAPTURE_REFUSED, line=line, code=code, message=message
                     )
                     self._acknowledge(0, refused)
                 case reply:

@@ -100,7 +100,7 @@ class Gateway:
         lane = self.lanes.get(scenario)
         if lane is not None and lane.base_gguf not in (None, base_gguf):
             log.get(scenario=scenario).warning(
-                "base.changed", before=str(lane.base_gguf), now=str(base_gguf)
+                log.BASE_CHANGED, before=str(lane.base_gguf), now=str(base_gguf)
             )
             await lane.rebase(base_gguf)
             await self.remember()
@@ -128,7 +128,7 @@ class Gateway:
             try:
                 await to_thread.run_sync(write_state, self._state_path, state)
             except OSError as error:
-                log.get(path=str(self._state_path)).error("state.unwritten", error=str(error))
+                log.get(path=str(self._state_path)).error(log.STATE_UNWRITTEN, error=str(error))
 
     def _restore(self, scenario: str, known: Registration) -> None:
         lane = self._add(scenario)

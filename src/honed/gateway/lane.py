@@ -216,7 +216,7 @@ class Lane:
                 # It was proved when it was applied and its path is right. Without a former server,
                 # quantisation alone can move the answers further than a weak adapter does: serve
                 # on, but say it.
-                log.get(scenario=self.scenario).warning("probe.unsure", x=round(proof.x, 3))
+                log.get(scenario=self.scenario).warning(log.PROBE_UNSURE, x=round(proof.x, 3))
         self.serve(backend)
 
     def _failed(self, error: ApplyError) -> None:

@@ -106,5 +106,5 @@ async def _former_answers(
         return await probe.ask(old.address, asked)
     except ProbeFailedError as error:
         # Too busy, or just died: the worker's own values stand in.
-        log.get(scenario=lane.scenario).warning("probe.unsure", reason=str(error))
+        log.get(scenario=lane.scenario).warning(log.PROBE_UNSURE, reason=str(error))
         return None
