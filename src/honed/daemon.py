@@ -348,7 +348,10 @@ def _applier(config: Config) -> Applier:
             return NoApplier()
         case "llama_server":
             return LlamaServerApplier(
-                config.serve_socket, scenario=config.scenario, feed_socket=config.feed_socket
+                config.serve_socket,
+                scenario=config.scenario,
+                feed_socket=config.feed_socket,
+                base_gguf=config.serve.base_model_path,
             )
 
 
