@@ -17,7 +17,7 @@ from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
-from honed.triggers.trigger import TriggerContext
+from honed.triggers.context import TriggerContext
 
 # ---------------------------------------------------------------- intake
 

@@ -13,7 +13,8 @@ from honed.domain.trained_model import Selection
 from honed.errors import ControlError, TriggerError
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
-from honed.triggers.trigger import TrainTrigger, TriggerContext, Verdict
+from honed.triggers.context import TriggerContext
+from honed.triggers.trigger import TrainTrigger, Verdict
 
 
 class TriggerLoop:

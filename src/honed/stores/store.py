@@ -35,7 +35,7 @@ from honed.stores import reads, runs
 from honed.stores.files import BUSY_TIMEOUT_S, Place, open_first, parse_url
 from honed.stores.migrations import migrate
 from honed.stores.writer import Writer
-from honed.triggers.trigger import TriggerContext
+from honed.triggers.context import TriggerContext
 
 
 @asynccontextmanager

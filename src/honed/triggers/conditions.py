@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from honed.domain.outcome import is_success
+from honed.triggers.context import TriggerContext
 from honed.triggers.duration import format_duration
-from honed.triggers.trigger import TrainTrigger, TriggerContext, Verdict
+from honed.triggers.trigger import TrainTrigger, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +116,6 @@ class Manual(TrainTrigger):
 
     def __str__(self) -> str:
         return "manual()"
-
-
-@dataclass(frozen=True, slots=True)
-class Never(TrainTrigger):
-    """Never fires: learning is off; `train-now` still works."""
-
-    def judge(self, context: TriggerContext) -> Verdict:
-        """No."""
-        return Verdict(False, self, "learning is off")
-
-    def __str__(self) -> str:
-        return "never()"
 
 
 def _check_count(name: str, value: object) -> None:

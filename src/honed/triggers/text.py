@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from honed.errors import TriggerSyntaxError
-from honed.triggers.combine import AllOf, AnyOf, Not, all_of, any_of
-from honed.triggers.conditions import Always, Count, Every, Manual, Never, Quality
+from honed.triggers.conditions import Always, Count, Every, Manual, Quality
 from honed.triggers.duration import format_duration, parse_duration
-from honed.triggers.trigger import TrainTrigger
+from honed.triggers.trigger import AllOf, AnyOf, Never, Not, TrainTrigger, all_of, any_of
 
 MAX_TEXT: Final = 1_000
 """Characters of a rule at most: the reader recurses, a very long chain exhausts the stack."""

@@ -1,47 +1,14 @@
-"""What every trigger is: a frozen value that judges facts and explains its verdict.
+"""What every trigger is, and how rules join: a frozen value that judges facts and explains its verdict.
 
 A trigger has no clock, no I/O and no memory. What must be remembered is in the TriggerContext,
 which the loop makes from the store's counters.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
-from honed.domain.outcome import Outcome
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TriggerMetrics:
-    """Success rates over the episodes with a known outcome."""
-
-    recent_success_rate: float
-    overall_success_rate: float
-    recent_sample_size: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TriggerContext:
-    """The facts at one instant that triggers judge."""
-
-    now: datetime
-    first_started_at: datetime
-    """When the scenario first ran; survives restarts."""
-    last_train_at: datetime | None = None
-    last_train_count: int = 0
-    """Episodes that existed when the data of the last training were read."""
-    episode_count: int = 0
-    """Episodes ever made; never falls."""
-    recent: tuple[Outcome, ...] = ()
-    """Known outcomes since the last training, newest first."""
-    overall_success_rate: float = 0.0
-    """Over all episodes with a known outcome."""
-
-    @property
-    def count(self) -> int:
-        """Episodes that wait to be learned from, never below 0."""
-        return max(0, self.episode_count - self.last_train_count)
+from honed.triggers.context import TriggerContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +67,130 @@ class TrainTrigger(ABC):
         """The verdict as an indented tree, a yes or no on each line."""
         return str(self.judge(context))
 
-    # `combine` knows this class, so its names can only be looked up when an operator is used
     def __and__(self, other: "TrainTrigger") -> "TrainTrigger":
-        from honed.triggers.combine import all_of
-
         return all_of((self, other)) if isinstance(other, TrainTrigger) else NotImplemented
 
     def __or__(self, other: "TrainTrigger") -> "TrainTrigger":
-        from honed.triggers.combine import any_of
-
         return any_of((self, other)) if isinstance(other, TrainTrigger) else NotImplemented
 
     def __invert__(self) -> "TrainTrigger":
-        from honed.triggers.combine import Not
-
         return Not(self)
 
     def __bool__(self) -> bool:
         raise TypeError(
             "a trigger has no truth of its own: write `a & b`, `a | b`, `~a`, or judge it"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Never(TrainTrigger):
+    """Never fires: learning is off; `train-now` still works."""
+
+    def judge(self, context: TriggerContext) -> Verdict:
+        """No."""
+        return Verdict(False, self, "learning is off")
+
+    def __str__(self) -> str:
+        return "never()"
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf(TrainTrigger):
+    """Fires when any part fires; made by `any_of` or `|`, so that it is flat."""
+
+    parts: tuple[TrainTrigger, ...]
+
+    def __post_init__(self) -> None:
+        _check_parts(self, self.parts)
+
+    def judge(self, context: TriggerContext) -> Verdict:
+        """Judge all parts; one yes is enough."""
+        verdicts = tuple(part.judge(context) for part in self.parts)
+        return Verdict(any(verdict.fires for verdict in verdicts), self, parts=verdicts)
+
+    @property
+    def name(self) -> str:
+        """`any`, as the table form writes it."""
+        return "any"
+
+    @property
+    def window(self) -> int:
+        """As many recent outcomes as the part that wants the most."""
+        return max(part.window for part in self.parts)
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf(TrainTrigger):
+    """Fires when all parts fire; made by `all_of` or `&`, so that it is flat."""
+
+    parts: tuple[TrainTrigger, ...]
+
+    def __post_init__(self) -> None:
+        _check_parts(self, self.parts)
+
+    def judge(self, context: TriggerContext) -> Verdict:
+        """Judge all parts; one no is too much."""
+        verdicts = tuple(part.judge(context) for part in self.parts)
+        return Verdict(all(verdict.fires for verdict in verdicts), self, parts=verdicts)
+
+    @property
+    def name(self) -> str:
+        """`all`, as the table form writes it."""
+        return "all"
+
+    @property
+    def window(self) -> int:
+        """As many recent outcomes as the part that wants the most."""
+        return max(part.window for part in self.parts)
+
+    def __str__(self) -> str:
+        return " & ".join(f"({p})" if isinstance(p, AnyOf) else str(p) for p in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Not(TrainTrigger):
+    """Fires when its part does not."""
+
+    part: TrainTrigger
+
+    def judge(self, context: TriggerContext) -> Verdict:
+        """The opposite of the part's verdict."""
+        verdict = self.part.judge(context)
+        return Verdict(not verdict.fires, self, parts=(verdict,))
+
+    @property
+    def name(self) -> str:
+        """`not`, as the table form writes it."""
+        return "not"
+
+    @property
+    def window(self) -> int:
+        """As many recent outcomes as the part wants."""
+        return self.part.window
+
+    def __str__(self) -> str:
+        return f"~({self.part})" if isinstance(self.part, (AnyOf, AllOf)) else f"~{self.part}"
+
+
+def any_of(triggers: Iterable[TrainTrigger]) -> TrainTrigger:
+    """A rule that fires when any of them does; flat, one is itself, none is `never()`."""
+    parts = tuple(p for t in triggers for p in (t.parts if isinstance(t, AnyOf) else (t,)))
+    return AnyOf(parts) if len(parts) > 1 else _one(parts)
+
+
+def all_of(triggers: Iterable[TrainTrigger]) -> TrainTrigger:
+    """A rule that fires when all of them do; flat, one is itself, none is `never()`."""
+    parts = tuple(p for t in triggers for p in (t.parts if isinstance(t, AllOf) else (t,)))
+    return AllOf(parts) if len(parts) > 1 else _one(parts)
+
+
+def _one(parts: tuple[TrainTrigger, ...]) -> TrainTrigger:
+    return parts[0] if parts else Never()
+
+
+def _check_parts(whole: TrainTrigger, parts: tuple[TrainTrigger, ...]) -> None:
+    if len(parts) < 2 or any(type(part) is type(whole) for part in parts):
+        raise ValueError(f"{len(parts)} parts are not a flat rule: use any_of, all_of, `|` or `&`")

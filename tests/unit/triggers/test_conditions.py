@@ -15,7 +15,7 @@ from honed.triggers import (
     TriggerContext,
     parse,
 )
-from honed.triggers.combine import AnyOf
+from honed.triggers.trigger import AnyOf
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 
