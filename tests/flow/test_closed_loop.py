@@ -1,7 +1,10 @@
 """The closed loop on real parts: events in at the socket, an adapter out of llama-server."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,9 +132,15 @@ def test_an_event_at_the_socket_becomes_an_adapter_that_answers(loop: Honed) -> 
     """Feed, trigger, worker, gate, swap under load; then status, restart and rollback."""
     _feed(loop, [attempt(i) for i in range(500)])
     with Callers(loop) as callers:
-        run_id = loop.ask("POST", "/v1/train-now", {})["run_id"]
-        run = loop.until(lambda: loop.run(run_id), "the run has ended", limit_s=120)
-        assert run["state"] == "done", run
+        command = ["train-now", "--wait", "--json", "--config", str(loop.config)]
+        done = subprocess.run(
+            [sys.executable, "-m", "honed", *command],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["state"] == "done"
         model = loop.model("incidents@1")
         assert model["gate"]["decision"] == "pass", model["gate"]
         assert (model["gate"]["proof"], model["gate"]["incumbent_id"]) == ("outcome", None)

@@ -62,6 +62,16 @@ def test_every_header_in_it_is_read_by_the_gateway() -> None:
     source = (ROOT / "src/honed/gateway/request.py").read_text()
     table = re.findall(r"^\| (`x-honed.+?) \|", README, re.MULTILINE)
     names = {name for row in table for name in re.findall(r"`(?:x-honed)?-([a-z]+)`", row)}
-    assert names == {"task", "group", "agent", "role", "user", "session", "worker", "purpose", "train"}
+    assert names == {
+        "task",
+        "group",
+        "agent",
+        "role",
+        "user",
+        "session",
+        "worker",
+        "purpose",
+        "train",
+    }
     for name in names:
         assert f"x-honed-{name}" in source or f'"{name}"' in source, name

@@ -1,12 +1,16 @@
 """Commands that change what a running daemon does: train-now, cancel, apply, rollback."""
 
-from typing import Annotated
+import time
+from typing import Annotated, Any, Final
 
 import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, ask_daemon, config_from, print_json
+from honed.config import Config
 
-_PANEL = "Learning"
+_PANEL: Final = "Learning"
+_LOOK_S: Final = 0.3
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,10 +33,14 @@ def train_now(
     against_base: Annotated[
         bool, typer.Option("--against-base", help="Judge it against the bare base model.")
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show progress until the run has ended.")
+    ] = False,
 ) -> None:
     """Start a training run past the trigger."""
+    found = config_from(config)
     answer = ask_daemon(
-        config_from(config),
+        found,
         "POST",
         "/v1/train-now",
         {
@@ -40,7 +48,12 @@ def train_now(
             "against": "base" if against_base else "incumbent",
         },
     )
-    _show(answer, f"run {answer['run_id']} started", as_json)
+    if not wait:
+        _show(answer, f"run {answer['run_id']} started", as_json)
+        return
+    run = _followed(found, answer["run_id"], quiet=as_json)
+    _show(run, f"run {run['id']} {run['state']}: {run.get('message') or ''}", as_json)
+    raise typer.Exit(0 if run["state"] == "done" else EXIT_FAILED)
 
 
 def cancel(config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -73,6 +86,30 @@ def rollback(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Go back to what served before the current adapter."""
     answer = ask_daemon(config_from(config), "POST", "/v1/rollback", {})
     _show(answer, f"{answer['model_id'] or 'the base model'} is in service", as_json)
+
+
+def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Show a run's progress; returns the run once it has ended."""
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), disable=quiet
+    ) as bar:
+        task = bar.add_task("waiting", total=None)
+        while True:
+            now = ask_daemon(config, "GET", "/v1/status")["training"]
+            if now is None or now["run_id"] != run_id:
+                runs: list[dict[str, Any]] = ask_daemon(config, "GET", "/v1/runs")["runs"]
+                ended = [run for run in runs if run["id"] == run_id and run["state"] != "running"]
+                if ended:
+                    return ended[0]
+            else:
+                loss = f", loss {now['loss']:.3f}" if now.get("loss") is not None else ""
+                bar.update(
+                    task,
+                    description=f"{now['phase']}{loss}",
+                    total=now.get("total_steps"),
+                    completed=now.get("step") or 0,
+                )
+            time.sleep(_LOOK_S)
 
 
 def _show(answer: object, text: str, as_json: bool) -> None:
