@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
 import msgspec
 from platformdirs import user_config_path, user_data_path
@@ -21,6 +22,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from honed.domain.ids import check_scenario
@@ -36,7 +38,7 @@ _SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 def _parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)\s*(KiB|MiB|GiB)?", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d*)\s*(KiB|MiB|GiB)?", value)):
         return int(match[1]) * _SIZES.get(match[2] or "", 1)
     raise ValueError(f"{value!r} is not a size: expected for example 64MiB or bytes")
 
@@ -137,7 +139,7 @@ class GateSection(Section):
     min_failures: int = Field(10, ge=2)
     """Held-out failures below which the outcome contrast is not used."""
     alpha: float = Field(0.01, gt=0.0, lt=0.5)
-    """Chance of passing a candidate that is no better."""
+    """Chance of passing a candidate whose gains have nothing to do with outcomes."""
     permutations: int = Field(2_000, ge=200)
 
 
@@ -196,7 +198,7 @@ class Config(BaseSettings):
     trigger: Annotated[TrainTrigger, BeforeValidator(_parse_trigger)] = Field(
         default_factory=lambda: parse('count(100) | every("1h")')
     )
-    check_interval: Duration = timedelta(seconds=10)
+    check_interval: Duration = Field(timedelta(seconds=10), ge=timedelta(milliseconds=10))
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     events: EventsSection = EventsSection()
     learn: LearnSection = LearnSection()
@@ -221,7 +223,7 @@ class Config(BaseSettings):
         data_dir = data_dir.expanduser().absolute()
         object.__setattr__(self, "data_dir", data_dir)
         if not self.database:
-            object.__setattr__(self, "database", f"sqlite:///{data_dir / 'honed.db'}")
+            object.__setattr__(self, "database", f"sqlite:///{quote(str(data_dir / 'honed.db'))}")
 
     @classmethod
     def settings_customise_sources(
@@ -302,12 +304,30 @@ def load_config(path: Path | None = None, **overrides: Any) -> Config:
     if named and found is None:
         raise ConfigError(f"config file {os.environ['HONED_CONFIG']} does not exist")
     table = _read_toml(found) if found else {}
+    where = str(found) if found else "environment"
+    faults = _unknown_variables()
     try:
-        return Config(**(table | overrides))
+        config = Config(**(table | overrides))
     except PydanticError as error:
-        where = str(found) if found else "environment"
-        faults = "; ".join(_fault(item) for item in error.errors(include_url=False))
-        raise ConfigError(f"config ({where}): {faults}") from None
+        faults += [_fault(item) for item in error.errors(include_url=False)]
+    except SettingsError as error:
+        faults.append(str(error))
+    if faults:
+        raise ConfigError(f"config ({where}): {'; '.join(faults)}")
+    return config
+
+
+def _unknown_variables() -> list[str]:
+    """Variables that look like ours but name no key; pydantic passes over them."""
+    known = list(Config.model_fields)
+    faults = []
+    for name in sorted(os.environ):
+        key = name.removeprefix("HONED__").partition("__")[0].lower()
+        if name.startswith("HONED__") and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f", did you mean HONED__{near[0].upper()}?" if near else ""
+            faults.append(f"{name}: unknown key{hint}")
+    return faults
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class LearningDaemon:
                 auto=config.apply.mode == "auto",
                 announce=self._events.publish,
             )
-            await rooms.enter_async_context(running(in_service.reconcile))
+            await rooms.enter_async_context(running(in_service.follow))
             self._runs = self._training_runs(store, in_service, secret)
             loop = self._loop = self._trigger_loop(store)
             await rooms.enter_async_context(running(loop.run))
@@ -153,6 +153,7 @@ class LearningDaemon:
             "backoff_until_ms": state.backoff_until_ms,
             "training": _training(now) if now else None,
             "last_run": msgspec.to_builtins(runs[0]) if runs else None,
+            "gateway_problem": in_service.problem,
             "current_model": current.id if current else None,
             "history": msgspec.to_builtins(await store.history(self.config.scenario)),
         }

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from honed.config import load_config
 from honed.errors import ConfigError
@@ -95,3 +96,29 @@ def test_a_named_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """`--config` never falls back to something else."""
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("HONED__TRIGER", "x", "HONED__TRIGER: unknown key, did you mean HONED__TRIGGER"),
+        ("HONED__GATES__ENABLED", "false", "HONED__GATES__ENABLED: unknown key"),
+        ("HONED__GATE", "x", "gate"),
+        ("HONED__CHECK_INTERVAL", "0s", "check_interval"),
+        ("HONED__EVENTS__LINE_MAX", "0", "line_max"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str
+) -> None:
+    """The environment is held to the same rules as the file."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=fault):
+        load_config(scenario="a")
+
+
+def test_a_folder_with_odd_characters_holds_its_own_database(tmp_path: Path) -> None:
+    """`?` and `%` are parts of a path, not of a URL."""
+    folder = tmp_path / "a?b%20c"
+    url = load_config(scenario="a", data_dir=folder).database
+    assert make_url(url).database == str(folder / "honed.db")

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from honed import log
 from honed.api.events import EventStream
 from honed.domain.trained_model import Selection
 from honed.errors import ApplyError, ControlError, HonedError, NoPreviousModelError, NotFoundError
@@ -125,6 +126,12 @@ def _json(answer: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Aw
         except HonedError as error:
             status, code = _status_of(error)
             return _response(status, {"code": code, "message": str(error), "advice": error.advice})
+        except (
+            Exception
+        ) as error:  # the supervisor of requests: one that fails must not look like a dead daemon
+            log.get().exception(log.REQUEST_FAILED, path=request.url.path)
+            message = f"{type(error).__name__}: {error}"
+            return _response(500, {"code": "INTERNAL_ERROR", "message": message, "advice": None})
 
     return endpoint
 

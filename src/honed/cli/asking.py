@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -11,7 +12,7 @@ import msgspec
 import typer
 
 from honed.config import Config, load_config
-from honed.errors import ConfigError, ControlError, HonedError
+from honed.errors import ConfigError, ControlError, HonedError, NotFoundError
 from honed.stores import SqlStore, open_store
 
 T = TypeVar("T")
@@ -92,14 +93,22 @@ def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
         ) from None
     except httpx.HTTPError as error:
         raise ControlError(f"{method} {path} on {socket} failed: {error!r}") from error
-    answer = msgspec.json.decode(response.content)
+    try:
+        answer = msgspec.json.decode(response.content)
+    except msgspec.DecodeError as error:
+        raise ControlError(
+            f"{method} {path} on {socket} answered with {response.status_code}"
+        ) from error
     if response.is_error:
         raise ControlError(answer["message"], advice=answer.get("advice"))
     return answer
 
 
 def with_store(config: Config, read: Callable[[SqlStore], Coroutine[Any, Any, T]]) -> T:
-    """Open the store, read, close it; works beside a running daemon."""
+    """Open the store, read, close it; works beside a running daemon. Reading makes no store."""
+    path = config.data_dir / "honed.db"
+    if config.database.endswith(quote(str(path))) and not path.exists():
+        leave(NotFoundError(f"nothing is stored at {path}", advice="is data_dir the right one?"))
 
     async def opened() -> T:
         async with open_store(config.database) as store:

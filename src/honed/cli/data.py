@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import anyio
 import typer
@@ -22,7 +22,7 @@ from honed.cli.asking import (
     leave,
     print_json,
 )
-from honed.client import AsyncHonedClient
+from honed.client import AsyncHonedClient, FeedError
 from honed.config import Config
 from honed.daemon import only_daemon_of, running
 from honed.errors import HonedError, StoreError
@@ -64,10 +64,7 @@ def import_(
 ) -> None:
     """Bring in trajectories, one episode each; importing twice adds nothing."""
     found = config_from(config)
-    try:
-        imported = anyio.run(_import, found, file, as_json)
-    except HonedError as error:
-        leave(error)
+    imported = _run(_import, found, file, as_json)
     if as_json:
         print_json(imported)
     else:
@@ -82,6 +79,21 @@ def import_(
         raise typer.Exit(EXIT_FAILED)
 
 
+def _run(*call: Any) -> Any:
+    """Run the coroutine function; an error of honed, of its client or of the file leaves with a message."""
+    try:
+        return anyio.run(*call)
+    except Exception as error:
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, HonedError):
+            leave(first)
+        if isinstance(first, FeedError):
+            leave(HonedError(str(first)))
+        raise
+
+
 async def _import(config: Config, file: Path, quiet: bool) -> Imported:
     ours = EpisodeFilter(scenario=config.scenario)
     bad_rows: list[BadRow] = []
@@ -91,8 +103,9 @@ async def _import(config: Config, file: Path, quiet: bool) -> Imported:
         async with _intake(config, store) as send:
             rows = read_trajectories(file)
             for batch in _batches(track(rows, "importing", disable=quiet, total=None)):
-                trajectories = [row for row in batch if isinstance(row, ImportedTrajectory)]
-                bad_rows += [row for row in batch if isinstance(row, BadRow)]
+                readable = [_within(config.events.line_max, row) for row in batch]
+                trajectories = [row for row in readable if isinstance(row, ImportedTrajectory)]
+                bad_rows += [row for row in readable if isinstance(row, BadRow)]
                 num_trajectories += len(trajectories)
                 await send([line for row in trajectories for line in row.lines])
             await _until_closed(config, store)
@@ -103,6 +116,13 @@ async def _import(config: Config, file: Path, quiet: bool) -> Imported:
         total_episodes=after,
         bad_rows=bad_rows,
     )
+
+
+def _within(line_max: int, row: ImportedTrajectory | BadRow) -> ImportedTrajectory | BadRow:
+    """The row, unless an event of it is longer than the feed takes; the same with and without a daemon."""
+    if isinstance(row, BadRow) or (longest := max(map(len, row.lines))) <= line_max:
+        return row
+    return BadRow(row.line, f"{longest} bytes: events.line_max allows {line_max}")
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """Commands for the first day: init and demo."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -82,10 +83,10 @@ def init(
         leave(error)
     text = STARTER.format(
         scenario=scenario,
-        base_model=f'base_model = "{base_model}"'
+        base_model=f"base_model = {json.dumps(base_model)}"
         if base_model
         else '# base_model = "Qwen/Qwen3-0.6B"   # Apache-2.0; without a base model nothing trains',
-        data_dir=f'data_dir = "{data_dir.absolute()}"'
+        data_dir=f"data_dir = {json.dumps(str(data_dir.absolute()))}"
         if data_dir
         else "# Where everything is kept; default: the user's data folder.\n# data_dir = ...",
     )

@@ -1,6 +1,7 @@
 """Commands that look: status, runs, adapters, episodes."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -22,6 +23,15 @@ from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
 
 _PANEL = "Looking"
+
+
+class OutcomeName(StrEnum):
+    """How an episode may have ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    TIMEOUT = "timeout"
+    UNKNOWN = "unknown"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,6 +61,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
     out.print(f"in service  {answer['current_model'] or 'the base model'}")
     out.print(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+    if answer["gateway_problem"]:
+        out.print(f"            {answer['gateway_problem']}", markup=False)
     out.print(f"training    {_training(answer['training'])}")
     if run := answer["last_run"]:
         out.print(f"last run    {run['id']} {run['state']}: {run.get('message') or ''}")
@@ -109,9 +121,7 @@ def adapters(config: ConfigFile = None, as_json: AsJson = False) -> None:
 def episodes(
     config: ConfigFile = None,
     as_json: AsJson = False,
-    outcome: Annotated[
-        str | None, typer.Option(help="Only success, failure, timeout or unknown.")
-    ] = None,
+    outcome: Annotated[OutcomeName | None, typer.Option(help="Only those.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="How many; default 50, with --json all.")
     ] = None,
@@ -120,7 +130,7 @@ def episodes(
     found = config_from(config)
     wanted = EpisodeFilter(
         scenario=found.scenario,
-        outcomes=frozenset([outcome]) if outcome else None,
+        outcomes=frozenset([outcome.value]) if outcome else None,
         limit=limit or (None if as_json else 50),
         newest_first=True,
     )

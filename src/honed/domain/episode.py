@@ -1,12 +1,13 @@
 """Episodes: the records of one attempt at one task, closed."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from honed.domain.outcome import Outcome, Unknown
-from honed.domain.records import ActionRecord, R, Record, records_of
+from honed.domain.records import ActionRecord, LlmCallRecord, R, Record, records_of
 
 
 class EpisodeMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,8 +49,33 @@ class Episode(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def split_key(self) -> str:
-        """What the held-out hash is taken over: the group, else the task, else the episode itself."""
-        return self.group_id or self.task_id or self.id
+        """What the held-out hash is taken over: the group, else task, session, opening, the episode itself.
+
+        Calls that name nothing of these repeat each other's turns when they belong to one conversation; the digest of
+        its opening keeps them on one side.
+        """
+        named = self.group_id or self.task_id
+        if named is not None:
+            return named
+        for record in self.records:
+            if record.session_id is not None:
+                return f"session:{record.session_id}"
+        return self._opening or self.id
+
+    @property
+    def _opening(self) -> str | None:
+        """Digest of the turns up to the first user turn of the first call; None without a call."""
+        for call in records_of(self.records, LlmCallRecord):
+            if not call.messages and not call.prompt:
+                continue
+            digest = hashlib.blake2b(digest_size=16)
+            for message in call.messages or ():
+                digest.update(f"{message.role}\0{message.text}\0".encode("utf-8", "surrogatepass"))
+                if message.role == "user":
+                    break
+            digest.update((call.prompt or "").encode("utf-8", "surrogatepass"))
+            return f"opening:{digest.hexdigest()}"
+        return None
 
 
 class EpisodeLike(Protocol):

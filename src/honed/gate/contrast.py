@@ -32,7 +32,7 @@ class OutcomeGate:
     Args:
         min_successes: scored successes below which there is not enough evidence.
         min_failures: scored failures below which only imitation can be proved.
-        alpha: chance of passing a candidate that is no better, one-sided.
+        alpha: chance of passing a candidate whose gains have nothing to do with outcomes, one-sided.
         permutations: of each test; the smallest p-value is 1 / (permutations + 1).
         seed: of permutations and resamples; equal input gives an equal verdict.
 

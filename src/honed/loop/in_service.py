@@ -12,14 +12,16 @@ import anyio
 from honed import log
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
-from honed.errors import ApplyError, NoPreviousModelError, NotFoundError
+from honed.errors import ApplyError, NoPreviousModelError, NotFoundError, StoreError
 from honed.ports import Applier, Store
 
 Announce = Callable[[str, dict[str, Any]], None]
 """Publishes an event on the daemon's stream; never blocks."""
 
 _FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 30.0
+_LOOK_S = 15.0
+"""How often the gateway is asked what it serves."""
+_IS_CONTROL = "it is a control, trained without looking at outcomes"
 
 
 class AppliedNow(NamedTuple):
@@ -57,6 +59,8 @@ class InService:
         self._announce = announce
         self._lock = anyio.Lock()
         self._log = log.get(scenario=scenario)
+        self.problem: str | None = None
+        """Why the gateway does not serve what it should; None when it does."""
 
     async def current(self) -> TrainedModel | None:
         """The adapter in service; None is the bare base model."""
@@ -75,7 +79,7 @@ class InService:
         if model.gate is not None and not model.gate.passed:
             return f"gate: {model.gate.decision}: {model.gate.reason}"
         if model.selection == "blind":
-            return "it is a control, trained without looking at outcomes"
+            return _IS_CONTROL
         if not self._auto:
             return f"apply.mode is manual: `honed apply {model.id}` puts it into service"
         return None
@@ -100,6 +104,9 @@ class InService:
             previous = await self.current()
             previous_id = previous.id if previous else None
             if previous_id == model_id:
+                await self._applier.apply(
+                    model, previous=None
+                )  # nothing, unless the gateway forgot
                 return Skipped(model_id, "it is in service already")
             if not force and (reason := _unproved(model, previous_id)):
                 self._announce(log.MODEL_REFUSED, {"model_id": model_id, "reason": reason})
@@ -108,13 +115,14 @@ class InService:
             # history behind what the gateway serves.
             with anyio.CancelScope(shield=True):
                 await self._applier.apply(model, previous=previous)
-                await self._store.push_applied(
+                pushed = await self._store.push_applied(
                     self._scenario,
                     model_id,
                     expected=previous_id,
                     max_history=self._max_history,
                     now_ms=now_ms(),
                 )
+                assert pushed, "only this object, under its lock, changes the history"
         self._announce(log.MODEL_APPLIED, {"model_id": model_id, "previous_model_id": previous_id})
         self._log.info(log.MODEL_APPLIED, model_id=model_id, previous_model_id=previous_id)
         return AppliedNow(model_id, previous_id)
@@ -136,29 +144,41 @@ class InService:
             former = await self._store.get_model(history[-2].model_id) if len(history) > 1 else None
             with anyio.CancelScope(shield=True):
                 await self._applier.apply(former, previous=current)
-                await self._store.pop_applied(self._scenario, expected=current.id)
+                popped = await self._store.pop_applied(self._scenario, expected=current.id)
+                assert popped, "only this object, under its lock, changes the history"
         former_id = former.id if former else None
         details = {"model_id": former_id, "previous_model_id": current.id}
         self._announce(log.MODEL_ROLLED_BACK, details)
         self._log.info(log.MODEL_ROLLED_BACK, **details)
         return former_id
 
-    async def reconcile(self) -> None:
-        """At start: make the gateway serve what the history says; tries until the gateway answers."""
-        retry_s = _FIRST_RETRY_S
+    async def follow(self) -> None:
+        """Keep the gateway at what the history says, whichever of the two is started again; until cancelled."""
+        wait_s = _FIRST_RETRY_S
         while True:
             try:
-                async with self._lock:
-                    model = await self.current()
-                    serving = await self._applier.current()
-                    if serving != (model.id if model else None):
-                        await self._applier.apply(model, previous=await self._known(serving))
-                        self._log.info(log.MODEL_APPLIED, model_id=model.id if model else None)
-                return
-            except ApplyError as error:
-                self._log.debug("gateway.awaited", error=str(error), retry_s=retry_s)
-            await anyio.sleep(retry_s)
-            retry_s = min(_LAST_RETRY_S, retry_s * 2)
+                await self.reconcile()
+                self.problem, wait_s = None, _LOOK_S
+            except (ApplyError, StoreError) as error:
+                if self.problem != str(error):  # told once, not every time
+                    self._log.warning(log.GATEWAY_AWAITED, error=str(error), advice=error.advice)
+                self.problem = str(error)
+                wait_s = min(_LOOK_S, wait_s * 2)
+            await anyio.sleep(wait_s)
+
+    async def reconcile(self) -> None:
+        """Have the gateway serve what the history says.
+
+        Raises:
+            ApplyError: it does not answer, or cannot serve it.
+        """
+        async with self._lock:
+            model = await self.current()
+            serving = await self._applier.current()
+            if serving != (model.id if model else None):
+                with anyio.CancelScope(shield=True):
+                    await self._applier.apply(model, previous=await self._known(serving))
+                self._log.info(log.MODEL_APPLIED, model_id=model.id if model else None)
 
     async def _known(self, model_id: str | None) -> TrainedModel | None:
         if model_id is None:
@@ -175,6 +195,8 @@ def _unproved(model: TrainedModel, serving_id: str | None) -> str | None:
         return "the gate has not judged it"
     if not model.gate.passed:
         return f"gate: {model.gate.decision}: {model.gate.reason}"
+    if model.selection == "blind":
+        return _IS_CONTROL
     if model.gate.incumbent_id != serving_id:
         return (
             f"it was measured against {model.gate.incumbent_id or 'the base model'}, "

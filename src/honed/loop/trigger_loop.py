@@ -1,5 +1,6 @@
 """The loop proper: sleeps until an episode or a deadline, asks the trigger, starts at most one run."""
 
+import contextlib
 from datetime import timedelta
 
 import anyio
@@ -10,11 +11,14 @@ from honed import log
 from honed.domain.run import LearningState
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
-from honed.errors import ControlError, TriggerError
+from honed.errors import ControlError, StoreError, TriggerError
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
 from honed.triggers.context import TriggerContext
 from honed.triggers.trigger import TrainTrigger, Verdict
+
+_STORE_BACKOFF_S = 30.0
+"""How long a run that could not be written down holds the next one off."""
 
 
 class TriggerLoop:
@@ -117,7 +121,7 @@ class TriggerLoop:
             ):
                 return None  # nothing new since the last training, or since a cancelled one
             verdict = await self.verdict()
-        except TriggerError as error:
+        except (TriggerError, StoreError) as error:
             self._log.error(log.TRIGGER_FAILED, error=str(error))
             return None
         if not verdict.fires:
@@ -135,10 +139,16 @@ class TriggerLoop:
             self._running = scope
             try:
                 await self._runs.execute(order)
+            except StoreError as error:  # a full disk: the run cannot even be written down
+                self._log.error(
+                    log.TRAINING_FAILED, run_id=order.id, error=str(error), advice=error.advice
+                )
+                await anyio.sleep(_STORE_BACKOFF_S)
             finally:
                 self._running = self._running_id = None
         if scope.cancelled_caught:  # by the operator: wait for the next new episode
-            self._seen_count = (await self.state()).episode_count
+            with contextlib.suppress(StoreError):
+                self._seen_count = (await self.state()).episode_count
         self._wake.set()
 
     async def _close_unfinished_runs(self) -> None:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from honed.domain.outcome import is_success
 from honed.triggers.context import TriggerContext
 from honed.triggers.duration import format_duration
 from honed.triggers.trigger import TrainTrigger, Verdict
+
+WINDOW_MAX: Final = 100_000
+"""Outcomes that a rule may look at; all of them are read each time it is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Quality(TrainTrigger):
             raise ValueError(f"below {self.below} is out of range: expected 0..1")
         object.__setattr__(self, "below", float(self.below))
         _check_count("window", self.window)
+        if self.window > WINDOW_MAX:
+            raise ValueError(f"window {self.window} is out of range: expected {WINDOW_MAX} at most")
         _check_count("min_samples", self.min_samples)
         if self.min_samples > self.window:
             raise ValueError(

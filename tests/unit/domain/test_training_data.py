@@ -76,3 +76,18 @@ def test_an_episode_teaches_if_all_of_its_records_may() -> None:
     assert episode(good).split_key == "e"
     assert episode(good, task_id="t").split_key == "t"
     assert episode(good, task_id="t", group_id="g").split_key == "g"
+
+
+def test_calls_of_one_unnamed_conversation_stay_on_one_side_of_the_split() -> None:
+    """Each call repeats the turns before it: held out or trained, but never both."""
+    opening = (Message(role="system", content="s"), Message(role="user", content="u"))
+    later = (*opening, Message(role="assistant", content="a"), Message(role="user", content="v"))
+
+    def key(*messages: Message, **fields: str) -> str:
+        call = LlmCallRecord(timestamp_ms=1, messages=messages, **fields)
+        metadata = EpisodeMetadata(created_at_ms=1)
+        return Episode(id="e", learn_model="chat", records=(call,), metadata=metadata).split_key
+
+    assert key(*opening) == key(*later)
+    assert key(*opening) != key(opening[0], Message(role="user", content="w"))
+    assert key(*opening, session_id="s1") == key(*later[2:], session_id="s1") == "session:s1"

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import anyio
 import pytest
 
 from honed.errors import ApplyError, NoPreviousModelError, NotFoundError
-from honed.loop import InService
+from honed.loop import InService, in_service
 from honed.loop.in_service import AppliedNow, Skipped
 from honed.stores import SqlStore
 from tests.unit.loop.conftest import SCENARIO, Serving, gate, model
@@ -96,6 +97,41 @@ async def test_applying_what_serves_already_is_nothing(store: SqlStore) -> None:
     assert await service.apply("airline@1") == Skipped("airline@1", "it is in service already")
     with pytest.raises(NotFoundError):
         await service.apply("airline@9")
+
+
+async def test_a_gateway_that_forgot_is_told_again(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next look, and at once by `honed apply`; meanwhile status says why."""
+    monkeypatch.setattr(in_service, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(in_service, "_LOOK_S", 0.01)
+    serving = Serving()
+    service = _in_service(store, serving)
+    await service.offer(await _added(store, 1, "pass", None))
+    serving.served = None
+    await service.apply("airline@1")
+    assert serving.served == "airline@1"
+    serving.served, serving.fault = None, ApplyError("the gateway does not answer")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.follow)
+        with anyio.fail_after(5):
+            while service.problem is None:
+                await anyio.sleep(0.005)
+            assert service.problem == "the gateway does not answer"
+            serving.fault = None
+            while serving.served != "airline@1" or service.problem:
+                await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_blind_control_needs_force(store: SqlStore) -> None:
+    """A passed control is a false alarm of the gate, not a better adapter."""
+    await store.add_model(model("airline@1", gate=gate("pass", None), selection="blind"))
+    service = _in_service(store, Serving())
+    refused = await service.apply("airline@1")
+    assert isinstance(refused, Skipped)
+    assert "control" in refused.reason
+    assert isinstance(await service.apply("airline@1", force=True), AppliedNow)
 
 
 async def test_rollback_goes_back_one_adapter_and_then_to_the_base(store: SqlStore) -> None:

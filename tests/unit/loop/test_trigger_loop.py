@@ -11,8 +11,8 @@ import pytest
 
 from honed.domain.job import TrainSettings
 from honed.domain.run import Run
-from honed.errors import ControlError, ProcessFailedError
-from honed.loop import InService, TrainingRuns, TriggerLoop
+from honed.errors import ControlError, ProcessFailedError, StoreError
+from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
 from honed.stores import SqlStore
 from honed.triggers import parse
 from tests.unit.loop.conftest import SCENARIO, Always, Serving, Sets, Training, episode
@@ -240,3 +240,24 @@ async def test_stopping_the_loop_writes_down_the_cancelled_run(
         await parts.training.started.wait()
     (run,) = await store.list_runs(SCENARIO)
     assert run.state == "cancelled"
+
+
+async def test_a_full_disk_holds_runs_off_and_the_loop_goes_on(
+    store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that cannot even be written down ends neither the loop nor the daemon."""
+    monkeypatch.setattr(trigger_loop, "_STORE_BACKOFF_S", 0.05)
+    tried = anyio.Event()
+
+    async def full(run: Run) -> None:
+        tried.set()
+        raise StoreError("database or disk is full")
+
+    async with _loop(store, tmp_path) as parts:
+        with monkeypatch.context() as disk:
+            disk.setattr(store, "add_run", full)
+            await parts.add(1, 3)
+            with anyio.fail_after(5):
+                await tried.wait()
+        (run,) = await parts.ended()
+    assert run.state == "done"

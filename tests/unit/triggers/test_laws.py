@@ -20,7 +20,7 @@ from honed.triggers import (
     to_table,
 )
 
-_windows = st.integers(1, 10**6)
+_windows = st.integers(1, 10**5)
 _leaves = st.one_of(
     st.builds(Count, st.integers(1, 10**9)),
     st.builds(Every, st.timedeltas(timedelta(microseconds=1), timedelta(days=10_000))),
