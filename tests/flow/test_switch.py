@@ -21,6 +21,7 @@ import httpx
 import msgspec
 import pytest
 
+from honed.adapter_files import ADAPTER_GGUF, adapter_digest
 from honed.appliers import LlamaServerApplier
 from honed.config import Config
 from honed.domain.events import LlmCallEvent, parse_event
@@ -61,7 +62,8 @@ def config(folder: Path, base_gguf: Path) -> Config:
 
 
 def model(folder: Path, *, id: str | None = None) -> TrainedModel:
-    """The trained model whose adapter is in `folder`."""
+    """The trained model whose adapter is in `folder`, published as it is now."""
+    is_whole = (folder / ADAPTER_GGUF).is_file()
     return TrainedModel(
         id=id or folder.name,
         scenario="tiny",
@@ -71,7 +73,7 @@ def model(folder: Path, *, id: str | None = None) -> TrainedModel:
         method="sft",
         adapter_path=str(folder),
         gguf_path=None,
-        digest="",
+        digest=adapter_digest(folder) if is_whole else "",
         data_digest="",
         episode_ids=(),
         sample_count=0,
@@ -251,6 +253,71 @@ async def test_adapter_with_a_wrong_fingerprint_is_refused(
         assert (after.state, after.model_id, after.address) == ("active", "tiny@1", before.address)
         assert (await served.answer())[0] == "tiny@1"
         assert len(servers_of(tmp_path)) == 1
+
+
+async def test_another_strong_adapter_does_not_pass_for_the_right_one(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """It moves the answers far enough, but not the right way: from the base x is 0.55."""
+    first, second = tiny_adapters
+    wrong = tmp_path / "tiny@9"
+    shutil.copytree(first, wrong)
+    shutil.copy(second / ADAPTER_GGUF, wrong)
+    async with serving(tmp_path, tiny_gguf) as served:
+        with pytest.raises(ProbeFailedError, match="does not answer as tiny@9 should"):
+            await served.applier.apply(model(wrong), previous=None)
+        assert (await served.answer())[0] == "base"
+
+
+async def test_adapter_that_was_changed_is_not_served(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """Another adapter's file under a published name: no server is started with it."""
+    first, second = tiny_adapters
+    changed = tmp_path / "tiny@1"
+    shutil.copytree(first, changed)
+    published = model(changed)
+    shutil.copy(second / ADAPTER_GGUF, changed)
+    async with serving(tmp_path, tiny_gguf) as served:
+        before = servers_of(tmp_path)
+        with pytest.raises(AdapterNotFoundError, match="changed after it was published"):
+            await served.applier.apply(published, previous=None)
+        assert servers_of(tmp_path) == before
+        assert (await served.answer())[0] == "base"
+
+
+async def test_adapter_that_was_changed_in_service_does_not_come_back(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """After a crash the files are looked at again; the lane says why it is down."""
+    first, second = tiny_adapters
+    folder = tmp_path / "tiny@1"
+    shutil.copytree(first, folder)
+    async with serving(tmp_path, tiny_gguf) as served:
+        await served.applier.apply(model(folder), previous=None)
+        shutil.copy(second / ADAPTER_GGUF, folder)
+        [pid] = servers_of(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+
+        async def says_why() -> bool:
+            lane = await served.lane()
+            return not lane.is_serving and "changed after" in (lane.error or "")
+
+        await until(says_why)
+        shutil.copy(first / ADAPTER_GGUF, folder)
+        await until(lambda: _is_serving(served.applier))
+        assert (await served.lane()).model_id == "tiny@1"
+
+
+async def test_same_number_with_other_files_is_switched(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """A number that was given twice (a store that began anew) does not pass for the one served."""
+    async with serving(tmp_path, tiny_gguf) as served:
+        await served.applier.apply(model(tiny_adapters[0], id="tiny@1"), previous=None)
+        before = await served.answer()
+        await served.applier.apply(model(tiny_adapters[1], id="tiny@1"), previous=None)
+        assert await served.answer() != before
 
 
 async def test_missing_adapter_leaves_the_server_alone(tmp_path: Path, tiny_gguf: Path) -> None:

@@ -76,6 +76,7 @@ class LlamaServerApplier:
         order = SwitchOrder(
             model_id=model.id if model else None,
             adapter_path=model.adapter_path if model else None,
+            digest=model.digest if model else None,
             previous_path=previous.adapter_path if previous else None,
         )
         path = f"{self._path}/switch"

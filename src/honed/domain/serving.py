@@ -37,6 +37,10 @@ class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
     """`scenario@n`."""
     path: str
     """Absolute path of the folder with adapter.gguf and fingerprint.json."""
+    digest: str | None = None
+    """SHA-256 over its files (`adapter_files.adapter_digest`) when it was published; other files are
+    not served. None: not known, not compared.
+    """
 
 
 class Registration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +61,8 @@ class SwitchOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """None is the bare base model."""
     adapter_path: str | None = None
     """Folder of the adapter; required unless `model_id` is None."""
+    digest: str | None = None
+    """As in AdapterRef."""
     previous_path: str | None = None
     """Folder of the adapter that the caller believes to be in service; for the log, the gateway
     knows its own.

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from honed import log
+from honed.adapter_files import ADAPTER_GGUF, adapter_digest
 from honed.config import ServeSection
 from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
-from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
+from honed.errors import AdapterNotFoundError, ApplyError
 from honed.gateway import llama_server, probe
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
-from honed.gateway.llama_server import ADAPTER_FILE, LlamaServer, ServerPlan
+from honed.gateway.llama_server import LlamaServer, ServerPlan
 from honed.gateway.refusal import Refused
 from honed.gateway.upstream import Address
 
@@ -216,7 +218,7 @@ class Lane:
                 # It was proved when it was applied and its path is right. Without a former server,
                 # quantisation alone can move the answers further than a weak adapter does: serve
                 # on, but say it.
-                log.get(scenario=self.scenario).warning(log.PROBE_UNSURE, x=round(proof.x, 3))
+                log.get(scenario=self.scenario).warning(log.PROBE_UNSURE, **proof.facts())
         self.serve(backend)
 
     def _failed(self, error: ApplyError) -> None:
@@ -251,10 +253,10 @@ class Lane:
         fingerprint.
 
         Raises:
-            AdapterNotFoundError: the adapter's files are not there; nothing was started.
+            AdapterNotFoundError: the adapter's files are not there, or others; nothing was started.
             ApplyError: the server did not come up as it should; it has been stopped.
         """
-        fingerprint = see_adapter(adapter)
+        fingerprint = await to_thread.run_sync(see_adapter, adapter) if adapter else None
         server = await llama_server.start(self._plan(adapter))
         self._servers.add(server)
         try:
@@ -311,7 +313,7 @@ class Lane:
             name=next(name for name in names if name not in taken),
             alias=self.scenario,
             base_gguf=self.base_gguf,
-            adapter_gguf=Path(adapter.path) / ADAPTER_FILE if adapter else None,
+            adapter_gguf=Path(adapter.path) / ADAPTER_GGUF if adapter else None,
             section=self.section,
             folder=self._folder,
         )
@@ -332,20 +334,33 @@ class Lane:
             self.notify()
 
 
-def see_adapter(adapter: AdapterRef | None) -> Fingerprint | None:
-    """The fingerprint of an adapter whose files are all there.
+def see_adapter(adapter: AdapterRef) -> Fingerprint:
+    """The fingerprint of an adapter whose files are all there, as they were published. Reads them
+    whole.
 
     Raises:
-        AdapterNotFoundError: a file is missing or cannot be read.
+        AdapterNotFoundError: a file is missing, cannot be read, or has been changed.
     """
-    if adapter is None:
-        return None
-    path = Path(adapter.path) / ADAPTER_FILE
-    if not path.is_file():
+    folder = Path(adapter.path)
+    if not (folder / ADAPTER_GGUF).is_file():
         raise AdapterNotFoundError(
-            f"{adapter.model_id} has no {path}", advice="`honed adapters` lists what there is"
+            f"{adapter.model_id} has no {folder / ADAPTER_GGUF}",
+            advice="`honed adapters` lists what there is",
         )
+    fingerprint = probe.read_fingerprint(folder)
+    if adapter.digest is not None:
+        _see_unchanged(adapter.model_id, folder, adapter.digest)
+    return fingerprint
+
+
+def _see_unchanged(model_id: str, folder: Path, expected: str) -> None:
     try:
-        return probe.read_fingerprint(Path(adapter.path))
-    except ProbeFailedError as error:
-        raise AdapterNotFoundError(str(error)) from error
+        found = adapter_digest(folder)
+    except OSError as error:
+        raise AdapterNotFoundError(f"{model_id}: {error}") from error
+    if found != expected:
+        raise AdapterNotFoundError(
+            f"{model_id} was changed after it was published: the files in {folder} have the digest "
+            f"{found}, expected {expected}",
+            advice="put the published files back, or roll back to another adapter",
+        )

@@ -24,7 +24,6 @@ from honed.config import ServeSection
 from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
-ADAPTER_FILE: Final = "adapter.gguf"
 _STOP_GRACE_S: Final = 1.0
 _HEALTH_EVERY_S: Final = 0.02
 _LOG_TAIL_BYTES: Final = 64 << 10

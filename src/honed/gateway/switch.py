@@ -14,7 +14,7 @@ from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef, Switched, SwitchOrder
 from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
 from honed.gateway import probe
-from honed.gateway.lane import Backend, Lane, see_adapter
+from honed.gateway.lane import Backend, Lane
 
 
 async def switch(lane: Lane, order: SwitchOrder) -> Switched:
@@ -22,14 +22,13 @@ async def switch(lane: Lane, order: SwitchOrder) -> Switched:
     ended.
 
     Raises:
-        AdapterNotFoundError: its files are not there; no server was started.
+        AdapterNotFoundError: its files are not there, or have been changed; no server was started.
         ApplyError: it could not be proved to serve; the former one serves on.
     """
     target = _target(order)
     async with lane.switching():
-        if lane.backend is not None and lane.backend.model_id == order.model_id:
+        if lane.backend is not None and _is_served(lane.backend, target):
             return Switched(model_id=order.model_id, seconds={})
-        see_adapter(target)
         logger = log.get(scenario=lane.scenario, model_id=order.model_id)
         logger.info(log.SWITCH_STARTED, previous=lane.backend.model_id if lane.backend else None)
         try:
@@ -46,7 +45,16 @@ def _target(order: SwitchOrder) -> AdapterRef | None:
         return None
     if order.adapter_path is None:
         raise AdapterNotFoundError(f"the order to serve {order.model_id} names no adapter_path")
-    return AdapterRef(order.model_id, order.adapter_path)
+    return AdapterRef(order.model_id, order.adapter_path, order.digest)
+
+
+def _is_served(backend: Backend, target: AdapterRef | None) -> bool:
+    """Whether it is there already; a number that was given twice is told apart by the digest."""
+    served = backend.adapter
+    if served is None or target is None:
+        return served is target
+    digests = {served.digest, target.digest} - {None}
+    return served.model_id == target.model_id and len(digests) < 2
 
 
 async def _blue_green(lane: Lane, target: AdapterRef | None) -> dict[str, float]:
@@ -83,15 +91,15 @@ async def _prove(lane: Lane, new: Backend, old: Backend | None) -> None:
     assert s_new is not None
     s_old = await _former_answers(lane, old, asked)
     proof = probe.compare(new.fingerprint, before, s_new, s_old)
-    details = {"x": round(proof.x, 3), "is_relative": proof.is_relative}
     if not proof.is_accepted:
         raise ProbeFailedError(
             f"{new.server.plan.name} is healthy, but does not answer as "
             f"{new.model_id or 'the base model'} should: "
-            f"x = {proof.x:.3f}, expected about 1 and more than {probe.ACCEPT_ABOVE}",
+            f"x = {proof.x:.3f}, expected about 1 and more than {probe.ACCEPT_ABOVE}; "
+            f"cosine = {proof.cosine:.3f}, expected about 1 and more than {probe.ACCEPT_COSINE}",
             advice="adapter.gguf, fingerprint.json and the served base do not belong together",
         )
-    log.get(scenario=lane.scenario, model_id=new.model_id).info(log.PROBE_PASSED, **details)
+    log.get(scenario=lane.scenario, model_id=new.model_id).info(log.PROBE_PASSED, **proof.facts())
 
 
 async def _former_answers(

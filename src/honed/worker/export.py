@@ -1,17 +1,13 @@
-"""The adapter folder: PEFT's files in their published form, the GGUF beside them, one digest over
-them.
-"""
+"""The adapter folder: PEFT's files in their published form, the GGUF beside them."""
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from honed.adapter_files import ADAPTER_CONFIG
 from honed.worker.architectures import Architecture
-from honed.worker.files import digest_of, write_file
-from honed.worker.gguf_lora import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, write_adapter
-
-ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_GGUF)
-"""What the adapter's digest is taken over."""
+from honed.worker.files import write_file
+from honed.worker.gguf_lora import write_adapter
 
 
 def export_adapter(folder: Path, config: Any, architecture: Architecture) -> None:
@@ -29,8 +25,3 @@ def export_adapter(folder: Path, config: Any, architecture: Architecture) -> Non
         settings["target_modules"].sort()  # PEFT keeps them in a set
     write_file(path, json.dumps(settings, indent=2, sort_keys=True).encode())
     write_adapter(folder, config, architecture)
-
-
-def adapter_digest(folder: Path) -> str:
-    """SHA-256 over names and contents of the adapter's files."""
-    return digest_of(*(folder / name for name in ADAPTER_FILES))

@@ -1,6 +1,5 @@
 """Files that are whole or absent: written aside, synced, renamed."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -57,13 +56,3 @@ def sync_folder(folder: Path) -> None:
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
-
-
-def digest_of(*paths: Path) -> str:
-    """SHA-256 over the names and contents of files, independent of their order; hex."""
-    total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name}\0{content}\n".encode())
-    return total.hexdigest()

@@ -15,13 +15,10 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
+from honed.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 from honed.errors import TrainingError
 from honed.worker.architectures import Architecture
 from honed.worker.files import whole_file
-
-ADAPTER_CONFIG: Final = "adapter_config.json"
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-ADAPTER_GGUF: Final = "adapter.gguf"
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight\Z")
 _REFUSED: Final = {

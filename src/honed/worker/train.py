@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from honed.adapter_files import adapter_digest, digest_of
 from honed.domain.job import EpisodeScore, Progress, TrainJob, TrainResult
 from honed.domain.trained_model import TrainingMetrics
 from honed.errors import EmptyDataError
@@ -23,8 +24,8 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
-from honed.worker.export import adapter_digest, export_adapter
-from honed.worker.files import digest_of, sync_folder
+from honed.worker.export import export_adapter
+from honed.worker.files import sync_folder
 from honed.worker.fingerprint import fingerprint_of, write_fingerprint
 from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.reporting import Report

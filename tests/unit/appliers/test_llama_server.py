@@ -89,7 +89,7 @@ async def test_folder_without_adapter_is_refused_by_the_gateway(tmp_path: Path) 
 
 
 async def test_server_that_does_not_start_is_its_own_error(tmp_path: Path) -> None:
-    """ServerStartError arrives as such, and the lane says why it is down."""
+    """ServerStartError arrives as such, and the lane, which tries again, says why nothing serves."""
     (tmp_path / "base.gguf").write_bytes(b"no model")
     async with controlled(tmp_path) as (gateway, path):
         asked = applier(path, base_gguf=tmp_path / "base.gguf")
@@ -99,7 +99,8 @@ async def test_server_that_does_not_start_is_its_own_error(tmp_path: Path) -> No
         lane.adapter = AdapterRef("tiny@1", "/nowhere")
         with pytest.raises(ServerStartError, match="ended with status"):
             await asked.apply(None, previous=None)
-        assert lane.state == "down"
+        assert lane.backend is None
+        assert lane.error is not None
 
 
 async def test_base_that_differs_is_a_conflict(tmp_path: Path) -> None:

@@ -66,6 +66,37 @@ def test_wrong_adapter_is_refused() -> None:
     assert not compare(new, None, answers(other), answers(None)).is_accepted
 
 
+def test_adapter_that_goes_far_enough_in_another_direction_is_refused() -> None:
+    """Two adapters share part of their change: x is above 0.5, the cosine tells."""
+    new, other = fingerprint(1), fingerprint(2)
+    mixed = tuple(
+        base + 0.6 * (one - base) + (two - base)
+        for base, one, two in zip(BASE, answers(new), answers(other), strict=True)
+    )
+    proof = compare(new, None, mixed, answers(None))
+    assert 0.5 < proof.x < 1.5
+    assert proof.cosine < 0.65
+    assert not proof.is_accepted
+
+
+def test_adapter_that_was_applied_twice_as_strongly_is_refused() -> None:
+    """The direction is right, the distance is not."""
+    new = fingerprint(1)
+    double = tuple(2 * v - base for base, v in zip(BASE, answers(new), strict=True))
+    assert compare(new, None, double, answers(None)).cosine == pytest.approx(1)
+    assert not compare(new, None, double, answers(None)).is_accepted
+
+
+def test_direction_of_a_weak_adapter_is_not_asked_for() -> None:
+    """0.004 nats on Q8_0: the noise of each server is larger than the change (cosine 0.34 measured)."""
+    new = fingerprint(1, strength=0.004)
+    noisy = answers(new, noise=0.012)
+    proof = compare(new, None, noisy, answers(None))
+    assert proof.cosine < 0.65
+    assert proof.x > 0.5
+    assert proof.is_accepted
+
+
 def test_noise_of_flash_attention_does_not_matter() -> None:
     """Measured 0.02 nats on F32 and F16."""
     new = fingerprint(1, strength=0.1)
