@@ -8,6 +8,7 @@ process is never told otherwise.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ class LlamaServer:
         return await self._process.wait()
 
     async def stop(self, *, grace_s: float = _STOP_GRACE_S) -> None:
-        """End the process: SIGTERM, then SIGKILL; reaped when this returns, cancelled or not.
+        """End the process and what it has started: SIGTERM, then SIGKILL; reaped when this returns,
+        cancelled or not.
 
         Args:
             grace_s: between the two. 0 for a server with requests in flight: SIGTERM would freeze
@@ -129,19 +131,20 @@ class LlamaServer:
         with anyio.CancelScope(shield=True):
             # Until it listens, its SIGTERM handler cannot run (the constructor holds the GIL).
             if not self.has_ended and self.address is not None and grace_s > 0:
-                self._signal(term=True)
+                self._signal(signal.SIGTERM)
                 with anyio.move_on_after(grace_s):
                     await self._process.wait()
-            if not self.has_ended:
-                self._signal(term=False)
-                await self._process.wait()
+            # Also when it has ended: an operator's wrapper may have left the real server behind.
+            self._signal(signal.SIGKILL)
+            await self._process.wait()
             await self._process.aclose()
             self.plan.pid_path.unlink(missing_ok=True)
         log.get(server=self.plan.name).info(log.SERVER_STOPPED, pid=self.pid)
 
-    def _signal(self, *, term: bool) -> None:
+    def _signal(self, number: signal.Signals) -> None:
+        """To the whole group: the process leads a session of its own."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.terminate() if term else self._process.kill()
+            os.killpg(self.pid, number)
 
     def faults(self) -> str:
         """The last error lines of the server's log."""

@@ -2,6 +2,8 @@
 parent.
 """
 
+import os
+import signal
 import stat
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
 from honed.config import ServeSection
@@ -145,6 +148,34 @@ async def test_executable_of_the_operator_is_run(
     finally:
         await server.stop()
     assert not is_alive(server.pid)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_wrapper_of_the_operator_leaves_no_server_behind(
+    tmp_path: Path, program: Path, tiny_gguf: Path, dies: bool
+) -> None:
+    """A shell script that does not exec: the server under it ends too, also when the script has died."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f'#!/bin/sh\n"{program}" "$@"\necho ended\n')
+    wrapper.chmod(stat.S_IRWXU)
+    server = await llama_server.start(plan(tmp_path, tiny_gguf, llama_server=wrapper))
+    try:
+        [child] = children_of(server.pid)
+        if dies:
+            os.kill(server.pid, signal.SIGKILL)
+            await server.wait()
+            assert is_alive(child)
+    finally:
+        await server.stop()
+    assert not is_alive(server.pid)
+    with anyio.fail_after(5):
+        while is_alive(child):
+            await anyio.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    """Ids of the processes that `pid` has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_executable_that_does_not_exist_says_so(tmp_path: Path, tiny_gguf: Path) -> None:
