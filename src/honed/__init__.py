@@ -21,7 +21,8 @@ The rooms, in the order data flows:
 
 `daemon` and `serve` build and run the two long-lived processes; `config` is what the operator wrote; `ports` is what
 each room promises; `domain` holds the nouns. `listen` opens sockets, `log` and `errors` name what can happen, `lean`
-keeps a daemon small, `lifeline` ends a child with its parent, `process` is how both processes start and stop.
+keeps a daemon small, `lifeline` ends a child with its parent, `adapter_files` tells an adapter by its
+digest, `process` is how both processes start and stop.
 """
 
 from typing import TYPE_CHECKING, Any

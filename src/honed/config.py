@@ -346,9 +346,8 @@ def _fault(item: Any) -> str:
         near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
         return f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
     if item["type"] == "missing":
-        return (
-            f"{name}: required (set it in the file or as HONED__{name.upper().replace('.', '__')})"
-        )
+        variable = f"HONED__{name.upper().replace('.', '__')}"
+        return f"{name}: required (`honed init` writes a file; or set {variable})"
     return f"{name}: {item['msg'].removeprefix('Value error, ')}"
 
 

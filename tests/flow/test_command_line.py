@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,35 @@ def test_up_runs_both_and_ends_both(tmp_path: Path, tiny_base: Path) -> None:
         status = both.stop("up")
         assert status == 0, both.log_tail()
         assert child.returncode == 0
+
+
+def test_up_starts_a_killed_daemon_again_and_keeps_the_gateway(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    """One crash does not take the other process along."""
+    settings = f'scenario = "tiny"\nbase_model = "{tiny_base}"\n[serve]\nport = 0\nthreads = 1'
+    with honed(tmp_path, settings) as both:
+        both.start("up")
+        time.sleep(11)  # a child that dies sooner is taken for one that cannot run
+        gateway = both.serving()["address"]
+        daemon = both.status()["pid"]
+        os.kill(daemon, signal.SIGKILL)
+        both.until(lambda: not both.is_up(), "the daemon is gone")
+        both.until(both.is_up, "a daemon listens again", limit_s=20)
+        assert both.status()["pid"] != daemon
+        assert both.serving()["address"] == gateway
+        assert both.stop("up") == 0, both.log_tail()
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, scenario: dict[str, str]) -> None:
+    """No traceback; reading commands make no store."""
+    done = _honed(tmp_path, "import", "none.jsonl", **scenario)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("honed: trajectories none.jsonl cannot be read")
+    assert "Traceback" not in done.stderr
+    other = scenario | {"HONED__DATA_DIR": str(tmp_path / "mistyped")}
+    looked = _honed(tmp_path, "episodes", **other)
+    assert looked.returncode == 1
+    assert "nothing is stored" in looked.stderr
+    assert not (tmp_path / "mistyped").exists()
+    assert _honed(tmp_path, "episodes", "--outcome", "winning", **scenario).returncode == 2

@@ -33,6 +33,8 @@ trigger = 'count(100) | every("1h")'
 [learn]
 # chat: captured conversations; worker_decision_sequence: the actions of each worker.
 model = "chat"
+# Episodes without an outcome: wait for one, or train as if they were successes.
+unlabelled = "wait"
 
 [train]
 # TRL's and PEFT's own names.
@@ -47,7 +49,7 @@ max_length = 2048
 held_out_fraction = 0.2
 
 [apply]
-# auto: an adapter that the gate has passed goes live by itself; manual: `honed apply ID`.
+# auto: an adapter that the gate has passed goes live by itself; manual (the default without this line): `honed apply`.
 mode = "auto"
 
 [serve]

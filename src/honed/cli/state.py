@@ -56,7 +56,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         f"since {answer['started_at'][:19]}Z"
     )
     out.print(
-        f"episodes    {answer['episodes']} of {answer['records']} records, "
+        f"episodes    {answer['episodes']} ({answer['records']} records), "
         f"{answer['unlabelled']} without an outcome, success rate {_percent(answer['success_rate'])}"
     )
     out.print(f"in service  {answer['current_model'] or 'the base model'}")
@@ -64,6 +64,10 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if answer["gateway_problem"]:
         out.print(f"            {answer['gateway_problem']}", markup=False)
     out.print(f"training    {_training(answer['training'])}")
+    if answer["backoff_until_ms"] and not answer["training"]:
+        out.print(
+            f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure"
+        )
     if run := answer["last_run"]:
         out.print(f"last run    {run['id']} {run['state']}: {run.get('message') or ''}")
     out.print("trigger", markup=False)
@@ -78,11 +82,12 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table("run", "state", "started", "seconds", "episodes", "model", "message")
+    table = _table("run", "kind", "state", "started", "seconds", "episodes", "model", "message")
     for run in rows:
         seconds = (run.ended_at_ms - run.started_at_ms) / 1000 if run.ended_at_ms else None
         table.add_row(
             run.id,
+            run.selection,
             run.state,
             _time(run.started_at_ms),
             f"{seconds:.1f}" if seconds is not None else "",
@@ -105,11 +110,12 @@ def adapters(config: ConfigFile = None, as_json: AsJson = False) -> None:
         ]
         print_json(shown)
         return
-    table = _table("adapter", "", "trained", "episodes", "loss", "verdict")
+    table = _table("adapter", "", "kind", "trained", "episodes", "loss", "verdict")
     for model in models:
         table.add_row(
             model.id,
             "*" if model.id == current else "",
+            model.selection,
             _time(model.created_at_ms),
             str(len(model.episode_ids)),
             _loss(model),
@@ -147,7 +153,7 @@ def episodes(
             type(row.outcome).__name__.lower(),
             f"{score(row.outcome):.2f}",
             str(row.num_records),
-            row.adapter_id or "base",
+            row.adapter_id or "-",
         )
     Console(highlight=False).print(table)
 
@@ -159,8 +165,9 @@ def _loss(model: TrainedModel) -> str:
 
 def _table(*names: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
+    for i, name in enumerate(names):
+        # an id is copied, so it is never broken
+        table.add_column(name, overflow="fold", no_wrap=i == 0)
     return table
 
 

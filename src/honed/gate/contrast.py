@@ -126,8 +126,15 @@ class OutcomeGate:
                 f"{num_successes} of {self._min_successes} held-out successes needed were scored, "
                 f"with {num_failures} failures",
             )
-        if num_failures < self._min_failures or contrast is None:
-            return self._rule_on_imitation(episodes, gain, num_failures)
+        if num_failures == 0 or contrast is None:
+            return self._rule_on_imitation(episodes, gain)
+        if num_failures < self._min_failures:
+            return _Ruling(
+                "not_enough_evidence",
+                "outcome",
+                f"{num_failures} of {self._min_failures} held-out failures needed were scored, "
+                f"gain on {num_successes} successes {_shown(gain)} nats per token",
+            )
         return self._rule_on_outcome(episodes, gain, contrast, num_failures)
 
     def _rule_on_outcome(
@@ -146,6 +153,10 @@ class OutcomeGate:
             f"gain on {len(episodes) - num_failures} successes {_shown(gain)} "
             f"and {num_failures} failures, nats per token"
         )
+        if contrast.value == gain.value == 0:
+            return _Ruling(
+                "fail", "outcome", f"it answers as the incumbent does: {figures}", p_value
+            )
         if contrast.value <= 0:
             return _Ruling("fail", "outcome", f"no better at telling outcomes: {figures}", p_value)
         if gain.value < 0 and gain.high < 0:
@@ -154,18 +165,14 @@ class OutcomeGate:
             return _Ruling("pass", "outcome", f"successes gained over failures: {figures}", p_value)
         return _Ruling("not_enough_evidence", "outcome", f"may be chance: {figures}", p_value)
 
-    def _rule_on_imitation(
-        self, episodes: Sequence[Scored], gain: Interval, num_failures: int
-    ) -> _Ruling:
-        """Pass: successes became likelier beyond chance; too few failures to prove more."""
-        successes = [episode for episode in episodes if episode.is_success]
+    def _rule_on_imitation(self, episodes: Sequence[Scored], gain: Interval) -> _Ruling:
+        """Pass: demonstrations became likelier beyond chance; without a failure no more can be proved."""
         p_value = statistics.gain_p_value(
-            successes, permutations=self._permutations, seed=self._seed
+            episodes, permutations=self._permutations, seed=self._seed
         )
         figures = (
-            f"gain on {len(successes)} successes {_shown(gain)} nats per token, "
-            f"p {p_value:.2g} against {self._alpha:g}, with {num_failures} of "
-            f"{self._min_failures} failures needed to compare with"
+            f"gain on {len(episodes)} successes {_shown(gain)} nats per token, "
+            f"p {p_value:.2g} against {self._alpha:g}, with no failure to compare with"
         )
         if gain.value <= 0:
             return _Ruling("fail", "imitation", f"successes did not gain: {figures}", p_value)

@@ -111,17 +111,16 @@ class TrainingRuns:
             run = await self._train(order, run)
             await self._end(run, trained_count=trained_count, backoff_s=0.0)
         except EmptyDataError as error:
-            run = _ended(run, "skipped", message=str(error))
+            run = _ended(run, "skipped", message=_told(error))
             await self._end(run, trained_count=trained_count)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._end(_ended(run, "cancelled", message="stopped by the operator"))
             raise
         except Exception as error:  # the supervisor of runs: a run must not end the daemon
-            advice = f" ({error.advice})" if isinstance(error, HonedError) and error.advice else ""
             if not isinstance(error, HonedError):
                 logger.exception(log.TRAINING_FAILED)
-            run = _ended(run, "failed", message=f"{type(error).__name__}: {error}{advice}")
+            run = _ended(run, "failed", message=f"{type(error).__name__}: {_told(error)}")
             backoff_s = min(3600.0, max(self._first_backoff_s, 2 * state.backoff_s))
             await self._end(run, backoff_s=backoff_s)
         finally:
@@ -241,3 +240,9 @@ def _ended(
         num_episodes=num_episodes,
         ended_at_ms=now_ms(),
     )
+
+
+def _told(error: Exception) -> str:
+    """The error with its advice, on one line."""
+    advice = error.advice if isinstance(error, HonedError) else None
+    return f"{error} ({advice})" if advice else str(error)

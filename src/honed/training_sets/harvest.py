@@ -170,5 +170,5 @@ class Harvest:
         raise EmptyDataError(
             f"{found} in {self._num_episodes} episodes, expected at least {rules.min_rows}"
             + (f": {reasons}" if reasons else ""),
-            advice="wait for more episodes with an outcome, or lower train.min_rows",
+            advice="wait for outcomes (or set learn.unlabelled to train), or lower train.min_rows",
         )

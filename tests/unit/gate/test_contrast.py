@@ -117,12 +117,25 @@ def test_too_few_successes_wait() -> None:
 
 
 def test_demonstrations_alone_prove_imitation() -> None:
-    """Without enough failures the gain on successes decides, and the verdict says so."""
-    better = judge(measured(40, 3, on_successes=0.2, on_failures=0.0))
-    same = judge(measured(40, 3, on_successes=0.02, on_failures=0.0, seed=1))
-    worse = judge(measured(40, 3, on_successes=-0.2, on_failures=0.0))
+    """Without a failure the gain on successes decides, and the verdict says so."""
+    better = judge(measured(40, 0, on_successes=0.2, on_failures=0.0))
+    same = judge(measured(40, 0, on_successes=0.02, on_failures=0.0, seed=1))
+    worse = judge(measured(40, 0, on_successes=-0.2, on_failures=0.0))
     assert [r.proof for r in (better, same, worse)] == ["imitation"] * 3
     assert [r.decision for r in (better, same, worse)] == ["pass", "not_enough_evidence", "fail"]
+
+
+def test_too_few_failures_wait() -> None:
+    """Where things go wrong now and then, imitation is no proof: a blind control would pass too."""
+    result = judge(measured(40, 9, on_successes=0.2, on_failures=-0.2))
+    assert (result.decision, result.proof) == ("not_enough_evidence", "outcome")
+    assert "9 of 10 held-out failures" in result.reason
+
+
+def test_a_candidate_that_answers_as_the_incumbent_is_told_so() -> None:
+    """Trained on the same data again, nothing changes, and nothing passes."""
+    result = judge(measured(40, 40, on_successes=0.0, on_failures=0.0, spread=0.0))
+    assert (result.decision, "as the incumbent does" in result.reason) == ("fail", True)
 
 
 def test_trials_of_one_task_are_no_independent_witnesses() -> None:
