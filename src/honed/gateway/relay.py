@@ -18,6 +18,8 @@ from honed.gateway.lane import Backend, Lane
 from honed.gateway.refusal import Refused, error_body, send_json, send_whole
 from honed.gateway.request import (
     ClientGoneError,
+    Room,
+    Share,
     answer_headers,
     read_body,
     read_labels,
@@ -41,7 +43,7 @@ class Relay:
         self._lanes = lanes
         self._max_body = max_body
         self._captures = captures
-        self._held_bytes = 0
+        self._room = Room(max_body * _HELD_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,16 +67,10 @@ class Relay:
                 return
         if (method, path.rstrip("/")) in _FORBIDDEN:
             raise Refused(403, "forbidden", f"{method} {path} is the gateway's own business")
-        body = await read_body(scope, receive, limit=self._max_body)
-        if self._held_bytes + len(body) > self._max_body * _HELD_MAX:
-            raise Refused(503, "busy", "too much is waiting in the gateway", retry_after_s=1)
-        self._held_bytes += len(body)
-        try:
+        with Share(self._room) as share:
+            body = await read_body(scope, receive, limit=self._max_body, share=share)
             model, onward = read_model(body)
-            lane = self._route(model)
-            await self._relay(scope, receive, send, lane, onward)
-        finally:
-            self._held_bytes -= len(body)
+            await self._relay(scope, receive, send, self._route(model), onward)
 
     def _route(self, model: str | None) -> Lane:
         if model is not None and (lane := self._lanes.get(model)):

@@ -3,7 +3,7 @@ takes out.
 """
 
 import asyncio
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import msgspec
 from msgspec import Struct
@@ -36,6 +36,45 @@ _PREFIX: Final = b"x-honed-"
 
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer."""
+
+
+class Room:
+    """The memory that request bodies share, counted as their parts arrive: an upload that stalls
+    holds what it has sent.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self.held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Count in; raises Refused when there is no room."""
+        if self.held_bytes + size_bytes > self._size_bytes:
+            raise Refused(
+                503, "busy", "too much is waiting in the gateway", retry_after_s=1, closes=True
+            )
+        self.held_bytes += size_bytes
+
+
+class Share:
+    """One request's part of the room, given back at the end of its `with`."""
+
+    __slots__ = ("_held_bytes", "_room")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._held_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def take(self, size_bytes: int) -> None:
+        """Count in; raises Refused when there is no room."""
+        self._room.take(size_bytes)
+        self._held_bytes += size_bytes
+
+    def __exit__(self, *_: object) -> None:
+        self._room.held_bytes -= self._held_bytes
 
 
 class Labels(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -89,11 +128,11 @@ _decoder = msgspec.json.Decoder(_Wants)
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
-    """The request's body.
+async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share) -> bytes:
+    """The request's body, counted into `share` part by part.
 
     Raises:
-        Refused: it is longer than `limit`, compressed, or did not come in time.
+        Refused: it is longer than `limit`, compressed, did not come in time, or has no room.
         ClientGoneError: the connection was closed in the middle.
     """
     headers = dict(scope["headers"])
@@ -118,6 +157,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
                 size += len(part)
                 if size > limit:
                     raise _too_long(limit)
+                share.take(len(part))
                 parts.append(part)
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)

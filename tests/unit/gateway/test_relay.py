@@ -162,6 +162,33 @@ async def test_body_that_cannot_be_looked_into_is_refused(
         assert answer.status_code == 415
 
 
+async def test_stalled_uploads_share_a_bounded_room(tmp_path: Path) -> None:
+    """Parts count as they arrive: 16 bodies' worth may wait, more is refused until some are gone."""
+    head = b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
+    async with relaying(answering(), tmp_path, max_body=1000) as front:
+        stalled = [await front.connect() for _ in range(20)]
+        for _, writer in stalled:
+            writer.write(head + b"x" * 900)
+        told = [asyncio.ensure_future(reader.readline()) for reader, _ in stalled]
+        done, waiting = set[asyncio.Future[bytes]](), set(told)
+        while len(done) < 3:  # 17 times 900 fit into 16,000
+            newly, waiting = await asyncio.wait(
+                waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED
+            )
+            assert newly
+            done |= newly
+        assert {each.result() for each in done} == {b"HTTP/1.1 503 Service Unavailable\r\n"}
+        assert (await front.chat("x" * 800)).json()["error"]["code"] == "busy"
+        for each in waiting:
+            each.cancel()
+        for _, writer in stalled:
+            writer.transport.abort()
+        async with asyncio.timeout(5):
+            while (await front.chat("x" * 800)).status_code != 200:
+                await asyncio.sleep(0.01)
+        assert len(waiting) == 17
+
+
 async def test_chunked_request_goes_on_with_its_length(tmp_path: Path) -> None:
     """A client that does not know its length beforehand is served."""
 
