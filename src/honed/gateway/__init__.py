@@ -5,6 +5,7 @@ Names are imported from the modules, not from here: `llama_child` runs as a proc
     beside every llama-server and must not load the gateway.
 
     relay           the hot path: route, count, relay bytes as they come
+    browser         what web pages may do: nothing, but those of this machine
     upstream        one fresh connection to llama-server per request
     capture, merge  what was said, as `llm_call` events; feed sends them to the daemon
     lane            one scenario: its state, its server, the way back after a crash

@@ -13,6 +13,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from honed.gateway.browser import BrowserGuard
 from honed.gateway.capture import CHAT_PATHS, Tape
 from honed.gateway.lane import Backend, Lane
 from honed.gateway.refusal import Refused, error_body, send_json, send_whole
@@ -39,8 +40,16 @@ _FORBIDDEN: Final = frozenset((("POST", "/lora-adapters"), ("POST", "/props")))
 class Relay:
     """Model traffic of all lanes."""
 
-    def __init__(self, lanes: Mapping[str, Lane], *, max_body: int, captures: bool = True) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        *,
+        max_body: int,
+        host: str | None = None,
+        captures: bool = True,
+    ) -> None:
         self._lanes = lanes
+        self._guard = BrowserGuard(host)
         self._max_body = max_body
         self._captures = captures
         self._room = Room(max_body * _HELD_MAX)
@@ -58,6 +67,7 @@ class Relay:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
+        self._guard.check(scope["headers"])
         if method in ("GET", "HEAD"):
             if path in ("/health", "/v1/health"):
                 await send_json(send, self._health())
@@ -135,6 +145,7 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._collects = scope["http_version"] == "1.0"
+        self._is_to_page = any(name == b"origin" for name, _ in scope["headers"])
         self._send = send
         self._head: Head | None = None
         self._headers: Headers = []
@@ -150,7 +161,7 @@ class _Answer:
 
     async def start(self, head: Head, ours: Headers) -> None:
         """Send the head, unless the client is so old that the length must be known first."""
-        self._headers = answer_headers(head.headers) + ours
+        self._headers = answer_headers(head.headers, to_page=self._is_to_page) + ours
         self._collects = self._collects and all(
             name != b"content-length" for name, _ in self._headers
         )

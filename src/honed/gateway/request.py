@@ -207,13 +207,15 @@ def request_headers(headers: Headers) -> Headers:
     ]
 
 
-def answer_headers(headers: Headers) -> Headers:
-    """The headers that go back to the client."""
+def answer_headers(headers: Headers, *, to_page: bool) -> Headers:
+    """The headers that go back to the client; permissions for web pages only to one that asked."""
     dropped = HOP_BY_HOP | _ANSWERS_OURS | _named_in_connection(headers)
     return [
         (name, value)
         for name, value in headers
-        if name not in dropped and not name.startswith(_PREFIX)
+        if name not in dropped
+        and not name.startswith(_PREFIX)
+        and (to_page or not name.startswith(b"access-control-"))
     ]
 
 

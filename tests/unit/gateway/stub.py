@@ -177,13 +177,18 @@ class Front:
 
 @asynccontextmanager
 async def relaying(
-    script: Script, folder: Path, *, max_body: int = 1 << 20, captures: bool = True
+    script: Script,
+    folder: Path,
+    *,
+    max_body: int = 1 << 20,
+    captures: bool = True,
+    host: str | None = None,
 ) -> AsyncIterator[Front]:
     """A relay with one lane to an upstream that follows `script`."""
     async with upstream(script) as seen:
         lane = lane_to(seen.address, folder)
         async with (
-            fronted({"tiny": lane}, max_body=max_body, captures=captures) as address,
+            fronted({"tiny": lane}, max_body=max_body, captures=captures, host=host) as address,
             httpx.AsyncClient(base_url=str(address), timeout=20) as client,
         ):
             yield Front(client, address, lane, seen)
@@ -193,11 +198,15 @@ async def relaying(
 
 @asynccontextmanager
 async def fronted(
-    lanes: dict[str, Lane], *, max_body: int = 1 << 20, captures: bool = True
+    lanes: dict[str, Lane],
+    *,
+    max_body: int = 1 << 20,
+    captures: bool = True,
+    host: str | None = None,
 ) -> AsyncIterator[Address]:
     """Serve a relay for `lanes`."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = Address(*listener.getsockname())
-    relay = Relay(lanes, max_body=max_body, captures=captures)
+    relay = Relay(lanes, max_body=max_body, captures=captures, host=host)
     async with serving(relay, listener, drain_s=1):
         yield address

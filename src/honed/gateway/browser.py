@@ -1,0 +1,68 @@
+"""Keeps web pages away from the gateway: a browser on the same machine reaches it for any page that
+asks, and llama-server would allow every page to read the answers.
+
+Programs send no Origin and are not touched. A page that had its name resolved to this machine (DNS
+rebinding) needs no Origin to read, but its Host is the name of the page.
+"""
+
+import ipaddress
+import re
+from typing import Final
+
+from honed.gateway.refusal import Refused
+from honed.gateway.upstream import Headers
+
+_LOCAL_ORIGIN: Final = re.compile(rb"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?")
+_PORT: Final = re.compile(rb":[0-9]*\Z")
+_LOCAL_HOSTS: Final = (b"127.0.0.1", b"localhost", b"[::1]")
+
+
+class BrowserGuard:
+    """Refuses what comes from pages of other places."""
+
+    def __init__(self, host: str | None = None) -> None:
+        """
+        Args:
+            host: where the gateway listens (`serve.host`). Only for a loopback address are Host
+                headers checked: others are reached under names that are not known here.
+        """
+        self._hosts: frozenset[bytes] | None = None
+        if host is not None and _is_loopback(host):
+            own = f"[{host}]" if ":" in host else host
+            self._hosts = frozenset((*_LOCAL_HOSTS, own.lower().encode()))
+
+    def check(self, headers: Headers) -> None:
+        """See that no page of another place asks.
+
+        Raises:
+            Refused: the Origin is not this machine's, or the Host is none of its names.
+        """
+        for name, value in headers:
+            if name == b"origin" and not _LOCAL_ORIGIN.fullmatch(value):
+                origin = value.decode("latin-1")
+                raise Refused(
+                    403,
+                    "foreign_origin",
+                    f"web pages of {origin} may not use the gateway; only those of this machine may "
+                    "(http://localhost, http://127.0.0.1)",
+                    closes=True,
+                )
+            if name == b"host" and self._hosts is not None:
+                host = _PORT.sub(b"", value).lower()
+                if host not in self._hosts:
+                    raise Refused(
+                        403,
+                        "foreign_host",
+                        f"the gateway listens for this machine alone and is not called "
+                        f"{host.decode('latin-1')}; use localhost, or set serve.host",
+                        closes=True,
+                    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
