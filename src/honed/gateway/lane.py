@@ -12,24 +12,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from honed import log
-from honed.adapter_files import ADAPTER_GGUF, adapter_digest
+from honed.adapter_files import ADAPTER_GGUF
 from honed.config import ServeSection
 from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
-from honed.errors import AdapterNotFoundError, ApplyError
+from honed.errors import ApplyError
 from honed.gateway import llama_server, probe
+from honed.gateway.adapter import see_adapter
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
 from honed.gateway.llama_server import LlamaServer, ServerPlan
 from honed.gateway.refusal import Refused
-from honed.gateway.upstream import Address
+from honed.gateway.upstream import Address, UpstreamError, fetch
 
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one scenario that may be open at a time; more are told to come back."""
@@ -41,6 +42,22 @@ _LIVED_S: Final = 10.0
 _COLOURS: Final = ("blue", "green", "red")
 """Names of servers; the third is for a server that dies while the one before it still drains."""
 _FLUSH_S: Final = 2.0
+_CROWDED: Final = 32
+"""Requests in flight from which on a health check may wait behind them: llama-server has 64 threads
+for HTTP, and one whose client has left may hold its thread to the end.
+"""
+
+
+class Pulse(NamedTuple):
+    """How a server that hangs is noticed; one that ends is noticed at once."""
+
+    every_s: float = 5.0
+    timeout_s: float = 5.0
+    misses: int = 6
+    """Health checks in a row without an answer, after which it is ended and started again."""
+
+
+PULSE: Final = Pulse()
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +71,8 @@ class Backend:
     answers: probe.Answers | None
     """What it answered to its fingerprint when it was idle; None for the bare base."""
     in_flight: int = 0
+    is_heard: bool = False
+    """Set by whatever comes from the server, taken back by each health check."""
     idle: anyio.Event = field(default_factory=anyio.Event)
     """Set when the last request has gone; made anew by whoever waits for it."""
 
@@ -72,6 +91,8 @@ class Lane:
         section: ServeSection,
         folder: Path,
         remember: Callable[[], Awaitable[None]],
+        *,
+        pulse: Pulse = PULSE,
     ) -> None:
         self.scenario = scenario
         self.section = section
@@ -89,6 +110,7 @@ class Lane:
         self.captured = Captured(scenario)
         self.remember = remember
         self._folder = folder
+        self._pulse = pulse
         self._servers: set[LlamaServer] = set()
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
@@ -276,6 +298,8 @@ class Lane:
         self.adapter = backend.adapter
         self.error = None
         self.state = "active" if old is None else "releasing"
+        assert self._tasks is not None
+        self._tasks.start_soon(self._feel_pulse, backend)
         return old
 
     async def release(self, old: Backend) -> dict[str, float]:
@@ -324,43 +348,38 @@ class Lane:
         if server.is_stopping:
             return
         log.get(scenario=self.scenario).error(
-            log.SERVER_DIED, server=server.plan.name, status=status, log=server.faults()
+            log.SERVER_DIED,
+            server=server.plan.name,
+            status=status,
+            verdict=server.verdict,
+            log=server.faults(),
         )
         await self.stop(server)
         if self.backend is not None and self.backend.server is server:
             self.backend = None
             self.state = "down"
-            self.error = f"{server.plan.name} ended with status {status}"
+            self.error = server.verdict or f"{server.plan.name} ended with status {status}"
             self.notify()
 
+    async def _feel_pulse(self, backend: Backend) -> None:
+        """End a server that hangs while it is in service; `_watch` then sees it die."""
+        misses = 0
+        while misses < self._pulse.misses:
+            await anyio.sleep(self._pulse.every_s)
+            if self.backend is not backend:
+                return
+            is_excused = self._starting.locked() or backend.in_flight >= _CROWDED
+            if is_excused or backend.is_heard or await self._answers(backend):
+                misses = 0
+            else:
+                misses += 1
+            backend.is_heard = False
+        if self.backend is backend:
+            backend.server.kill(f"{backend.server.plan.name} missed {misses} health checks")
 
-def see_adapter(adapter: AdapterRef) -> Fingerprint:
-    """The fingerprint of an adapter whose files are all there, as they were published. Reads them
-    whole.
-
-    Raises:
-        AdapterNotFoundError: a file is missing, cannot be read, or has been changed.
-    """
-    folder = Path(adapter.path)
-    if not (folder / ADAPTER_GGUF).is_file():
-        raise AdapterNotFoundError(
-            f"{adapter.model_id} has no {folder / ADAPTER_GGUF}",
-            advice="`honed adapters` lists what there is",
-        )
-    fingerprint = probe.read_fingerprint(folder)
-    if adapter.digest is not None:
-        _see_unchanged(adapter.model_id, folder, adapter.digest)
-    return fingerprint
-
-
-def _see_unchanged(model_id: str, folder: Path, expected: str) -> None:
-    try:
-        found = adapter_digest(folder)
-    except OSError as error:
-        raise AdapterNotFoundError(f"{model_id}: {error}") from error
-    if found != expected:
-        raise AdapterNotFoundError(
-            f"{model_id} was changed after it was published: the files in {folder} have the digest "
-            f"{found}, expected {expected}",
-            advice="put the published files back, or roll back to another adapter",
-        )
+    async def _answers(self, backend: Backend) -> bool:
+        try:
+            await fetch(backend.address, "GET", "/health", timeout_s=self._pulse.timeout_s)
+        except UpstreamError:
+            return False
+        return True

@@ -103,6 +103,8 @@ class LlamaServer:
         self.plan = plan
         self.address: Address | None = None
         self.is_stopping = False
+        self.verdict: str | None = None
+        """Why the gateway ended it, where that was not a stop."""
         self._process = process
 
     @property
@@ -140,6 +142,11 @@ class LlamaServer:
             await self._process.aclose()
             self.plan.pid_path.unlink(missing_ok=True)
         log.get(server=self.plan.name).info(log.SERVER_STOPPED, pid=self.pid)
+
+    def kill(self, verdict: str) -> None:
+        """End a server that hangs, as if it had died; whoever waits for it finds the verdict."""
+        self.verdict = verdict
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the whole group: the process leads a session of its own."""

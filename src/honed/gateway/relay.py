@@ -113,7 +113,7 @@ class Relay:
         try:
             await exchange.open(backend.address, request)
             await answer.start(await exchange.head(), _ours(tape, backend))
-            await answer.pass_on(exchange, tape)
+            await answer.pass_on(exchange, tape, backend)
         except UpstreamError as error:
             if watcher.done():  # the client went first; that is what broke it
                 return
@@ -171,12 +171,13 @@ class _Answer:
                 {"type": "http.response.start", "status": head.status, "headers": self._headers}
             )
 
-    async def pass_on(self, exchange: Exchange, tape: Tape) -> None:
+    async def pass_on(self, exchange: Exchange, tape: Tape, backend: Backend) -> None:
         """Send the body as it comes; waiting for the client makes llama-server wait."""
         assert self._head is not None
         collected = bytearray()
         while True:
             chunk = await exchange.read()
+            backend.is_heard = True
             is_last = exchange.is_complete  # now: while the client is waited for, more may arrive
             tape.add(chunk)
             if self._collects:
