@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +32,7 @@ from honed.listen import claim_unix_path, serving
 from honed.loop import InService, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
 from honed.ports import Applier, Gate, Processor, Store
-from honed.processors import LocalProcessor
+from honed.processors import LocalProcessor, ensure_gguf
 from honed.sink import Sink
 from honed.sources import SocketSource
 from honed.stores import SqlStore, open_store
@@ -353,6 +354,9 @@ def _applier(config: Config) -> Applier:
                 scenario=config.scenario,
                 feed_socket=config.feed_socket,
                 base_gguf=config.serve.base_model_path,
+                make_base=partial(ensure_gguf, config.base_model, config.llama_dir)
+                if config.base_model
+                else None,
             )
 
 

@@ -58,7 +58,9 @@ async def serve(
         gateway.address = address_of(listener)
         await rooms.enter_async_context(gateway.open())
         await rooms.enter_async_context(serving(control_app(gateway), control, drain_s=1))
-        relay = Relay(gateway.lanes, max_body=section.max_body, host=section.host)
+        relay = Relay(
+            gateway.lanes, max_body=section.max_body, host=section.host, default=config.scenario
+        )
         drain_s = section.drain_timeout.total_seconds()
         await rooms.enter_async_context(
             serving(relay, listener, drain_s=drain_s, keep_alive_s=_KEEP_ALIVE_S)

@@ -1,5 +1,6 @@
 """Puts adapters into service through the gateway: asks `honed serve` over its socket to switch."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -7,6 +8,7 @@ from urllib.parse import quote
 import anyio
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from honed.domain.serving import (
     CODES,
@@ -19,7 +21,7 @@ from honed.domain.serving import (
     SwitchOrder,
 )
 from honed.domain.trained_model import TrainedModel
-from honed.errors import AdapterNotFoundError, ApplyError
+from honed.errors import AdapterNotFoundError, ApplyError, TrainingError
 from honed.lean import without_rich
 
 with without_rich():
@@ -48,9 +50,12 @@ class LlamaServerApplier:
         scenario: str,
         feed_socket: Path,
         base_gguf: Path | None = None,
+        make_base: Callable[[], Awaitable[Path]] | None = None,
         switch_timeout_s: float = _SWITCH_TIMEOUT_S,
     ) -> None:
+        """`make_base` gives the base model as GGUF when `base_gguf` does not; asked once, before registering."""
         self._serve_socket = serve_socket
+        self._make_base = make_base if base_gguf is None else None
         self._scenario = scenario
         self._registration = Registration(
             feed_socket=str(feed_socket), base_gguf=str(base_gguf) if base_gguf else None
@@ -114,6 +119,13 @@ class LlamaServerApplier:
         return f"/v1/scenarios/{quote(self._scenario, safe='')}"
 
     async def _register(self) -> LaneStatus:
+        if self._make_base is not None:
+            try:
+                base_gguf = await self._make_base()
+            except TrainingError as error:
+                raise ApplyError(f"{self._scenario}: {error}", advice=error.advice) from error
+            self._registration = replace(self._registration, base_gguf=str(base_gguf))
+            self._make_base = None
         return await self._ask("PUT", self._path, LaneStatus, self._registration)
 
     async def _ask(

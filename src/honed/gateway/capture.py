@@ -18,7 +18,7 @@ from honed import log
 from honed.domain.events import LlmCallEvent, format_event
 from honed.domain.message import Message
 from honed.domain.times import now_ms
-from honed.gateway.merge import UnreadableError, read_answered, read_asked
+from honed.gateway.merge import read_answered, read_asked
 from honed.gateway.request import Labels
 
 TAPE_MAX_BYTES: Final = 4 << 20
@@ -65,8 +65,6 @@ class Call(Struct, frozen=True, kw_only=True):
         """
         asked = read_asked(self.request)
         answered = read_answered(self.answer, is_stream=self.is_stream)
-        if answered.message.is_empty and not answered.message.reasoning_content:
-            raise UnreadableError("answer: the turn is empty")
         labels = self.labels
         return format_event(
             LlmCallEvent(

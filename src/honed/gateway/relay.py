@@ -46,9 +46,12 @@ class Relay:
         *,
         max_body: int,
         host: str | None = None,
+        default: str | None = None,
         captures: bool = True,
     ) -> None:
+        """`default` names the scenario that answers requests whose `model` names none."""
         self._lanes = lanes
+        self._default = default
         self._guard = BrowserGuard(host)
         self._max_body = max_body
         self._captures = captures
@@ -84,6 +87,9 @@ class Relay:
 
     def _route(self, model: str | None) -> Lane:
         if model is not None and (lane := self._lanes.get(model)):
+            return lane
+        # Clients that name a model of their own must not notice that a second scenario has registered.
+        if self._default is not None and (lane := self._lanes.get(self._default)):
             return lane
         if len(self._lanes) == 1:
             return next(iter(self._lanes.values()))

@@ -203,10 +203,11 @@ async def fronted(
     max_body: int = 1 << 20,
     captures: bool = True,
     host: str | None = None,
+    default: str | None = None,
 ) -> AsyncIterator[Address]:
     """Serve a relay for `lanes`."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = Address(*listener.getsockname())
-    relay = Relay(lanes, max_body=max_body, captures=captures, host=host)
+    relay = Relay(lanes, max_body=max_body, captures=captures, host=host, default=default)
     async with serving(relay, listener, drain_s=1):
         yield address

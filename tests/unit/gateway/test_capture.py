@@ -1,6 +1,7 @@
 """What passes through the relay becomes `llm_call` events, within bounds."""
 
 import asyncio
+import dataclasses
 import uuid
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def a_call(size: int = 0) -> Call:
         answer=b"",
         is_stream=False,
     )
+
+
+def test_an_empty_answer_is_a_call_too() -> None:
+    """A model that says nothing has failed; leaving that out would make it look better than it is."""
+    request = b'{"messages":[{"role":"user","content":"q"}]}'
+    answer = b'{"choices":[{"message":{"role":"assistant","content":""},"finish_reason":"stop"}]}'
+    event = parse_event(dataclasses.replace(a_call(), request=request, answer=answer).event())
+    assert isinstance(event, LlmCallEvent)
+    assert event.finish_reason == "stop"
+    assert event.response_message is not None
+    assert event.response_message.is_empty
 
 
 async def test_full_queue_drops_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:

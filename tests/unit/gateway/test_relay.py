@@ -413,6 +413,22 @@ async def test_model_names_the_scenario(tmp_path: Path) -> None:
     assert [model["id"] for model in models.json()["data"]] == ["one", "two"]
 
 
+async def test_a_second_scenario_changes_nothing_for_clients_of_the_first(tmp_path: Path) -> None:
+    """What names no scenario goes to the gateway's own, however many have registered."""
+    async with upstream(answering("one")) as one, upstream(answering("two")) as two:
+        lanes = {
+            "two": lane_to(two.address, tmp_path, scenario="two"),
+            "one": lane_to(one.address, tmp_path, scenario="one"),
+        }
+        async with (
+            fronted(lanes, default="one") as address,
+            httpx.AsyncClient(base_url=str(address)) as client,
+        ):
+            bodies = ({"model": "gpt-4o"}, {}, {"model": "one"}, {"model": "two"})
+            answers = [(await client.post("/x", json=body)).json() for body in bodies]
+    assert answers == ["one", "one", "one", "two"]
+
+
 @pytest.mark.parametrize("body", [{}, {"model": None}, {"model": "gpt-4o"}])
 async def test_the_only_lane_takes_any_model(tmp_path: Path, body: dict[str, Any]) -> None:
     """With one scenario a client need not know its name; what it wrote goes on unchanged."""
