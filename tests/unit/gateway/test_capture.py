@@ -1,11 +1,11 @@
 """What passes through the relay becomes `llm_call` events, within bounds."""
 
 import asyncio
-import dataclasses
 import uuid
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from honed.domain.events import LlmCallEvent, parse_event
 from honed.gateway import capture
@@ -115,7 +115,7 @@ def test_an_empty_answer_is_a_call_too() -> None:
     """A model that says nothing has failed; leaving that out would make it look better than it is."""
     request = b'{"messages":[{"role":"user","content":"q"}]}'
     answer = b'{"choices":[{"message":{"role":"assistant","content":""},"finish_reason":"stop"}]}'
-    event = parse_event(dataclasses.replace(a_call(), request=request, answer=answer).event())
+    event = parse_event(replace(a_call(), request=request, answer=answer).event())
     assert isinstance(event, LlmCallEvent)
     assert event.finish_reason == "stop"
     assert event.response_message is not None
