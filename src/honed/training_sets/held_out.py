@@ -40,16 +40,28 @@ class HeldOutSplit:
         return self.position(split_key) < self._fraction
 
 
-def load_or_make_secret(path: Path) -> bytes:
+def load_or_make_secret(path: Path, *, may_make: bool = True) -> bytes:
     """The secret kept at `path`, readable by its owner alone; made on first use.
 
     Two processes that make it at once end up with the same one.
 
+    Args:
+        path: the file.
+        may_make: False where records exist already. They were stored under a secret, and with
+            another one the held-out split moves and events sent again become conflicts.
+
     Raises:
-        StoreError: the file cannot be read or written, or holds no secret.
+        StoreError: the file cannot be read or written, holds no secret, or is missing where it may
+            not be made.
     """
     try:
         if not path.exists():
+            if not may_make:
+                raise StoreError(
+                    f"secret {path} is missing: records were stored under it",
+                    advice="restore it from a backup; with a new one the held-out split is another"
+                    " and events that are sent again are refused as conflicts",
+                )
             _publish(path, secrets.token_bytes(SECRET_BYTES))
         secret = path.read_bytes()
     except OSError as error:

@@ -72,3 +72,14 @@ def test_a_damaged_secret_is_refused(tmp_path: Path) -> None:
     assert caught.value.advice
     with pytest.raises(StoreError, match="cannot be read"):
         load_or_make_secret(path / "below")
+
+
+def test_a_lost_secret_is_not_made_again(tmp_path: Path) -> None:
+    """Where records exist a missing file is told, not replaced; one that is there is read."""
+    path = tmp_path / "secret.key"
+    with pytest.raises(StoreError, match="is missing") as caught:
+        load_or_make_secret(path, may_make=False)
+    assert "backup" in str(caught.value.advice)
+    assert list(tmp_path.iterdir()) == []
+    secret = load_or_make_secret(path)
+    assert load_or_make_secret(path, may_make=False) == secret
