@@ -84,8 +84,9 @@ class LearningDaemon:
         config = self.config
         async with AsyncExitStack() as rooms:
             rooms.enter_context(only_daemon_of(config.data_dir))
-            secret = load_or_make_secret(config.data_dir / "secret.key")
             store = self._store = await rooms.enter_async_context(_store(config))
+            is_new = (await store.stats()).num_records == 0
+            secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
             await rooms.enter_async_context(running(store.watch))
             sink = self._sink(store, secret)
             await rooms.enter_async_context(running(sink.run))

@@ -148,3 +148,17 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, scenario: dict[str
     assert "nothing is stored" in looked.stderr
     assert not (tmp_path / "mistyped").exists()
     assert _honed(tmp_path, "episodes", "--outcome", "winning", **scenario).returncode == 2
+
+
+def test_a_lost_secret_is_told_not_made_again(tmp_path: Path, scenario: dict[str, str]) -> None:
+    """With another one, repeats would be conflicts and the held-out split would move."""
+    assert _honed(tmp_path, "import", str(EXCERPT), **scenario).returncode == 0
+    secret = tmp_path / "data" / "secret.key"
+    kept = secret.read_bytes()
+    secret.unlink()
+    for arguments in (("run",), ("import", str(EXCERPT))):
+        done = _honed(tmp_path, *arguments, **scenario, HONED__APPLY__KIND="none")
+        assert done.returncode == 1
+        assert "secret.key" in done.stderr
+    secret.write_bytes(kept)
+    assert _honed(tmp_path, "import", str(EXCERPT), **scenario).returncode == 0

@@ -137,11 +137,12 @@ async def _intake(config: Config, store: SqlStore) -> AsyncIterator[Send]:
             yield to_daemon
         return
     with only_daemon_of(config.data_dir):
+        is_new = (await store.stats()).num_records == 0
         sink = Sink(
             store,
             [create(config.learn.model)],
             scenario=config.scenario,
-            secret=load_or_make_secret(config.data_dir / "secret.key"),
+            secret=load_or_make_secret(config.data_dir / "secret.key", may_make=is_new),
             settle=timedelta(0),
             idle=timedelta(0),
             on_episode=lambda episode: None,
