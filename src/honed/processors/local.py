@@ -8,12 +8,20 @@ from pathlib import Path
 
 import anyio
 
-from honed.domain.job import EpisodeScore, ScoreJob, ScoreResult, TrainJob, TrainResult
+from honed.domain.job import (
+    EpisodeScore,
+    Job,
+    JobResult,
+    ScoreJob,
+    ScoreResult,
+    TrainJob,
+    TrainResult,
+)
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import TrainingError
 from honed.ports import OnProgress, Trained, TrainRequest
-from honed.processors.worker_process import DEFAULT_GRACE, run_job
+from honed.processors.worker_process import DEFAULT_GRACE, DEFAULT_SILENCE, run_job
 
 GGUF_FILE = "adapter.gguf"
 
@@ -28,6 +36,7 @@ class LocalProcessor:
         adapters_dir: Path,
         python: str = sys.executable,
         stop_grace: timedelta = DEFAULT_GRACE,
+        silence_limit: timedelta = DEFAULT_SILENCE,
     ) -> None:
         """Take the places of runs and adapters; they must be on one file system.
 
@@ -35,12 +44,14 @@ class LocalProcessor:
             runs_dir: job, log and unpublished files of each run, in `runs_dir/RUN_ID/`.
             adapters_dir: published adapters, one folder `scenario@n` each.
             python: interpreter that has the training stack.
-            stop_grace: how long a cancelled worker may take to end by itself.
+            stop_grace: how long a worker that is told to end may take to end by itself.
+            silence_limit: a worker that reports nothing for so long counts as hung and is ended.
         """
         self._runs_dir = runs_dir.absolute()
         self._adapters_dir = adapters_dir.absolute()
         self._python = python
         self._stop_grace = stop_grace
+        self._silence_limit = silence_limit
 
     async def train(self, request: TrainRequest, *, on_progress: OnProgress) -> Trained:
         """Train, export, score and publish; cancelling the task ends the worker's process group.
@@ -55,9 +66,7 @@ class LocalProcessor:
         if unpublished.exists():  # of a run that was cut off
             await anyio.to_thread.run_sync(shutil.rmtree, unpublished)
         job = _train_job(request, folder, unpublished)
-        result = await run_job(
-            job, folder, on_progress, python=self._python, stop_grace=self._stop_grace
-        )
+        result = await self._run(job, folder, on_progress)
         assert isinstance(result, TrainResult)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_publish, unpublished, target)
@@ -69,9 +78,19 @@ class LocalProcessor:
         Raises:
             TrainingError: the worker failed.
         """
-        result = await run_job(job, folder, python=self._python, stop_grace=self._stop_grace)
+        result = await self._run(job, folder, lambda progress: None)
         assert isinstance(result, ScoreResult)
         return result.scores
+
+    async def _run(self, job: Job, folder: Path, on_progress: OnProgress) -> JobResult:
+        return await run_job(
+            job,
+            folder,
+            on_progress,
+            python=self._python,
+            stop_grace=self._stop_grace,
+            silence_limit=self._silence_limit,
+        )
 
 
 def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:

@@ -1,9 +1,10 @@
 """One job in one worker process: started, listened to, ended, reaped.
 
-The worker leads a process group of its own. When the task that waits for it is cancelled, the group
-gets SIGTERM, a grace time, then SIGKILL; the worker carries a death signal for the case that this
-process is killed. A worker that ends without a result, or by a signal, is a failure, whatever it
-had done until then.
+The worker leads a process group of its own. When the task that waits for it is cancelled, or when
+the worker is silent for too long, the group gets SIGTERM, a grace time, then SIGKILL; whatever the
+worker leaves behind in its group when it ends is killed too. The worker carries a death signal for
+the case that this process is killed. A worker that ends without a result, or by a signal, is a
+failure, whatever it had done until then.
 """
 
 import contextlib
@@ -26,6 +27,10 @@ from honed.errors import EmptyDataError, HonedError, ProcessFailedError, Trainin
 from honed.ports import OnProgress
 
 DEFAULT_GRACE: Final = timedelta(seconds=10)
+DEFAULT_SILENCE: Final = timedelta(minutes=30)
+"""How long a worker may report nothing; loading or converting a large model takes minutes."""
+DRAIN_SECONDS: Final = 1.0
+"""How long the stdout of a worker that has ended is still read; its children may hold it open."""
 LINE_MAX: Final = 64 << 10
 """Bytes of one line of progress; a longer one is not ours."""
 TAIL_BYTES: Final = 4000
@@ -42,6 +47,7 @@ async def run_job(
     *,
     python: str = sys.executable,
     stop_grace: timedelta = DEFAULT_GRACE,
+    silence_limit: timedelta = DEFAULT_SILENCE,
 ) -> JobResult:
     """Do a job in a worker process and return its result.
 
@@ -50,11 +56,12 @@ async def run_job(
         folder: where `job.json` and `worker.log` (the worker's stderr) go; made when missing.
         on_progress: called for each line of progress, in this task.
         python: the interpreter that has the training stack.
-        stop_grace: how long a cancelled worker may take to end by itself.
+        stop_grace: how long a worker that is told to end may take to end by itself.
+        silence_limit: a worker that writes no line for so long counts as hung and is ended.
 
     Raises:
         TrainingError: the worker says why it failed (EmptyDataError where that is the reason).
-        ProcessFailedError: it ended without a result.
+        ProcessFailedError: it ended without a result, or was silent for too long.
     """
     job_path, log_path = _prepare(job, folder)
     logger = log.get(job=type(job).__name__, folder=str(folder))
@@ -62,11 +69,13 @@ async def run_job(
         [python, "-m", "honed.worker", str(job_path)], log_path, stop_grace
     ) as worker:
         logger.info(log.WORKER_STARTED, worker_pid=worker.pid)
-        async with contextlib.aclosing(_progress(worker)) as lines:
+        async with contextlib.aclosing(_progress(worker, silence_limit)) as lines:
             async for progress in lines:
                 on_progress(progress)
-        await worker.wait()
+        is_silent = worker.returncode is None
     logger.info(log.WORKER_ENDED, status=worker.returncode)
+    if is_silent:
+        raise _silent(silence_limit, log_path)
     return _result(worker.returncode, Path(job.result_path), log_path)
 
 
@@ -109,34 +118,78 @@ async def _worker(
 
 
 async def _end(worker: Process, stop_grace: timedelta) -> None:
-    if worker.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGTERM)
-    with anyio.move_on_after(stop_grace.total_seconds()):
-        await worker.wait()
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
+    if worker.returncode is None:
+        _signal_group(worker, signal.SIGTERM)
+        with anyio.move_on_after(stop_grace.total_seconds()):
+            await worker.wait()
+    # The group outlives its leader for as long as anything the worker started runs in it.
+    _signal_group(worker, signal.SIGKILL)
     await worker.wait()
 
 
-async def _progress(worker: Process) -> AsyncGenerator[Progress]:
-    """The lines of the worker's stdout until it closes them."""
-    assert worker.stdout is not None
+def _signal_group(worker: Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, number)
+
+
+async def _progress(worker: Process, silence_limit: timedelta) -> AsyncGenerator[Progress]:
+    """What the worker reports, until it has ended; or until it was silent, and still runs."""
     waiting = b""
-    async for chunk in worker.stdout:
-        *lines, waiting = (waiting + chunk).split(b"\n")
-        for line in lines:
+    async with contextlib.aclosing(_chunks(worker, silence_limit)) as chunks:
+        async for chunk in chunks:
+            *lines, waiting = (waiting + chunk).split(b"\n")
+            for line in lines:
+                try:
+                    yield msgspec.json.decode(line, type=Progress)
+                except msgspec.DecodeError:
+                    # The pipe is the protocol's alone (worker/reporting.py): this is another
+                    # version or a fault.
+                    log.get().warning(log.WORKER_WROTE, size_bytes=len(line))
+            if len(waiting) > LINE_MAX:
+                log.get().warning(log.WORKER_WROTE, size_bytes=len(waiting))
+                waiting = b""
+
+
+async def _chunks(worker: Process, silence_limit: timedelta) -> AsyncGenerator[bytes]:
+    silent_at = anyio.current_time() + silence_limit.total_seconds()
+    while (chunk := await _chunk_or_end(worker, silent_at)) is not None:
+        if b"\n" in chunk:
+            silent_at = anyio.current_time() + silence_limit.total_seconds()
+        yield chunk
+    if worker.returncode is None:
+        return
+    # The end of the pipe is no sign to wait for: a child of the worker may hold it, and write.
+    drained_at = anyio.current_time() + DRAIN_SECONDS
+    while anyio.current_time() < drained_at and (chunk := await _left(worker, drained_at)):
+        yield chunk
+
+
+async def _chunk_or_end(worker: Process, silent_at: float) -> bytes | None:
+    """The next bytes of stdout; None when the worker has ended, or at `silent_at`."""
+    assert worker.stdout is not None
+    chunk = None
+    with anyio.CancelScope(deadline=silent_at):
+        async with anyio.create_task_group() as race:
+            race.start_soon(_cancel_at_end, worker, race.cancel_scope)
             try:
-                yield msgspec.json.decode(line, type=Progress)
-            except msgspec.DecodeError:
-                # The pipe is the protocol's alone (worker/reporting.py): this is another version or
-                # a fault.
-                log.get().warning(log.WORKER_WROTE, size_bytes=len(line))
-        if len(waiting) > LINE_MAX:
-            log.get().warning(log.WORKER_WROTE, size_bytes=len(waiting))
-            waiting = b""
+                chunk = await worker.stdout.receive()
+            except anyio.EndOfStream:
+                await worker.wait()  # it closed its stdout, but may hang all the same
+            race.cancel_scope.cancel()
+    return chunk
+
+
+async def _cancel_at_end(worker: Process, scope: anyio.CancelScope) -> None:
+    await worker.wait()
+    scope.cancel()
+
+
+async def _left(worker: Process, drained_at: float) -> bytes:
+    """What is left in the stdout of a worker that has ended; empty when nothing more came."""
+    assert worker.stdout is not None
+    with anyio.CancelScope(deadline=drained_at), contextlib.suppress(anyio.EndOfStream):
+        return await worker.stdout.receive()
+    return b""
 
 
 def _result(status: int | None, result_path: Path, log_path: Path) -> JobResult:
@@ -160,9 +213,7 @@ def _result(status: int | None, result_path: Path, log_path: Path) -> JobResult:
 
 
 def _without_result(status: int | None, log_path: Path) -> ProcessFailedError:
-    with log_path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        stderr = file.read().decode(errors="replace")
+    stderr = _tail(log_path)
     number = _signal(status)
     if number is not None:
         how = f"was ended by {signal.Signals(number).name}"
@@ -176,6 +227,22 @@ def _without_result(status: int | None, log_path: Path) -> ProcessFailedError:
         advice=f"see {log_path}"
         + ("; the kernel kills for memory with SIGKILL" if number == signal.SIGKILL else ""),
     )
+
+
+def _silent(limit: timedelta, log_path: Path) -> ProcessFailedError:
+    return ProcessFailedError(
+        f"the worker was silent for {limit} (h:mm:ss) and was ended: expected a line of progress",
+        exit_code=-1,
+        stderr=_tail(log_path),
+        advice=f"see {log_path} for where it hangs",
+    )
+
+
+def _tail(log_path: Path) -> str:
+    """The last of what the worker wrote to stderr."""
+    with log_path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        return file.read().decode(errors="replace")
 
 
 def _signal(status: int | None) -> int | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from honed.errors import EmptyDataError, ProcessFailedError, TrainingError
 from honed.ports import HeldOut, Processor, Trained, TrainingSet, TrainRequest
 from honed.processors import LocalProcessor
 from tests.tiny_models import conversations
-from tests.unit.processors.test_worker_process import group_is_gone, worker_pid
+from tests.unit.processors.test_worker_process import (
+    REPORT,
+    group_is_gone,
+    group_of,
+    interpreter,
+    worker_pid,
+)
 
 SETTINGS = TrainSettings(
     r=4,
@@ -111,6 +118,20 @@ def test_killed_worker_publishes_nothing(tiny_base: Path, tmp_path: Path) -> Non
     with pytest.raises(ProcessFailedError) as raised:
         train(processor(tmp_path), order, kill)
     assert raised.value.exit_code == -1
+    assert not (tmp_path / "adapters").exists()
+
+
+def test_hung_worker_does_not_hold_the_run(tmp_path: Path) -> None:
+    """The processor's limit of silence reaches the worker; nothing is published."""
+    local = LocalProcessor(
+        runs_dir=tmp_path / "runs",
+        adapters_dir=tmp_path / "adapters",
+        python=interpreter(tmp_path, f"{REPORT}\nsleep 301"),
+        silence_limit=timedelta(seconds=0.3),
+    )
+    with pytest.raises(ProcessFailedError, match="silent"):
+        train(local, request(tmp_path / "base", tmp_path))
+    assert group_is_gone(group_of(tmp_path))
     assert not (tmp_path / "adapters").exists()
 
 

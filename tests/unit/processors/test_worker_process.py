@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -39,13 +40,59 @@ def pretraining(folder: Path, *, steps: int) -> PretrainJob:
 
 
 def group_is_gone(pid: int) -> bool:
-    """Whether no process of the worker's group runs; one that only waits to be reaped does not."""
+    """Whether no process of the worker's group runs on; one that was just killed may take a while.
+
+    One that only waits to be reaped does not run.
+    """
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, group, *_ = path.read_text().rpartition(")")[2].split()
-            if int(group) == pid and state != "Z":
+            if int(group) == pid and state != "Z" and not ends_soon(int(path.parent.name)):
                 return False
     return True
+
+
+def ends_soon(pid: int) -> bool:
+    """Whether the process ends within 2 seconds."""
+    fd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([fd], [], [], 2)[0])
+    finally:
+        os.close(fd)
+
+
+REPORT = """echo '{"type": "progress", "phase": "training"}'"""
+
+
+def interpreter(folder: Path, script: str) -> str:
+    """A program to run in the interpreter's place; it leaves its pid in `folder/pid`."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho $$ > {folder}/pid\n{script}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+def group_of(folder: Path) -> int:
+    """The process group of the interpreter that was made in `folder`."""
+    return int((folder / "pid").read_text())
+
+
+def run_within(
+    seconds: float, folder: Path, script: str, *, match: str, **options: Any
+) -> tuple[list[Progress], ProcessFailedError]:
+    """Run the script as the worker; what it reported, and the error in which it ended."""
+    progress: list[Progress] = []
+
+    async def run() -> None:
+        job = pretraining(folder, steps=1)
+        with anyio.fail_after(seconds):
+            await run_job(
+                job, folder / "job", progress.append, python=interpreter(folder, script), **options
+            )
+
+    with pytest.raises(ProcessFailedError, match=match) as raised:
+        anyio.run(run)
+    return progress, raised.value
 
 
 def worker_pid(folder: Path) -> int:
@@ -120,12 +167,7 @@ def test_cancelled_task_ends_the_process_group(tmp_path: Path) -> None:
 
 def test_stubborn_worker_is_killed(tmp_path: Path) -> None:
     """A worker that ignores SIGTERM is killed after the grace time, with all that it started."""
-    stubborn = tmp_path / "python"
-    stubborn.write_text(
-        "#!/bin/sh\ntrap '' TERM\nsleep 600 &\n"
-        """echo '{"type": "progress", "phase": "training"}'\nwait\nwait\n"""
-    )
-    stubborn.chmod(0o700)
+    stubborn = interpreter(tmp_path, f"trap '' TERM\nsleep 600 &\n{REPORT}\nwait\nwait")
     pids: list[int] = []
 
     async def cancel_at_once() -> None:
@@ -138,12 +180,71 @@ def test_stubborn_worker_is_killed(tmp_path: Path) -> None:
                 pretraining(tmp_path, steps=1),
                 tmp_path / "job",
                 on_progress,
-                python=str(stubborn),
+                python=stubborn,
                 stop_grace=timedelta(seconds=0.2),
             )
 
     anyio.run(cancel_at_once)
     assert group_is_gone(pids[0])
+
+
+def test_dead_worker_is_noticed_while_its_child_holds_the_pipe(tmp_path: Path) -> None:
+    """The end of the worker counts, not that of its pipe; the child goes, the last line comes."""
+    script = f"sleep 301 &\n{REPORT}\nkill -9 $$"
+    progress, _ = run_within(10, tmp_path, script, match="SIGKILL")
+    assert [line.phase for line in progress] == ["training"]
+    assert group_is_gone(group_of(tmp_path))
+
+
+def test_child_that_writes_on_does_not_hold_the_job(tmp_path: Path) -> None:
+    """What comes after the worker's end is read for a limited time, however much there is."""
+    script = f"while :; do {REPORT}; done &\nkill -9 $$"
+    run_within(10, tmp_path, script, match="SIGKILL")
+    assert group_is_gone(group_of(tmp_path))
+
+
+def test_child_outside_the_group_does_not_hold_the_job(tmp_path: Path) -> None:
+    """A child with a session of its own is out of reach; the job ends all the same."""
+    script = f"setsid sleep 20 &\necho $! > {tmp_path}/child\nkill -9 $$"
+    run_within(10, tmp_path, script, match="SIGKILL")
+    with contextlib.suppress(ProcessLookupError):  # killed before it had its own session
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+
+
+def test_worker_that_ends_by_itself_leaves_no_child(tmp_path: Path) -> None:
+    """A child that has let go of the pipe is ended with its worker too."""
+    script = "sleep 301 > /dev/null &\nexit 3"
+    run_within(10, tmp_path, script, match="status 3")
+    assert group_is_gone(group_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(f"{REPORT}\nsleep 301", id="hangs"),
+        pytest.param(f"{REPORT}\nexec sleep 301 >&-", id="hangs-with-closed-stdout"),
+        pytest.param(f"{REPORT}\nwhile :; do printf x; sleep 0.05; done", id="never-ends-a-line"),
+    ],
+)
+def test_silent_worker_is_ended(tmp_path: Path, script: str) -> None:
+    """No line for the limit: the group is ended, and the error says why and what it said last."""
+    limit = timedelta(seconds=0.5)
+    script = f"echo loading >&2\n{script}"
+    progress, error = run_within(
+        10, tmp_path, script, silence_limit=limit, match="silent for 0:00:00.5"
+    )
+    assert [line.phase for line in progress] == ["training"]
+    assert error.exit_code == -1
+    assert "loading" in error.stderr
+    assert group_is_gone(group_of(tmp_path))
+
+
+def test_worker_that_reports_is_not_silent(tmp_path: Path) -> None:
+    """The limit counts from the last line: a run may take longer than it."""
+    script = f"for i in 1 2 3 4 5 6 7 8; do {REPORT}; sleep 0.2; done\nexit 3"
+    limit = timedelta(seconds=1)
+    progress, _ = run_within(10, tmp_path, script, silence_limit=limit, match="status 3")
+    assert len(progress) == 8
 
 
 def test_terminated_worker_is_a_failed_process(tmp_path: Path) -> None:
