@@ -18,7 +18,7 @@ from honed.domain.episode import Episode
 from honed.domain.events import parse_event
 from honed.domain.records import record_from_event
 from honed.learn_models import LearnModel, create
-from honed.ports import GroupMark, IncomingEvent
+from honed.ports import Closing, GroupMark, IncomingEvent
 from honed.sink import Sink
 from honed.sources import SocketSource
 from honed.stores import SqlStore, open_store
@@ -100,14 +100,14 @@ async def close_all(
     for group in await store.open_groups(
         settled_before_ms=now_ms, idle_before_ms=now_ms, now_ms=now_ms
     ):
-        records = await store.group_records(group.id)
+        records = (await store.group_records([group.id]))[group.id]
         episodes = [
             msgspec.structs.replace(
                 episode, metadata=msgspec.structs.replace(episode.metadata, scenario=scenario)
             )
             for episode in CHAT.build_episodes(records, now_ms=now_ms, final=True)
         ]
-        assert await store.close_group(group.id, episodes, num_records=len(records))
+        assert await store.close_groups([Closing(group.id, tuple(episodes), len(records))])
         made += episodes
     return made
 

@@ -103,6 +103,16 @@ class OpenGroup(NamedTuple):
     """Whether a record that ends it has arrived."""
     last_ms: int
     """When its newest record arrived, Unix milliseconds."""
+    num_records: int
+
+
+class Closing(NamedTuple):
+    """What a group is closed with."""
+
+    group_id: int
+    episodes: tuple[Episode, ...]
+    num_records: int
+    """How many records the episodes were built from."""
 
 
 class EpisodeFilter(Struct, frozen=True, kw_only=True):
@@ -167,18 +177,17 @@ class Store(Protocol):
     async def next_due_ms(self, *, settle_ms: int, idle_ms: int) -> int | None:
         """When the next group falls due, Unix milliseconds, by the same rule; `idle_ms` 0: idle ones never do."""
 
-    async def hold_group(self, group_id: int, *, until_ms: int) -> None:
-        """Keep a group from being due until then, or until it gets another record."""
+    async def hold_groups(self, group_ids: Sequence[int], *, until_ms: int) -> None:
+        """Keep groups from being due until then, each until it gets another record."""
 
-    async def group_records(self, group_id: int) -> list[Record]:
-        """The records of a group in order of arrival."""
+    async def group_records(self, group_ids: Sequence[int]) -> dict[int, list[Record]]:
+        """The records of each group in order of arrival; a record that cannot be read fails the call."""
 
-    async def close_group(
-        self, group_id: int, episodes: Sequence[Episode], *, num_records: int
-    ) -> bool:
-        """Store the group's episodes, link their records, move the counters and close it, all or nothing.
+    async def close_groups(self, closings: Sequence[Closing]) -> set[int]:
+        """Store the groups' episodes, link their records, move the counters and close them, all or nothing.
 
-        False when the group has other than the `num_records` that were read: read it again.
+        Gives the ids of the closed ones. A group that has other than the `num_records` that were read is left
+        open: read it again.
         """
 
     async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:
@@ -259,6 +268,9 @@ class Store(Protocol):
 
     async def stats(self) -> StoreStats:
         """Counts for `honed status`."""
+
+    async def has_records(self) -> bool:
+        """Whether any event was ever stored; cheap."""
 
 
 # ---------------------------------------------------------------- learning

@@ -7,11 +7,12 @@ model costs no record.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final, get_args
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from msgspec import Struct
 
@@ -22,10 +23,22 @@ from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.records import Record, record_from_event
 from honed.errors import StoreError, ValidationError
 from honed.learn_models.learn_model import LearnModel
-from honed.ports import Disposition, GroupMark, IncomingEvent, Ingested, OpenGroup, Rejected, Store
+from honed.ports import (
+    Closing,
+    Disposition,
+    GroupMark,
+    IncomingEvent,
+    Ingested,
+    OpenGroup,
+    Rejected,
+    Store,
+)
 
 _RECORD_TYPES: Final = {cls: str(cls.__struct_config__.tag) for cls in get_args(Record)}
 _PAGE: Final = 100
+"""Groups that are closed in one transaction, at most."""
+_PAGE_RECORDS: Final = 1_000
+"""Records that are read for one transaction; a group with more is closed alone."""
 _GRAIN_S: Final = 0.05
 """The closing loop wakes at most this often: groups that fall due together are closed together."""
 _RETRY_FIRST_S: Final = 1.0
@@ -232,40 +245,71 @@ class Sink:
                 now_ms=now_ms,
                 limit=_PAGE,
             )
-            for group in groups:
-                await self._close(group)
+            for page in _pages(groups):
+                await self._close_page(page)
             if len(groups) < _PAGE:
                 return
 
-    async def _close(self, group: OpenGroup) -> None:
-        now_ms = self._now_ms()
-        is_idle = bool(self._idle_ms) and group.last_ms <= now_ms - self._idle_ms
-        try:
-            records = await self._store.group_records(group.id)
-            episodes = self._build(group, records, now_ms=now_ms, is_idle=is_idle)
-        except (
-            Exception
-        ) as error:  # neither a learn model's fault nor a broken record ends the loop
-            await self._hold_faulty(group, error)
-            return
-        if episodes is None:
-            await self._hold(group, self._idle_ms or _LOOK_AGAIN_MS)
-            return
-        if not await self._store.close_group(group.id, episodes, num_records=len(records)):
-            return  # a record came meanwhile; the group is still open and falls due again
-        self._held.pop((group.learn_model, group.key), None)
-        self._num_without_episode += not episodes
-        for episode in episodes:
-            self._announce(episode)
+    async def _close_page(self, page: Sequence[OpenGroup]) -> None:
+        ready: list[tuple[OpenGroup, Closing]] = []
+        waiting: list[OpenGroup] = []
+        for group, records in await self._read_page(page):
+            # The store shields its transactions: without this a stop would wait for the backlog.
+            await anyio.lowlevel.checkpoint()
+            try:
+                episodes = self._build(group, records)
+            except Exception as error:  # a learn model's fault ends neither the loop nor the page
+                await self._hold_faulty(group, error)
+                continue
+            if episodes is None:
+                waiting.append(group)
+            else:
+                ready.append((group, Closing(group.id, tuple(episodes), len(records))))
+        if waiting:
+            await self._hold(waiting, self._idle_ms or _LOOK_AGAIN_MS)
+        if ready:
+            await self._close(ready)
 
-    def _build(
-        self, group: OpenGroup, records: Sequence[Record], *, now_ms: int, is_idle: bool
-    ) -> list[Episode] | None:
+    async def _read_page(self, page: Sequence[OpenGroup]) -> list[tuple[OpenGroup, list[Record]]]:
+        """The groups with their records; one with a broken record is held back and left out."""
+        await anyio.lowlevel.checkpoint()
+        try:
+            records = await self._store.group_records([group.id for group in page])
+        except StoreError as error:
+            if len(page) > 1:
+                return [found for group in page for found in await self._read_page([group])]
+            await self._hold_faulty(page[0], error)
+            return []
+        return [(group, records[group.id]) for group in page]
+
+    async def _close(self, ready: Sequence[tuple[OpenGroup, Closing]]) -> None:
+        """Close groups in one transaction; if that fails, each alone, so that one holds up none."""
+        await anyio.lowlevel.checkpoint()
+        try:
+            closed = await self._store.close_groups([closing for _, closing in ready])
+        except StoreError as error:
+            if len(ready) == 1:  # when it is the store that is broken, this raises again
+                await self._hold_faulty(ready[0][0], error)
+                return
+            for one in ready:
+                await self._close([one])
+            return
+        for group, closing in ready:
+            if group.id not in closed:
+                continue  # a record came meanwhile; the group is still open and falls due again
+            self._held.pop((group.learn_model, group.key), None)
+            self._num_without_episode += not closing.episodes
+            for episode in closing.episodes:
+                self._announce(episode)
+
+    def _build(self, group: OpenGroup, records: Sequence[Record]) -> list[Episode] | None:
         """The group's episodes; None when it should wait for more records.
 
         A verdict may overtake the records that it is about, so a group without an episode stays
         open until it is idle. So does one whose learn model is not configured now.
         """
+        now_ms = self._now_ms()
+        is_idle = bool(self._idle_ms) and group.last_ms <= now_ms - self._idle_ms
         model = self._models.get(group.learn_model)
         if model is None or not (is_idle or model.is_complete(records)):
             return None
@@ -294,17 +338,33 @@ class Sink:
             error=f"{type(error).__name__}: {error}",
             retry_s=_backoff_ms(faults) / 1000,
         )
-        await self._hold(group, _backoff_ms(faults))
+        await self._hold([group], _backoff_ms(faults))
 
-    async def _hold(self, group: OpenGroup, wait_ms: int) -> None:
-        self._held.setdefault((group.learn_model, group.key), 0)
-        await self._store.hold_group(group.id, until_ms=self._now_ms() + wait_ms)
+    async def _hold(self, groups: Sequence[OpenGroup], wait_ms: int) -> None:
+        for group in groups:
+            self._held.setdefault((group.learn_model, group.key), 0)
+        until_ms = self._now_ms() + wait_ms
+        await self._store.hold_groups([group.id for group in groups], until_ms=until_ms)
 
     def _in_scenario(self, episode: Episode) -> Episode:
         if episode.metadata.scenario is not None:
             return episode
         metadata = msgspec.structs.replace(episode.metadata, scenario=self._scenario)
         return msgspec.structs.replace(episode, metadata=metadata)
+
+
+def _pages(groups: Sequence[OpenGroup]) -> Iterator[list[OpenGroup]]:
+    """Cut into what is read and closed together, so that memory does not follow the page."""
+    page: list[OpenGroup] = []
+    num_records = 0
+    for group in groups:
+        if page and num_records + group.num_records > _PAGE_RECORDS:
+            yield page
+            page, num_records = [], 0
+        page.append(group)
+        num_records += group.num_records
+    if page:
+        yield page
 
 
 def _conflicts(

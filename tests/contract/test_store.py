@@ -17,7 +17,7 @@ from honed.domain.records import ActionRecord, record_from_event
 from honed.domain.run import Applied, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, TriggerError
-from honed.ports import EpisodeFilter
+from honed.ports import Closing, EpisodeFilter
 from honed.stores import SqlStore, open_store
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 
@@ -62,7 +62,7 @@ async def test_an_event_sent_twice_is_stored_once(store: SqlStore) -> None:
     assert await store.append([event]) == ["stored"]
     assert await store.append([event, event]) == ["duplicate", "duplicate"]
     [group] = await store.open_groups(settled_before_ms=9_999, idle_before_ms=9_999, now_ms=9_999)
-    assert len(await store.group_records(group.id)) == 1
+    assert len((await store.group_records([group.id]))[group.id]) == 1
 
 
 async def test_an_event_twice_in_one_batch_is_stored_once(store: SqlStore) -> None:
@@ -107,7 +107,7 @@ async def test_a_batch_larger_than_the_queue_is_stored_in_order(store: SqlStore)
     events = [incoming(action(name=f"a{n}")) for n in range(5_000)]
     assert set(await store.append(events)) == {"stored"}
     [group] = await store.open_groups(settled_before_ms=9_999, idle_before_ms=9_999, now_ms=9_999)
-    records = await store.group_records(group.id)
+    records = (await store.group_records([group.id]))[group.id]
     assert [r.action for r in records if isinstance(r, ActionRecord)] == [
         f"a{n}" for n in range(5_000)
     ]
@@ -148,7 +148,7 @@ async def test_a_held_group_is_due_again_at_its_time_or_with_a_record(store: Sql
     """Holding back survives in the store; whatever arrives for the group ends it."""
     await store.append([incoming(action(), received_ms=100)])
     [group] = await store.open_groups(settled_before_ms=0, idle_before_ms=100, now_ms=100)
-    await store.hold_group(group.id, until_ms=500)
+    await store.hold_groups([group.id], until_ms=500)
     assert await store.open_groups(settled_before_ms=0, idle_before_ms=200, now_ms=499) == []
     assert await store.next_due_ms(settle_ms=0, idle_ms=10) == 500
     assert await store.open_groups(settled_before_ms=0, idle_before_ms=200, now_ms=500) == [group]
@@ -160,12 +160,44 @@ async def test_a_record_that_comes_while_a_group_is_closed_is_not_lost(store: Sq
     """Closing is refused when the group has grown since it was read."""
     await store.append([incoming(action())])
     [group] = await store.open_groups(settled_before_ms=9_999, idle_before_ms=9_999, now_ms=9_999)
-    records = await store.group_records(group.id)
+    records = (await store.group_records([group.id]))[group.id]
     await store.append([incoming(action())])
-    assert not await store.close_group(group.id, [episode()], num_records=len(records))
+    assert await store.close_groups([Closing(group.id, (episode(),), len(records))]) == set()
     assert (await store.stats()).num_episodes == 0
-    assert await store.close_group(group.id, [episode()], num_records=2)
+    assert await store.close_groups([Closing(group.id, (episode(),), 2)]) == {group.id}
     assert (await store.stats()).open_groups == 0
+
+
+async def test_groups_are_closed_together(store: SqlStore) -> None:
+    """All but the one that has grown; counters and numbers are as if each was closed alone."""
+    assert not await store.has_records()
+    await store.append([incoming(action(task_id=f"t{n}")) for n in range(4)])
+    assert await store.has_records()
+    groups = await store.open_groups(settled_before_ms=9_999, idle_before_ms=9_999, now_ms=9_999)
+    await store.append([incoming(action(task_id="t1"))])
+    outcomes = [Success(1.0), Success(1.0), Failure("no"), UNKNOWN]
+    made = [episode(outcome) for outcome in outcomes]
+    closings = [Closing(group.id, (one,), 1) for group, one in zip(groups, made, strict=True)]
+    closed = await store.close_groups(closings)
+    assert closed == {groups[0].id, groups[2].id, groups[3].id}
+    assert await counts(store) == (3, 2, 1)
+    assert (await store.stats()).open_groups == 1
+    listed = [row.id for row in await store.list_episodes(EpisodeFilter())]
+    assert listed == [made[0].id, made[2].id, made[3].id]
+
+
+async def test_a_fault_closes_none_of_the_groups(store: SqlStore) -> None:
+    """All or nothing: an episode that cannot be stored leaves every group open."""
+    await store.append([incoming(action(task_id=f"t{n}")) for n in range(2)])
+    one, other = await store.open_groups(
+        settled_before_ms=9_999, idle_before_ms=9_999, now_ms=9_999
+    )
+    twice = episode()
+    with pytest.raises(StoreError):
+        await store.close_groups([Closing(one.id, (twice,), 1), Closing(other.id, (twice,), 1)])
+    stats = await store.stats()
+    assert (stats.num_episodes, stats.open_groups) == (0, 2)
+    assert await counts(store) == (0, 0, 0)
 
 
 async def test_a_record_for_a_closed_group_is_stored_and_counted_late(store: SqlStore) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,9 @@ from honed.domain.records import ActionRecord, Record
 from honed.errors import LearnError
 from honed.learn_models import ChatLearnModel, create
 from honed.ports import EpisodeFilter
-from tests.feed_parts import action, call, failure, line, open_intake, success
+from honed.sink import Sink
+from honed.stores import open_store
+from tests.feed_parts import SECRET, action, call, failure, line, open_intake, success
 
 pytestmark = pytest.mark.anyio
 
@@ -171,6 +174,56 @@ async def test_a_fault_of_a_learn_model_is_tried_again() -> None:
     assert [(entry["group"], entry["retry_s"]) for entry in refused] == [("task:t1", 1.0)]
 
 
+async def test_a_stop_does_not_wait_for_the_backlog(tmp_path: Path) -> None:
+    """Cancelled with 5,000 groups due, the closing loop ends at the next group; the rest stay."""
+    events = [success(task_id=f"t{n}") for n in range(5_000)]
+    events += [action(task_id=f"t{n}") for n in range(5_000)]
+    async with open_store(f"sqlite:///{tmp_path / 'honed.db'}") as store:
+        scope = anyio.CancelScope()
+        sink = Sink(
+            store,
+            [ChatLearnModel()],
+            scenario="airline",
+            secret=SECRET,
+            settle=timedelta(0),
+            idle=timedelta(0),
+            on_episode=lambda _: scope.cancel(),
+        )
+        await sink.ingest([line(event) for event in events])
+        with anyio.fail_after(10), scope:
+            await sink.run()
+        stats = await store.stats()
+    assert 0 < stats.num_episodes <= 100
+    assert stats.num_episodes + stats.open_groups == 5_000
+
+
+async def test_a_faulty_episode_holds_only_its_own_group() -> None:
+    """When a page cannot be committed because of one group, the others are closed all the same."""
+
+    class Inventing(ChatLearnModel):
+        def build_episodes(
+            self, records: Sequence[Record], *, now_ms: int, final: bool = False
+        ) -> list[Episode]:
+            made = super().build_episodes(records, now_ms=now_ms, final=final)
+            if made[0].task_id != "t1":
+                return made
+            invented = msgspec.structs.replace(made[0].records[0], record_id=None)
+            return [msgspec.structs.replace(made[0], records=(invented,))]
+
+    events = [make(task_id=f"t{n}") for n in range(3) for make in (call, success)]
+    with capture_logs() as logs:
+        async with open_intake(None, learn_models=[Inventing()]) as intake:
+            await intake.sink.ingest([line(event) for event in events])
+            with anyio.fail_after(10):
+                made = {(await intake.episodes.receive()).task_id for _ in range(2)}
+                while not (await intake.sink.stats()).refused_groups:
+                    await anyio.sleep(0.01)
+            assert (await intake.store.stats()).open_groups == 1
+    assert made == {"t0", "t2"}
+    refused = {entry["group"] for entry in logs if entry["event"] == "episode.refused"}
+    assert refused == {"task:t1"}
+
+
 async def test_a_record_that_cannot_be_grouped_is_stored() -> None:
     """A learn model's fault at the door costs no event."""
 
@@ -236,7 +289,7 @@ def test_sending_any_split_again_gives_the_same_rows(data: st.DataObject, copies
             for group in await intake.store.open_groups(
                 settled_before_ms=1 << 60, idle_before_ms=1 << 60, now_ms=1 << 60
             ):
-                records = await intake.store.group_records(group.id)
+                records = (await intake.store.group_records([group.id]))[group.id]
                 names += [r.action for r in records if isinstance(r, ActionRecord)]
             assert sorted(names) == sorted(event["action"] for event in events)
 

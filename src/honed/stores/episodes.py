@@ -1,6 +1,7 @@
 """Writes of episodes and verdicts; each function runs inside its caller's write transaction."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,9 +14,12 @@ from honed.domain.outcome import Outcome, is_known, is_success, score
 from honed.domain.records import OutcomeRecord
 from honed.domain.times import now_ms
 from honed.errors import NotFoundError, StoreError
-from honed.ports import IncomingEvent
+from honed.ports import Closing, IncomingEvent
 from honed.stores import reads
 from honed.stores import tables as t
+
+_State = tuple[str, str]
+"""Scenario and learn model: what counters are kept for."""
 
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 
@@ -28,26 +32,43 @@ class Said(NamedTuple):
     record_id: int | None = None
 
 
-async def close_group(
-    db: AsyncConnection, group_id: int, episodes: Sequence[Episode], num_records: int
-) -> bool:
-    """Store the episodes of a group and close it; False if it has other records than were read."""
-    group = (await db.execute(select(t.groups).where(t.groups.c.id == group_id))).first()
-    if group is None:
-        raise NotFoundError(f"no group has the id {group_id}")
-    if group.closed or group.num_records != num_records:
-        return False
-    for episode in episodes:
-        await _insert_episode(db, episode, source_group=group_id)
-    await db.execute(
-        update(t.groups).where(t.groups.c.id == group_id).values(closed=1, held_until_ms=0)
-    )
-    return True
+class _New(NamedTuple):
+    """An episode to insert and where it comes from."""
+
+    episode: Episode
+    source_group: int
+    record_ids: Sequence[int]
 
 
-async def hold_group(db: AsyncConnection, group_id: int, *, until_ms: int) -> None:
-    """Keep a group from being due until then, or until it gets another record."""
-    query = update(t.groups).where(t.groups.c.id == group_id, t.groups.c.closed == 0)
+async def close_groups(db: AsyncConnection, closings: Sequence[Closing]) -> set[int]:
+    """Store the episodes of groups and close them, but those with other records than were read."""
+    g = t.groups.c
+    query = select(g.id, g.num_records, g.closed)
+    query = query.where(g.id.in_([closing.group_id for closing in closings]))
+    groups = {group.id: group for group in await db.execute(query)}
+    for closing in closings:
+        if closing.group_id not in groups:
+            raise NotFoundError(f"no group has the id {closing.group_id}")
+    unchanged = [
+        closing
+        for closing in closings
+        if not groups[closing.group_id].closed
+        and groups[closing.group_id].num_records == closing.num_records
+    ]
+    new = [
+        _New(episode, closing.group_id, [_stored_id(r.record_id) for r in episode.records])
+        for closing in unchanged
+        for episode in closing.episodes
+    ]
+    await _insert_episodes(db, new)
+    closed = {closing.group_id for closing in unchanged}
+    await db.execute(update(t.groups).where(g.id.in_(closed)).values(closed=1, held_until_ms=0))
+    return closed
+
+
+async def hold_groups(db: AsyncConnection, group_ids: Sequence[int], *, until_ms: int) -> None:
+    """Keep groups from being due until then, each until it gets another record."""
+    query = update(t.groups).where(t.groups.c.id.in_(group_ids), t.groups.c.closed == 0)
     await db.execute(query.values(held_until_ms=until_ms))
 
 
@@ -67,7 +88,7 @@ async def add_episode(
     num_new = sum(is_new for _, is_new in record_ids)
     group_id = await _closed_group(db, episode, lines)
     ids = [record_id for record_id, _ in record_ids]
-    await _insert_episode(db, episode, source_group=group_id, record_ids=ids)
+    await _insert_episodes(db, [_New(episode, group_id, ids)])
     await db.execute(update(t.totals).values(num_records=t.totals.c.num_records + num_new))
     return True
 
@@ -79,7 +100,7 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
     episode = (await db.execute(query)).first()
     if episode is None:
         raise NotFoundError(f"no episode has the id {episode_id}")
-    await _append_outcome(db, episode_id, said)
+    await db.execute(insert(t.outcomes), [_outcome_row(episode_id, said)])
     await db.execute(
         update(t.episodes).where(e.id == episode_id).values(**_outcome_columns(said.outcome))
     )
@@ -112,79 +133,105 @@ async def settle_late_outcomes(db: AsyncConnection) -> None:
     await db.execute(delete(t.late_outcomes))
 
 
-async def _insert_episode(
-    db: AsyncConnection,
-    episode: Episode,
-    *,
-    source_group: int,
-    record_ids: Sequence[int] | None = None,
-) -> None:
-    number = await _count_episode(db, episode)
-    ids = [_stored_id(r.record_id) for r in episode.records] if record_ids is None else record_ids
-    meta = episode.metadata
-    await db.execute(
-        insert(t.episodes).values(
-            id=episode.id,
-            learn_model=episode.learn_model,
-            scenario=meta.scenario,
-            number=number,
-            source_group=source_group,
-            task_id=episode.task_id,
-            group_id=episode.group_id,
-            worker_id=meta.worker_id,
-            num_records=len(ids),
-            created_at_ms=meta.created_at_ms,
-            adapter_id=meta.adapter_id,
-            tags=msgspec.json.encode(meta.tags).decode(),
-            **_outcome_columns(episode.outcome),
-        )
-    )
+async def _insert_episodes(db: AsyncConnection, new: Sequence[_New]) -> None:
+    """Insert episodes with what hangs on them, in a few statements however many they are."""
+    if not new:
+        return
+    numbers = await _count_episodes(db, [entry.episode for entry in new])
+    rows = [_episode_row(entry, number) for entry, number in zip(new, numbers, strict=True)]
+    await db.execute(insert(t.episodes), rows)
     links = [
-        {"episode_id": episode.id, "position": position, "record_id": record_id}
-        for position, record_id in enumerate(ids)
+        {"episode_id": entry.episode.id, "position": position, "record_id": record_id}
+        for entry in new
+        for position, record_id in enumerate(entry.record_ids)
     ]
     if links:
         await db.execute(insert(t.episode_records), links)
-    names = sorted({action.action for action in episode.actions})
+    names = {
+        (entry.episode.metadata.scenario or "", action.action)
+        for entry in new
+        for action in entry.episode.actions
+    }
     if names:
-        rows = [{"scenario": meta.scenario or "", "name": name} for name in names]
-        await db.execute(upsert(t.actions).on_conflict_do_nothing(), rows)
-    if is_known(episode.outcome):
-        await _append_outcome(db, episode.id, Said(episode.outcome, episode.learn_model))
+        actions = [{"scenario": scenario, "name": name} for scenario, name in sorted(names)]
+        await db.execute(upsert(t.actions).on_conflict_do_nothing(), actions)
+    verdicts = [
+        _outcome_row(episode.id, Said(episode.outcome, episode.learn_model))
+        for episode, _, _ in new
+        if is_known(episode.outcome)
+    ]
+    if verdicts:
+        await db.execute(insert(t.outcomes), verdicts)
 
 
-async def _count_episode(db: AsyncConnection, episode: Episode) -> int:
-    """Move the counters for a new episode; its number."""
+async def _count_episodes(db: AsyncConnection, episodes: Sequence[Episode]) -> list[int]:
+    """Move the counters for new episodes; the number of each."""
+    added, known, successes = Counter[_State](), Counter[_State](), Counter[_State]()
+    for episode in episodes:
+        added[_state(episode)] += 1
+        known[_state(episode)] += is_known(episode.outcome)
+        successes[_state(episode)] += is_success(episode.outcome)
+    numbers: dict[_State, Iterator[int]] = {}
+    for state, num in added.items():
+        total = await _move_counters(db, state, num, known[state], successes[state])
+        numbers[state] = iter(range(total - num + 1, total + 1))
+    return [next(numbers[_state(episode)]) for episode in episodes]
+
+
+async def _move_counters(
+    db: AsyncConnection, state: _State, added: int, known: int, successes: int
+) -> int:
     s = t.learning_states.c
-    known, success = int(is_known(episode.outcome)), int(is_success(episode.outcome))
+    scenario, learn_model = state
     query = upsert(t.learning_states).values(
-        scenario=episode.metadata.scenario or "",
-        learn_model=episode.learn_model,
-        episode_count=1,
+        scenario=scenario,
+        learn_model=learn_model,
+        episode_count=added,
         known_count=known,
-        success_count=success,
+        success_count=successes,
     )
     query = query.on_conflict_do_update(
         index_elements=[s.scenario, s.learn_model],
         set_={
-            "episode_count": s.episode_count + 1,
+            "episode_count": s.episode_count + added,
             "known_count": s.known_count + known,
-            "success_count": s.success_count + success,
+            "success_count": s.success_count + successes,
         },
     )
     return int((await db.execute(query.returning(s.episode_count))).scalar_one())
 
 
-async def _append_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
-    await db.execute(
-        insert(t.outcomes).values(
-            episode_id=episode_id,
-            outcome=_outcome_columns(said.outcome)["outcome"],
-            source=said.source,
-            record_id=said.record_id,
-            at_ms=now_ms(),
-        )
-    )
+def _state(episode: Episode) -> _State:
+    return episode.metadata.scenario or "", episode.learn_model
+
+
+def _episode_row(new: _New, number: int) -> dict[str, Any]:
+    episode, meta = new.episode, new.episode.metadata
+    return {
+        "id": episode.id,
+        "learn_model": episode.learn_model,
+        "scenario": meta.scenario,
+        "number": number,
+        "source_group": new.source_group,
+        "task_id": episode.task_id,
+        "group_id": episode.group_id,
+        "worker_id": meta.worker_id,
+        "num_records": len(new.record_ids),
+        "created_at_ms": meta.created_at_ms,
+        "adapter_id": meta.adapter_id,
+        "tags": msgspec.json.encode(meta.tags).decode(),
+        **_outcome_columns(episode.outcome),
+    }
+
+
+def _outcome_row(episode_id: str, said: Said) -> dict[str, Any]:
+    return {
+        "episode_id": episode_id,
+        "outcome": _outcome_columns(said.outcome)["outcome"],
+        "source": said.source,
+        "record_id": said.record_id,
+        "at_ms": now_ms(),
+    }
 
 
 async def _insert_record(db: AsyncConnection, line: IncomingEvent) -> tuple[int, bool]:

@@ -40,13 +40,15 @@ async def open_groups(
         and_(g.closing == 0, g.last_ms <= idle_before_ms),
     )
     query = (
-        select(g.id, g.learn_model, g.group_key, g.closing, g.last_ms)
+        select(g.id, g.learn_model, g.group_key, g.closing, g.last_ms, g.num_records)
         .where(_IS_OPEN, due, g.held_until_ms <= now_ms)
         .order_by(g.last_ms, g.id)
         .limit(limit)
     )
     return [
-        OpenGroup(row.id, row.learn_model, row.group_key, bool(row.closing), row.last_ms)
+        OpenGroup(
+            row.id, row.learn_model, row.group_key, bool(row.closing), row.last_ms, row.num_records
+        )
         for row in await db.execute(query)
     ]
 
@@ -65,16 +67,19 @@ async def next_due_ms(db: AsyncConnection, *, settle_ms: int, idle_ms: int) -> i
     return min(due, default=None)
 
 
-async def group_records(db: AsyncConnection, group_id: int) -> list[Record]:
-    """The records of a group in order of arrival."""
+async def group_records(db: AsyncConnection, group_ids: Sequence[int]) -> dict[int, list[Record]]:
+    """The records of each group in order of arrival."""
     r, m = t.records.c, t.memberships.c
     query = (
-        select(r.id, r.received_ms, r.body)
+        select(m.group_id, r.id, r.received_ms, r.body)
         .join(t.memberships, m.record_id == r.id)
-        .where(m.group_id == group_id)
-        .order_by(r.id)
+        .where(m.group_id.in_(group_ids))
+        .order_by(m.group_id, m.record_id)
     )
-    return [_record(row) for row in await db.execute(query)]
+    records: dict[int, list[Record]] = {group_id: [] for group_id in group_ids}
+    for row in await db.execute(query):
+        records[row.group_id].append(_record(row))
+    return records
 
 
 async def outcome_records(db: AsyncConnection, record_ids: Iterable[int]) -> dict[int, Record]:
@@ -166,6 +171,11 @@ async def stats(db: AsyncConnection, *, queue_depth: int) -> StoreStats:
         open_groups=open_count or 0,
         queue_depth=queue_depth,
     )
+
+
+async def has_records(db: AsyncConnection) -> bool:
+    """Whether any event was ever stored."""
+    return await db.scalar(select(t.records.c.id).limit(1)) is not None
 
 
 def _record(row: _Row) -> Record:

@@ -23,6 +23,7 @@ from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import StoreError, TriggerError
 from honed.ports import (
+    Closing,
     Disposition,
     EpisodeFilter,
     EpisodeRow,
@@ -130,22 +131,20 @@ class SqlStore:
         async with self._read() as db:
             return await reads.next_due_ms(db, settle_ms=settle_ms, idle_ms=idle_ms)
 
-    async def hold_group(self, group_id: int, *, until_ms: int) -> None:
-        """Keep a group from being due until then, or until it gets another record."""
+    async def hold_groups(self, group_ids: Sequence[int], *, until_ms: int) -> None:
+        """Keep groups from being due until then, each until it gets another record."""
         async with self._write() as db:
-            await episode_writes.hold_group(db, group_id, until_ms=until_ms)
+            await episode_writes.hold_groups(db, group_ids, until_ms=until_ms)
 
-    async def group_records(self, group_id: int) -> list[Record]:
-        """The records of a group in order of arrival."""
+    async def group_records(self, group_ids: Sequence[int]) -> dict[int, list[Record]]:
+        """The records of each group in order of arrival."""
         async with self._read() as db:
-            return await reads.group_records(db, group_id)
+            return await reads.group_records(db, group_ids)
 
-    async def close_group(
-        self, group_id: int, episodes: Sequence[Episode], *, num_records: int
-    ) -> bool:
-        """Store the group's episodes and close it; False if it has other than `num_records`."""
+    async def close_groups(self, closings: Sequence[Closing]) -> set[int]:
+        """Store the groups' episodes and close them; the ids of those that had not changed."""
         async with self._write() as db:
-            return await episode_writes.close_group(db, group_id, episodes, num_records)
+            return await episode_writes.close_groups(db, closings)
 
     # ------------------------------------------------------------ episodes
 
@@ -307,6 +306,11 @@ class SqlStore:
         """Counts for `honed status`."""
         async with self._read() as db:
             return await reads.stats(db, queue_depth=self._writer.depth)
+
+    async def has_records(self) -> bool:
+        """Whether any event was ever stored."""
+        async with self._read() as db:
+            return await reads.has_records(db)
 
     # ------------------------------------------------------------ transactions
 

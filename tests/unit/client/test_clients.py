@@ -75,7 +75,7 @@ async def test_many_events_go_in_windows(feed: Intake, path: Path) -> None:
     [group] = await feed.store.open_groups(
         settled_before_ms=0, idle_before_ms=1 << 60, now_ms=1 << 60
     )
-    records = await feed.store.group_records(group.id)
+    records = (await feed.store.group_records([group.id]))[group.id]
     assert [r.action for r in records if isinstance(r, ActionRecord)] == [
         f"a{n}" for n in range(2_000)
     ]
