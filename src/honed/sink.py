@@ -290,13 +290,12 @@ class Sink:
         except StoreError as error:
             if len(ready) == 1:  # when it is the store that is broken, this raises again
                 await self._hold_faulty(ready[0][0], error)
-                return
-            for one in ready:
-                await self._close([one])
+            else:
+                for one in ready:
+                    await self._close([one])
             return
-        for group, closing in ready:
-            if group.id not in closed:
-                continue  # a record came meanwhile; the group is still open and falls due again
+        done = [pair for pair in ready if pair[0].id in closed]  # the others have grown: due again
+        for group, closing in done:
             self._held.pop((group.learn_model, group.key), None)
             self._num_without_episode += not closing.episodes
             for episode in closing.episodes:
@@ -343,8 +342,8 @@ class Sink:
     async def _hold(self, groups: Sequence[OpenGroup], wait_ms: int) -> None:
         for group in groups:
             self._held.setdefault((group.learn_model, group.key), 0)
-        until_ms = self._now_ms() + wait_ms
-        await self._store.hold_groups([group.id for group in groups], until_ms=until_ms)
+        ids = [group.id for group in groups]
+        await self._store.hold_groups(ids, until_ms=self._now_ms() + wait_ms)
 
     def _in_scenario(self, episode: Episode) -> Episode:
         if episode.metadata.scenario is not None:
