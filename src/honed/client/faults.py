@@ -24,7 +24,7 @@ class RefusedError(FeedError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-        """`protocol`, `too_long`, `store` or `draining`."""
+        """`protocol`, `too_long`, `store`, `draining` or `busy`."""
 
 
 class RejectedEvent(NamedTuple):

@@ -68,13 +68,13 @@ class Feed:
         if not self._cutter.has_half_line:
             return Reply(b"", ends=True)
         message = "the line has no end: expected a newline before the connection closes"
-        return Reply(self._error(self.num_lines + 1, "invalid", message, path="$"), ends=True)
+        return Reply(_error(self.num_lines + 1, "invalid", message, path="$"), ends=True)
 
     def drain(self) -> Reply:
         """What to say when the daemon stops."""
         message = "the daemon is stopping; lines after the last ack are not stored"
         advice = "connect again and send them again"
-        error = self._error(self.num_lines + 1, "draining", message, advice=advice)
+        error = _error(self.num_lines + 1, "draining", message, advice=advice)
         return Reply(error, ends=True)
 
     async def _ingest(self, lines: Sequence[bytes]) -> Reply:
@@ -84,14 +84,14 @@ class Feed:
             ingested = await self._sink.ingest(lines)
         except StoreError as error:
             log.get().error(log.BATCH_FAILED, num_lines=len(lines), error=str(error))
-            said = self._error(before + 1, "store", str(error), advice=error.advice)
+            said = _error(before + 1, "store", str(error), advice=error.advice)
             return Reply(said, ends=True)
         return Reply(self._verdicts(before, ingested))
 
     def _verdicts(self, before: int, ingested: Ingested) -> bytes:
         """The errors of a batch and then its ack, as one write."""
         said = [
-            self._error(before + 1 + position, code, message, path=path)
+            _error(before + 1 + position, code, message, path=path)
             for position, code, message, path in ingested.rejected
         ]
         ack = {
@@ -117,28 +117,30 @@ class Feed:
     def _refuse_protocol(self, version: object) -> Reply:
         message = f"protocol {version!r} is not spoken here: expected {PROTOCOL}"
         advice = "use a client of the same generation as the daemon"
-        return Reply(self._error(0, "protocol", message, advice=advice), ends=True)
+        return Reply(_error(0, "protocol", message, advice=advice), ends=True)
 
     def _too_long(self) -> bytes:
         message = f"line {self.num_lines + 1} is longer than {self._line_max} bytes"
         advice = "raise events.line_max, or send less in one event"
-        return self._error(self.num_lines + 1, "too_long", message, advice=advice)
+        return _error(self.num_lines + 1, "too_long", message, advice=advice)
 
-    def _error(
-        self,
-        line: int,
-        code: str,
-        message: str,
-        *,
-        path: str | None = None,
-        advice: str | None = None,
-    ) -> bytes:
-        said: dict[str, Any] = {"type": "error", "line": line, "code": code, "message": message}
-        if path is not None:
-            said["path"] = path
-        if advice is not None:
-            said["advice"] = advice
-        return _line(said)
+
+def busy(connections_max: int) -> bytes:
+    """What a connection hears that is one too many, instead of everything else."""
+    message = f"all {connections_max} connections are in use"
+    advice = "close idle connections, or raise the daemon's limit of open files; then connect again"
+    return _error(0, "busy", message, advice=advice)
+
+
+def _error(
+    line: int, code: str, message: str, *, path: str | None = None, advice: str | None = None
+) -> bytes:
+    said: dict[str, Any] = {"type": "error", "line": line, "code": code, "message": message}
+    if path is not None:
+        said["path"] = path
+    if advice is not None:
+        said["advice"] = advice
+    return _line(said)
 
 
 def _line(said: dict[str, Any]) -> bytes:

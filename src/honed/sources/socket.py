@@ -5,7 +5,9 @@ and memory stays flat. Connections run shielded: when the daemon stops, each one
 it has read, sends its ack and says that it drains.
 """
 
+import contextlib
 import os
+import resource
 import socket as sockets
 import struct
 from collections.abc import AsyncIterator
@@ -19,11 +21,16 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, 
 from honed import log
 from honed.listen import claim_unix_path
 from honed.ports import DataSink
-from honed.sources.feed import Feed, Reply
+from honed.sources.feed import Feed, Reply, busy
 
 READ_SIZE: Final = 256 << 10
-CONNECTIONS_MAX: Final = 512
-"""Connections served at a time; further ones wait in the backlog."""
+CONNECTIONS_MIN: Final = 64
+CONNECTIONS_MAX: Final = 10_000
+OWN_FILES: Final = 128
+"""Open files that are left to the store, the worker and the control API."""
+BUSY_LOG_S: Final = 60.0
+"""Connections that were turned away are logged this often, at most."""
+TURN_AWAY_TIMEOUT_S: Final = 1.0
 SEND_TIMEOUT_S: Final = 30.0
 """A peer that does not read its acks for this long is cut off."""
 DRAIN_TIMEOUT_S: Final = 10.0
@@ -39,13 +46,29 @@ class SocketSource:
         sink: where the lines go.
         scenario: told in the hello.
         line_max: bytes of one line at most.
+        connections_max: connections held at a time; further ones are told `busy` and closed. By
+            default what the limit of open files allows, which is raised for it as far as it goes.
     """
 
-    def __init__(self, path: Path, sink: DataSink, *, scenario: str, line_max: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sink: DataSink,
+        *,
+        scenario: str,
+        line_max: int,
+        connections_max: int | None = None,
+    ) -> None:
         self._path = path
         self._sink = sink
         self._scenario = scenario
         self._line_max = line_max
+        self._connections_max = connections_max
+        self._num_connections = 0
+        self.num_turned_away = 0
+        """Connections that were one too many, since the process started."""
+        self._num_told = 0
+        self._tell_at = 0.0
         self._stopping = anyio.Event()
         self._waiting: set[anyio.CancelScope] = set()
         """One scope around each read that waits for a peer."""
@@ -84,21 +107,37 @@ class SocketSource:
                     scope.cancel()
 
     async def _accept(self, listener: SocketListener, connections: TaskGroup) -> None:
-        free = anyio.Semaphore(CONNECTIONS_MAX)
+        connections_max = self._connections_max or room_for_connections()
         async with listener:
             with self._until_stopping():
                 while True:
-                    await free.acquire()
                     try:
                         stream = await listener.accept()
                     except anyio.BrokenResourceError as error:  # no file descriptor is left
                         log.get().error(log.SOURCE_FAILED, error=repr(error.__cause__))
-                        free.release()
                         await anyio.sleep(ACCEPT_RETRY_S)
                         continue
-                    connections.start_soon(self._connection, stream, free)
+                    if self._num_connections >= connections_max:
+                        await self._turn_away(stream, connections_max)
+                        continue
+                    self._num_connections += 1
+                    connections.start_soon(self._connection, stream)
 
-    async def _connection(self, stream: SocketStream, free: anyio.Semaphore) -> None:
+    async def _turn_away(self, stream: SocketStream, connections_max: int) -> None:
+        """Say that the daemon is busy, rather than let the peer wait in silence."""
+        self.num_turned_away += 1
+        if (now := anyio.current_time()) >= self._tell_at:
+            num = self.num_turned_away - self._num_told
+            log.get().warning(log.SOURCE_BUSY, connections_max=connections_max, num_turned_away=num)
+            self._num_told, self._tell_at = self.num_turned_away, now + BUSY_LOG_S
+        with (
+            contextlib.suppress(anyio.BrokenResourceError),
+            anyio.move_on_after(TURN_AWAY_TIMEOUT_S),
+        ):
+            async with stream:
+                await stream.send(busy(connections_max))
+
+    async def _connection(self, stream: SocketStream) -> None:
         try:
             async with stream:
                 if _is_allowed(stream):
@@ -106,7 +145,7 @@ class SocketSource:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError):
             pass  # the peer has gone: what it got no ack for, it sends again
         finally:
-            free.release()
+            self._num_connections -= 1
 
     async def _converse(self, stream: SocketStream) -> None:
         feed = Feed(self._sink, scenario=self._scenario, line_max=self._line_max)
@@ -145,6 +184,16 @@ class _UntilStopping:
     def __exit__(self, *error: object) -> bool | None:
         self._waiting.discard(self._scope)
         return self._scope.__exit__(*error)  # type: ignore[arg-type]
+
+
+def room_for_connections() -> int:
+    """How many connections the limit of open files allows; raises the soft limit where it is short."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + OWN_FILES
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(CONNECTIONS_MIN, allowed - OWN_FILES)
 
 
 def _is_allowed(stream: SocketStream) -> bool:

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +15,9 @@ from typing import Any
 import anyio
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
+from structlog.testing import capture_logs
 
+from honed.client import AsyncHonedClient, RefusedError
 from honed.errors import SourceError, StoreError
 from honed.ports import Ingested
 from honed.sources import SocketSource
@@ -38,6 +42,12 @@ class Peer:
             reply = json.loads(await self._replies.receive_until(b"\n", 1 << 20))
         assert isinstance(reply, dict)
         return reply
+
+    async def hears_nothing(self) -> bool:
+        with anyio.move_on_after(0):
+            await self.stream.receive()
+            return False
+        return True
 
     async def is_cut_off(self) -> bool:
         with anyio.fail_after(10):
@@ -171,7 +181,7 @@ async def test_a_line_without_an_end_does_not_grow_the_memory(feed: Intake, tmp_
 
 
 async def test_a_thousand_peers_are_all_served(feed: Intake, tmp_path: Path) -> None:
-    """More than are served at a time; each gets its ack."""
+    """All at once, on one event loop; each gets its ack."""
     acks: list[dict[str, Any]] = []
 
     async def one() -> None:
@@ -184,6 +194,60 @@ async def test_a_thousand_peers_are_all_served(feed: Intake, tmp_path: Path) -> 
             tasks.start_soon(one)
     assert len(acks) == 1_000
     assert (await feed.store.stats()).num_records == 1_000
+
+
+async def test_a_connection_too_many_is_told_so(feed: Intake, tmp_path: Path) -> None:
+    """Idle ones lock nobody out in silence; it is logged once, and the next one free is served."""
+    path = tmp_path / "small.sock"
+    source = SocketSource(path, feed.sink, scenario="airline", line_max=1_000, connections_max=2)
+    with capture_logs() as logs:
+        async with source.open(), await anyio.connect_unix(path) as idle:
+            async with await anyio.connect_unix(path) as stream:
+                for _ in range(3):
+                    async with await anyio.connect_unix(path) as one_too_many:
+                        peer = Peer(one_too_many)
+                        told = await peer.hear()
+                        assert (told["type"], told["code"], told["line"]) == ("error", "busy", 0)
+                        assert told["advice"]
+                        assert await peer.is_cut_off()
+                await Peer(stream).say(line(action()))
+                assert (await Peer(stream).hear())["stored"] == 1
+                await stream.send_eof()
+                assert await Peer(stream).is_cut_off()
+            client = AsyncHonedClient(path)
+            sent = await client.send(action())
+            await client.close()
+            assert await Peer(idle).hears_nothing()
+    assert sent.stored == 1
+    assert source.num_turned_away == 3
+    assert [entry["num_turned_away"] for entry in logs if entry["event"] == "source.busy"] == [1]
+
+
+async def test_a_client_tries_a_busy_daemon_again(feed: Intake, tmp_path: Path) -> None:
+    """When nothing comes free it says so, with the daemon's own words."""
+    path = tmp_path / "small.sock"
+    source = SocketSource(path, feed.sink, scenario="airline", line_max=1_000, connections_max=1)
+    async with source.open(), await anyio.connect_unix(path):
+        with pytest.raises(RefusedError, match="connections are in use") as caught:
+            await AsyncHonedClient(path).send(action())
+    assert caught.value.code == "busy"
+    assert source.num_turned_away == 2
+
+
+def test_room_for_connections_follows_the_limit_of_open_files() -> None:
+    """The soft limit is raised as far as it is needed and allowed; some files stay for ourselves."""
+    script = (
+        "import resource as r; from honed.sources.socket import room_for_connections as room;"
+        "limit = r.RLIMIT_NOFILE; r.setrlimit(limit, (256, {hard}));"
+        "print(room(), r.getrlimit(limit)[0])"
+    )
+
+    def told(hard: int) -> str:
+        python = [sys.executable, "-c", script.format(hard=hard)]
+        return subprocess.run(python, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert told(1_024) == "896 1024"
+    assert told(256) == "128 256"
 
 
 class Broken:
