@@ -1,0 +1,5 @@
+"""The one intake that all sources share: events in, episodes out."""
+
+from honed.sink.sink import Sink, SinkCounts
+
+__all__ = ["Sink", "SinkCounts"]
