@@ -68,6 +68,8 @@ class LearningDaemon:
         self._stop = stop or anyio.Event()
         self._started_at = datetime.now(UTC)
         self._store: SqlStore | None = None
+        self._sink: Sink | None = None
+        self._feed: SocketSource | None = None
         self._runs: TrainingRuns | None = None
         self._loop: TriggerLoop | None = None
         self._in_service: InService | None = None
@@ -85,10 +87,10 @@ class LearningDaemon:
         async with AsyncExitStack() as rooms:
             rooms.enter_context(only_daemon_of(config.data_dir))
             store = self._store = await rooms.enter_async_context(_store(config))
-            is_new = (await store.stats()).num_records == 0
-            secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
+            may_make = not await store.has_records()
+            secret = load_or_make_secret(config.data_dir / "secret.key", may_make=may_make)
             await rooms.enter_async_context(running(store.watch))
-            sink = self._sink(store, secret)
+            sink = self._sink = self._make_sink(store, secret)
             await rooms.enter_async_context(running(sink.run))
             in_service = self._in_service = InService(
                 store,
@@ -106,7 +108,7 @@ class LearningDaemon:
             rooms.callback(config.control_socket.unlink, missing_ok=True)
             app = control_app(self, self._events)
             await rooms.enter_async_context(serving(app, control, drain_s=1))
-            source = SocketSource(
+            source = self._feed = SocketSource(
                 config.feed_socket, sink, scenario=config.scenario, line_max=config.events.line_max
             )
             await rooms.enter_async_context(source.open())
@@ -127,7 +129,8 @@ class LearningDaemon:
     async def status(self) -> dict[str, Any]:
         """The daemon's state as `honed status --json` prints it."""
         store, loop, in_service = self._opened
-        counts = await store.stats()
+        assert self._sink is not None
+        counts, unused = await store.stats(), self._sink.counts()
         state = await loop.state()
         runs = await store.list_runs(self.config.scenario, limit=1)
         current = await in_service.current()
@@ -146,6 +149,10 @@ class LearningDaemon:
             "duplicates": counts.num_duplicates,
             "conflicts": counts.num_conflicts,
             "late_records": counts.num_late,
+            "rejected": unused.rejected,
+            "groups_without_episode": unused.without_episode,
+            "refused_groups": unused.refused_groups,
+            "refused_connections": self._feed.num_turned_away if self._feed else 0,
             "open_groups": counts.open_groups,
             "queue_depth": counts.queue_depth,
             "unlabelled": state.episode_count - state.known_count,
@@ -215,7 +222,7 @@ class LearningDaemon:
         if self._loop is not None:
             self._loop.notify()
 
-    def _sink(self, store: SqlStore, secret: bytes) -> Sink:
+    def _make_sink(self, store: SqlStore, secret: bytes) -> Sink:
         return Sink(
             store,
             [self._learn_model],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from honed.client import HonedClient, RejectedError
 from honed.config import load_config
 from tests.processes import honed
 
@@ -58,6 +59,20 @@ def test_importing_through_a_running_daemon_is_the_same(tmp_path: Path) -> None:
         assert (again["episodes"], again["total_episodes"]) == (0, 3)
         status = daemon.status()
         assert (status["duplicates"], status["conflicts"]) == (status["records"], 0)
+
+
+def test_status_counts_what_could_not_be_used(tmp_path: Path) -> None:
+    """A refused event is not only the sender's news."""
+    with honed(tmp_path, 'scenario = "airline"\n[apply]\nkind = "none"') as daemon:
+        daemon.start("run")
+        with (
+            HonedClient(daemon.data_dir / "feed.sock") as client,
+            pytest.raises(RejectedError),
+        ):
+            client.send({"type": "dance"})
+        assert daemon.status()["rejected"] == 1
+        shown = _honed(tmp_path, "status", "--config", str(daemon.config)).stdout
+        assert "not used    1 lines rejected\n" in shown
 
 
 def test_a_row_that_cannot_be_read_is_reported_with_its_line(

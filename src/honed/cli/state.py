@@ -59,6 +59,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         f"episodes    {answer['episodes']} ({answer['records']} records), "
         f"{answer['unlabelled']} without an outcome, success rate {_percent(answer['success_rate'])}"
     )
+    if unused := _unused(answer):
+        out.print(f"not used    {unused}")
     out.print(f"in service  {answer['current_model'] or 'the base model'}")
     out.print(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     if answer["gateway_problem"]:
@@ -73,6 +75,17 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     out.print("trigger", markup=False)
     for line in answer["trigger"]["explain"].splitlines():
         out.print(f"  {line}", markup=False)
+
+
+def _unused(answer: dict[str, Any]) -> str:
+    """What came in and could not be used; empty when all of it could."""
+    counts = {
+        "lines rejected": answer["rejected"],
+        "groups that the learn model refused": answer["refused_groups"],
+        "groups without an episode": answer["groups_without_episode"],
+        "connections too many": answer["refused_connections"],
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
