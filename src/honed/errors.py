@@ -27,6 +27,8 @@ A message is one sentence: what happened, to which thing, what was expected, wha
 it is a note (`add_note`); notes survive the way between processes.
 """
 
+from collections.abc import Sequence
+
 
 class HonedError(Exception):
     """Root of all errors that honed raises on purpose."""
@@ -53,6 +55,13 @@ class ValidationError(HonedError):
 
 class ConfigError(HonedError):
     """The configuration cannot be used; the process exits with status 78."""
+
+    def __init__(
+        self, message: str, *, faults: Sequence[str] = (), advice: str | None = None
+    ) -> None:
+        super().__init__(message, advice=advice)
+        self.faults = tuple(faults)
+        """What is wrong, one sentence each, where there may be several; the message has them all."""
 
 
 class TriggerSyntaxError(ConfigError):

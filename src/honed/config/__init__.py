@@ -1,0 +1,34 @@
+"""What the operator wrote: one TOML file, one frozen Config of small frozen sections.
+
+Every key can also come from the environment as `HONED__SECTION__KEY`, which wins over the file. Unknown keys are
+refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
+
+`sections` is what can be said and what it means, `values` how durations and sizes are written, `config` the whole,
+`load` where it is read from, `origins` where each value came from, `reference` the file with every key and the
+JSON schema.
+"""
+
+from honed.config.config import Config
+from honed.config.load import config_paths, load_config
+from honed.config.sections import (
+    ApplySection,
+    EventsSection,
+    GateSection,
+    LearnSection,
+    Section,
+    ServeSection,
+    TrainSection,
+)
+
+__all__ = [
+    "ApplySection",
+    "Config",
+    "EventsSection",
+    "GateSection",
+    "LearnSection",
+    "Section",
+    "ServeSection",
+    "TrainSection",
+    "config_paths",
+    "load_config",
+]

@@ -1,0 +1,136 @@
+"""The whole config: top-level keys, sections, and the places that follow from them."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from platformdirs import user_data_path
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from honed.config.sections import (
+    ApplySection,
+    EventsSection,
+    GateSection,
+    LearnSection,
+    ServeSection,
+    TrainSection,
+)
+from honed.config.values import Duration, Trigger
+from honed.domain.ids import check_scenario
+from honed.errors import ValidationError
+from honed.triggers.text import default_watch
+
+
+class Config(BaseSettings):
+    """Everything the operator can say."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        env_prefix="HONED__",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    scenario: str
+    """The kind of work this daemon learns; required."""
+    data_dir: Path = Path()
+    """Default: the user's data folder / honed / SCENARIO."""
+    database: str = ""
+    """SQLAlchemy URL; default `sqlite:///{data_dir}/honed.db`."""
+    base_model: str | None = None
+    """Hub id or folder of the model that is trained and served; without it nothing trains."""
+    trigger: Trigger = Field(default_factory=default_watch)
+    """When to learn: `count(n)`, `every("1h")`, `quality(below=0.6, window=50, min_samples=10)`, `manual()`,
+    `always()`, `never()`, joined by `&` (and), `|` (or), `~` (not)."""
+    check_interval: Duration = Field(timedelta(seconds=10), ge=timedelta(milliseconds=10))
+    """How often the trigger is asked when no episode comes in."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Log lines below it are not written."""
+    events: EventsSection = EventsSection()
+    """The feed: its queue and when a group of records becomes an episode."""
+    learn: LearnSection = LearnSection()
+    """How records become episodes and training data."""
+    train: TrainSection = TrainSection()
+    """The LoRA run, in TRL's and PEFT's names."""
+    gate: GateSection = GateSection()
+    """When a candidate may go live by itself."""
+    apply: ApplySection = ApplySection()
+    """How a model gets into service."""
+    serve: ServeSection = ServeSection()
+    """The gateway and the llama-server processes behind it."""
+
+    @field_validator("scenario")
+    @classmethod
+    def _scenario_names_a_folder(cls, value: str) -> str:
+        try:
+            return check_scenario(value)
+        except ValidationError as error:
+            raise ValueError(str(error)) from None
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Fill in the places that depend on other keys."""
+        data_dir = self.data_dir
+        if data_dir == Path():
+            data_dir = user_data_path("honed") / self.scenario
+        data_dir = data_dir.expanduser().absolute()
+        object.__setattr__(self, "data_dir", data_dir)
+        if not self.database:
+            object.__setattr__(self, "database", f"sqlite:///{quote(str(data_dir / 'honed.db'))}")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, init_settings
+
+    @property
+    def feed_socket(self) -> Path:
+        """Where events come in."""
+        return self._sockets / "feed.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the daemon is asked and told."""
+        return self._sockets / "control.sock"
+
+    @property
+    def serve_socket(self) -> Path:
+        """Where the gateway is asked and told."""
+        if self.serve.socket is not None:
+            return self.serve.socket
+        if runtime := os.environ.get("RUNTIME_DIRECTORY"):
+            return Path(runtime) / "serve.sock"
+        if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+            return Path(runtime) / "honed" / "serve.sock"
+        return user_data_path("honed") / "serve.sock"  # no session of systemd, as in containers
+
+    @property
+    def _sockets(self) -> Path:
+        runtime = os.environ.get("RUNTIME_DIRECTORY")
+        return Path(runtime) if runtime else self.data_dir
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Published adapters, one folder `scenario@n` each."""
+        return self.data_dir / "adapters"
+
+    @property
+    def runs_dir(self) -> Path:
+        """One folder per training run."""
+        return self.data_dir / "runs"
+
+    @property
+    def llama_dir(self) -> Path:
+        """Base model as GGUF, logs of llama-server."""
+        return self.data_dir / "llama"

@@ -1,0 +1,124 @@
+"""Reading the config: which file, which variables, and every fault in them at once."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from platformdirs import user_config_path
+from pydantic import BaseModel
+from pydantic import ValidationError as PydanticError
+from pydantic_settings import SettingsError
+
+from honed.config.config import Config
+from honed.errors import ConfigError
+
+PREFIX: Final = "HONED__"
+"""What variables that carry a key begin with; letters of either case, as pydantic reads them."""
+
+
+def config_paths() -> Iterator[Path]:
+    """Where a config file is looked for, first found wins."""
+    if named := os.environ.get("HONED_CONFIG"):
+        yield Path(named)
+        return
+    yield Path("honed.toml")
+    yield user_config_path("honed") / "config.toml"
+    yield Path("/etc/honed/config.toml")
+
+
+def find_config(path: Path | None) -> Path | None:
+    """The file that is read: the one that is named, else the first of the usual places.
+
+    Raises:
+        ConfigError: `HONED_CONFIG` names a file that is not there.
+    """
+    found = path or next((p for p in config_paths() if p.is_file()), None)
+    if found is None and "HONED_CONFIG" in os.environ:
+        raise ConfigError(f"config file {os.environ['HONED_CONFIG']} does not exist")
+    return found
+
+
+def load_config(path: Path | None = None, **overrides: Any) -> Config:
+    """Read the config file (if there is one) and the environment.
+
+    Args:
+        path: the file; None looks in the usual places and does without one.
+        overrides: values that win over the file but not over the environment.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is wrong; all faults are listed at once.
+    """
+    found = find_config(path)
+    table = read_toml(found) if found else {}
+    where = str(found) if found else "environment"
+    faults = _unknown_variables()
+    config = None
+    try:
+        config = Config(**(table | overrides))
+    except PydanticError as error:
+        faults += [_fault(item) for item in error.errors(include_url=False)]
+    except SettingsError as error:
+        faults.append(str(error))
+    if faults or config is None:
+        faults = list(dict.fromkeys(faults))
+        raise ConfigError(f"config ({where}): {'; '.join(faults)}", faults=faults)
+    return config
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's table; raises ConfigError."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not TOML: {error}") from error
+
+
+def variable(*path: str) -> str:
+    """The environment variable that sets a key."""
+    return PREFIX + "__".join(path).upper()
+
+
+def _unknown_variables() -> list[str]:
+    """Variables that look like ours but name no key; pydantic passes over some of them."""
+    names = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
+    return [fault for name in names if (fault := _unknown_variable(name))]
+
+
+def _unknown_variable(name: str) -> str | None:
+    path = name[len(PREFIX) :].lower().split("__")
+    for depth, key in enumerate(path):
+        known = _known_keys(path[:depth])
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f", did you mean {variable(*path[:depth], near[0])}?" if near else ""
+            return f"{name}: unknown key{hint}"
+    return None
+
+
+def _fault(item: Any) -> str:
+    path = [str(part) for part in item["loc"]]
+    name = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        for other in os.environ:  # said once, by the name that the operator typed
+            if other.upper() == variable(*path) and (fault := _unknown_variable(other)):
+                return fault
+        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+        return f"{name}: unknown key" + (f", did you mean {near[0]}?" if near else "")
+    if item["type"] == "missing":
+        return f"{name}: required (`honed init` writes a file; or set {variable(*path)})"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """Names of the keys in the section that the path leads to; none where it is no section."""
+    model: Any = Config
+    for part in path:
+        model = model.model_fields[part].annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return list(model.model_fields)

@@ -1,0 +1,166 @@
+"""The sections of the config: every key with its type, limits, default and meaning.
+
+The text under a key is what `honed config reference` and the JSON schema say about it.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, Self
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from honed.config.values import Duration, Size
+from honed.domain.job import Device, TrainSettings
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
+
+
+class EventsSection(Section):
+    """The feed: its queue and when a group of records becomes an episode."""
+
+    queue_size: int = Field(10_000, ge=1)
+    """Events that may wait for the commit; a full queue makes the source wait."""
+    queue_bytes: Size = 64 << 20
+    """Bytes of events that may wait for the commit."""
+    batch_max: int = Field(1_000, ge=1)
+    """Events in one commit at most."""
+    line_max: Size = 1 << 20
+    """Bytes of one line at most."""
+    episode_idle: Duration = timedelta(minutes=5)
+    """A group without a new record for this long is closed as it is; 0 never."""
+    settle: Duration = timedelta(seconds=2)
+    """How long an ended group waits for records that are still on their way."""
+
+
+class LearnSection(Section):
+    """How records become episodes and training data."""
+
+    model: Literal["chat", "worker_decision_sequence"] = "chat"
+    """chat: captured conversations; worker_decision_sequence: the actions of each worker."""
+    unlabelled: Literal["wait", "train"] = "wait"
+    """Episodes without an outcome wait for one, or count as successes."""
+
+
+class TrainSection(Section):
+    """The LoRA run, in TRL's and PEFT's names."""
+
+    method: Literal["auto", "sft"] = "auto"
+    """How it learns; auto chooses by the data."""
+    r: int = 16
+    """Rank of the adapter, 1 to 256: its size, and how much it can learn."""
+    lora_alpha: float = 32
+    """Scale of the adapter; it is added with lora_alpha / r."""
+    lora_dropout: float = 0.05
+    """Share of the adapter's inputs that is left out at random in training, 0 to 0.5."""
+    target_modules: tuple[str, ...] | None = None
+    """Modules that get an adapter, by name; default: all linear layers but the head."""
+    num_train_epochs: int = 3
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Optimizer steps; when set it wins over num_train_epochs."""
+    per_device_train_batch_size: int = 4
+    """Rows at a time: what memory is spent on. Halve it when a run does not fit."""
+    gradient_accumulation_steps: int = 4
+    """Batches per optimizer step; batch size times this is what one step learns from."""
+    learning_rate: float = 2e-4
+    """Highest learning rate, above 0 up to 0.01."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "polynomial"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = 5
+    """Steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.01
+    """AdamW's pull of the weights towards 0."""
+    max_length: int = 2048
+    """Tokens a row may hold, 16 at least; a longer row is cut."""
+    seed: int = 3407
+    """Same data, settings, threads and device give the same adapter on CPU."""
+    device: Device = "auto"
+    """auto takes CUDA when torch finds it; cuda fails without it."""
+    threads: int = 0
+    """CPU threads of torch; 0 means all cores but one, which serving needs."""
+    logging_steps: int = 5
+    """Steps between two reports of progress."""
+    max_episodes: int = Field(5_000, ge=1)
+    """Newest episodes that a run looks at."""
+    min_score: float = Field(0.0, ge=0.0, le=1.0)
+    """Successes with a lower score are not learned from."""
+    min_rows: int = Field(20, ge=1)
+    """A run with fewer rows is skipped."""
+    backoff: Duration = timedelta(seconds=60)
+    """Wait after a failed run; doubles with each further failure, up to 1 h."""
+    stop_grace: Duration = timedelta(seconds=10)
+    """How long a cancelled worker may take to end by itself."""
+
+    def settings(self) -> TrainSettings:
+        """What of this the worker needs."""
+        names = TrainSettings.__struct_fields__
+        return msgspec.convert({name: getattr(self, name) for name in names}, TrainSettings)
+
+    @model_validator(mode="after")
+    def _within_the_limits_of_the_worker(self) -> Self:
+        self.settings()  # msgspec's error is a ValueError that names the field
+        return self
+
+
+class GateSection(Section):
+    """When a candidate may go live by itself."""
+
+    enabled: bool = True
+    """Without the gate no adapter is judged, and none goes live by itself."""
+    held_out_fraction: float = Field(0.2, gt=0.0, lt=1.0)
+    """Share of the groups that is kept from training for ever."""
+    min_successes: int = Field(10, ge=2)
+    """Held-out successes below which there is not enough evidence."""
+    min_failures: int = Field(10, ge=2)
+    """Held-out failures below which the outcome contrast is not used."""
+    alpha: float = Field(0.01, gt=0.0, lt=0.5)
+    """Chance of passing a candidate whose gains have nothing to do with outcomes."""
+    permutations: int = Field(2_000, ge=200)
+    """Random relabellings of the permutation test."""
+
+
+class ApplySection(Section):
+    """How a model gets into service."""
+
+    mode: Literal["manual", "auto"] = "manual"
+    """auto: what the gate has passed goes live by itself; manual: `honed apply`."""
+    kind: Literal["none", "llama_server"] = "llama_server"
+    """llama_server: through the gateway; none: adapters are only written down."""
+    max_history: int = Field(5, ge=2)
+    """Adapters that were in service and can be gone back to; the oldest falls out."""
+
+
+class ServeSection(Section):
+    """The gateway and the llama-server processes behind it."""
+
+    host: str = "127.0.0.1"
+    """Where agents talk to the gateway. Another address than loopback is open to its network."""
+    port: int = Field(8080, ge=0, le=65535)
+    """0 takes a free one."""
+    socket: Path | None = None
+    """`serve.sock`; default in the user's runtime folder (else data folder) / honed."""
+    llama_server: Path | None = None
+    """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
+    base_model_path: Path | None = None
+    """The base model as GGUF; default: converted once from `base_model` into `data_dir/llama`."""
+    ctx_size: int = Field(4096, ge=64)
+    """Tokens of context per slot."""
+    parallel: int = Field(4, ge=1)
+    """Slots: requests that one server answers at a time."""
+    threads: int = Field(0, ge=0)
+    """0 means all cores but one."""
+    n_gpu_layers: int = Field(99, ge=0)
+    """Layers on the GPU, where llama-server has one; 0 keeps it free for training."""
+    startup_timeout: Duration = timedelta(seconds=120)
+    """How long a llama-server may take to load and answer."""
+    drain_timeout: Duration = timedelta(seconds=30)
+    """How long requests in flight may take to end when their server is replaced."""
+    max_body: Size = 16 << 20
+    """Bytes of one request's body at most."""

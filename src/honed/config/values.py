@@ -1,0 +1,100 @@
+"""Values that TOML has no type for: spans of time, sizes in bytes, rules."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from honed.errors import TriggerSyntaxError
+from honed.triggers.duration import format_duration, parse_duration
+from honed.triggers.text import from_table, parse
+from honed.triggers.trigger import TrainTrigger
+
+_SIZES: Final[Mapping[str, int]] = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `64MiB`, `10 KiB` or a number; raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d*)\s*(KiB|MiB|GiB)?", value)):
+        return int(match[1]) * _SIZES.get(match[2] or "", 1)
+    raise ValueError(f"{value!r} is not a size: expected for example 64MiB or bytes")
+
+
+def format_size(size_bytes: int) -> str | int:
+    """The form that is easiest to read and that `parse_size` reads back."""
+    for unit, size in _SIZES.items():
+        if size_bytes and size_bytes % size == 0:
+            return f"{size_bytes // size}{unit}"
+    return size_bytes
+
+
+def parse_trigger(value: object) -> TrainTrigger:
+    """A rule from its text or table; raises ValueError."""
+    if isinstance(value, TrainTrigger):
+        return value
+    try:
+        return parse(value) if isinstance(value, str) else from_table(value)
+    except TriggerSyntaxError as error:
+        raise ValueError(str(error)) from None
+
+
+class SizeMark:
+    """Marks a number as a size, so that it is shown as one."""
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?[smhd])+$"},
+                {"type": "number", "minimum": 0},
+            ],
+            "examples": ["30s", "1h30m", 90],
+        }
+    ),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    SizeMark(),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[1-9][0-9]*\s*(KiB|MiB|GiB)?$"},
+                {"type": "integer", "minimum": 1},
+            ],
+            "examples": ["64MiB", 65536],
+        }
+    ),
+]
+Trigger = Annotated[
+    TrainTrigger,
+    BeforeValidator(parse_trigger),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "object"}],
+            "examples": ['count(100) | every("1h")'],
+        }
+    ),
+]
+
+
+def plain(value: Any, *, is_size: bool = False) -> Any:
+    """A value of the config as TOML and JSON can hold it; reading it back gives an equal one."""
+    match value:
+        case timedelta():
+            return format_duration(value)
+        case TrainTrigger() | Path():
+            return str(value)
+        case tuple():
+            return [plain(item) for item in value]
+        case int() if is_size:
+            return format_size(value)
+    return value
