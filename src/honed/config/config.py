@@ -36,13 +36,13 @@ class Config(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    scenario: str
+    scenario: str = Field(examples=["airline"])
     """The kind of work this daemon learns; required."""
-    data_dir: Path = Path()
-    """Default: the user's data folder / honed / SCENARIO."""
-    database: str = ""
+    data_dir: Path = Field(Path(), examples=["/var/lib/honed/airline"])
+    """Where everything is kept. Default: the user's data folder / honed / SCENARIO."""
+    database: str = Field("", examples=["sqlite:////var/lib/honed/airline/honed.db"])
     """SQLAlchemy URL; default `sqlite:///{data_dir}/honed.db`."""
-    base_model: str | None = None
+    base_model: str | None = Field(None, examples=["Qwen/Qwen3-0.6B"])
     """Hub id or folder of the model that is trained and served; without it nothing trains."""
     trigger: Trigger = Field(default_factory=default_watch)
     """When to learn: `count(n)`, `every("1h")`, `quality(below=0.6, window=50, min_samples=10)`, `manual()`,

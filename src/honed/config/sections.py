@@ -59,11 +59,11 @@ class TrainSection(Section):
     """Scale of the adapter; it is added with lora_alpha / r."""
     lora_dropout: float = 0.05
     """Share of the adapter's inputs that is left out at random in training, 0 to 0.5."""
-    target_modules: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | None = Field(None, examples=[["q_proj", "v_proj"]])
     """Modules that get an adapter, by name; default: all linear layers but the head."""
     num_train_epochs: int = 3
     """Passes over the data."""
-    max_steps: int | None = None
+    max_steps: int | None = Field(None, examples=[200])
     """Optimizer steps; when set it wins over num_train_epochs."""
     per_device_train_batch_size: int = 4
     """Rows at a time: what memory is spent on. Halve it when a run does not fit."""
@@ -143,19 +143,19 @@ class ServeSection(Section):
     host: str = "127.0.0.1"
     """Where agents talk to the gateway. Another address than loopback is open to its network."""
     port: int = Field(8080, ge=0, le=65535)
-    """0 takes a free one."""
-    socket: Path | None = None
+    """Port of the gateway; 0 takes a free one."""
+    socket: Path | None = Field(None, examples=["/run/honed/serve.sock"])
     """`serve.sock`; default in the user's runtime folder (else data folder) / honed."""
-    llama_server: Path | None = None
+    llama_server: Path | None = Field(None, examples=["/usr/local/bin/llama-server"])
     """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
-    base_model_path: Path | None = None
+    base_model_path: Path | None = Field(None, examples=["/srv/models/base-f16.gguf"])
     """The base model as GGUF; default: converted once from `base_model` into `data_dir/llama`."""
     ctx_size: int = Field(4096, ge=64)
     """Tokens of context per slot."""
     parallel: int = Field(4, ge=1)
     """Slots: requests that one server answers at a time."""
     threads: int = Field(0, ge=0)
-    """0 means all cores but one."""
+    """CPU threads of each llama-server; 0 means all cores but one."""
     n_gpu_layers: int = Field(99, ge=0)
     """Layers on the GPU, where llama-server has one; 0 keeps it free for training."""
     startup_timeout: Duration = timedelta(seconds=120)

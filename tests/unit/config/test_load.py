@@ -51,6 +51,7 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     file.write_text('scenario = "No Good"\ncheck_interval = "soon"\ntrigger = "count("\n')
     with pytest.raises(ConfigError) as caught:
         load_config(file)
+    assert len(caught.value.faults) == 3
     for name in ("scenario", "check_interval", "trigger"):
         assert name in str(caught.value)
 
@@ -104,6 +105,10 @@ def test_a_named_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ("HONED__TRIGER", "x", "HONED__TRIGER: unknown key, did you mean HONED__TRIGGER"),
         ("HONED__GATES__ENABLED", "false", "HONED__GATES__ENABLED: unknown key"),
         ("HONED__GATE", "x", "gate"),
+        ("HONED__TRAIN__LERNING_RATE", "1", "HONED__TRAIN__LEARNING_RATE"),
+        ("honed__train__rr", "1", "honed__train__rr: unknown key"),
+        ("HONED__SCENARIO__X", "1", "HONED__SCENARIO__X: unknown key"),
+        ("HONED__TRIGGER__ANY", "[]", "HONED__TRIGGER__ANY: unknown key"),
         ("HONED__CHECK_INTERVAL", "0s", "check_interval"),
         ("HONED__EVENTS__LINE_MAX", "0", "line_max"),
     ],
