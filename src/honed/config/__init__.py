@@ -4,7 +4,7 @@ Every key can also come from the environment as `HONED__SECTION__KEY`, which win
 refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
 
 `sections` is what can be said and what it means, `values` how durations and sizes are written, `config` the whole,
-`load` where it is read from, `origins` where each value came from, `reference` the file with every key and the
+`load` where it is read from, `places` where the system's things are, `origins` where each value came from, `reference` the file with every key and the
 JSON schema.
 """
 

@@ -39,7 +39,10 @@ class Config(BaseSettings):
     scenario: str = Field(examples=["airline"])
     """The kind of work this daemon learns; required."""
     data_dir: Path = Field(Path(), examples=["/var/lib/honed/airline"])
-    """Where everything is kept. Default: the user's data folder / honed / SCENARIO."""
+    """Where everything is kept. Default: the user's data folder / honed / SCENARIO; for a file in /etc/honed
+    /var/lib/honed / SCENARIO."""
+    runtime_dir: Path | None = Field(None, examples=["/run/honed/airline"])
+    """Where feed.sock and control.sock are. Default: data_dir; for a file in /etc/honed /run/honed / SCENARIO."""
     database: str = Field("", examples=["sqlite:////var/lib/honed/airline/honed.db"])
     """SQLAlchemy URL; default `sqlite:///{data_dir}/honed.db`."""
     base_model: str | None = Field(None, examples=["Qwen/Qwen3-0.6B"])
@@ -109,16 +112,13 @@ class Config(BaseSettings):
         """Where the gateway is asked and told."""
         if self.serve.socket is not None:
             return self.serve.socket
-        if runtime := os.environ.get("RUNTIME_DIRECTORY"):
-            return Path(runtime) / "serve.sock"
         if runtime := os.environ.get("XDG_RUNTIME_DIR"):
             return Path(runtime) / "honed" / "serve.sock"
         return user_data_path("honed") / "serve.sock"  # no session of systemd, as in containers
 
     @property
     def _sockets(self) -> Path:
-        runtime = os.environ.get("RUNTIME_DIRECTORY")
-        return Path(runtime) if runtime else self.data_dir
+        return self.runtime_dir.expanduser().absolute() if self.runtime_dir else self.data_dir
 
     @property
     def adapters_dir(self) -> Path:

@@ -13,6 +13,7 @@ from pydantic import ValidationError as PydanticError
 from pydantic_settings import SettingsError
 
 from honed.config.config import Config
+from honed.config.places import with_system_places
 from honed.errors import ConfigError
 
 PREFIX: Final = "HONED__"
@@ -52,12 +53,15 @@ def load_config(path: Path | None = None, **overrides: Any) -> Config:
         ConfigError: the file cannot be read, or a key or value is wrong; all faults are listed at once.
     """
     found = find_config(path)
-    table = read_toml(found) if found else {}
+    table = (read_toml(found) if found else {}) | overrides
+    scenario = os.environ.get(variable("scenario")) or table.get("scenario")
+    if found and isinstance(scenario, str):
+        table = with_system_places(table, found, scenario)
     where = str(found) if found else "environment"
     faults = _unknown_variables()
     config = None
     try:
-        config = Config(**(table | overrides))
+        config = Config(**table)
     except PydanticError as error:
         faults += [_fault(item) for item in error.errors(include_url=False)]
     except SettingsError as error:

@@ -145,7 +145,8 @@ class ServeSection(Section):
     port: int = Field(8080, ge=0, le=65535)
     """Port of the gateway; 0 takes a free one."""
     socket: Path | None = Field(None, examples=["/run/honed/serve.sock"])
-    """`serve.sock`; default in the user's runtime folder (else data folder) / honed."""
+    """`serve.sock`; default in the user's runtime folder (else data folder) / honed; for a file in /etc/honed
+    /run/honed-serve/serve.sock."""
     llama_server: Path | None = Field(None, examples=["/usr/local/bin/llama-server"])
     """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
     base_model_path: Path | None = Field(None, examples=["/srv/models/base-f16.gguf"])
@@ -162,5 +163,9 @@ class ServeSection(Section):
     """How long a llama-server may take to load and answer."""
     drain_timeout: Duration = timedelta(seconds=30)
     """How long requests in flight may take to end when their server is replaced."""
+    hold_timeout: Duration = timedelta(seconds=30)
+    """How long a request that finds no server may wait for one to come up, before it is told to come
+    back; 0 tells it at once.
+    """
     max_body: Size = 16 << 20
     """Bytes of one request's body at most."""

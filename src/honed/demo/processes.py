@@ -96,7 +96,11 @@ def _started(verb: str, config_path: Path, runtime_dir: Path) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment | {"RUNTIME_DIRECTORY": str(runtime_dir)},
+            env=environment
+            | {
+                "HONED__RUNTIME_DIR": str(runtime_dir),
+                "HONED__SERVE__SOCKET": str(runtime_dir / "serve.sock"),
+            },
             start_new_session=True,
             preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
