@@ -515,7 +515,7 @@ async def test_second_signal_ends_the_grace(tmp_path: Path, tiny_gguf: Path) -> 
 
 
 async def test_gateway_accepts_before_its_server_is_up(tmp_path: Path, tiny_gguf: Path) -> None:
-    """Requests are answered 503 with Retry-After from the first moment on."""
+    """A request of the first moment waits for the server, and is answered."""
     settings = config(tmp_path, tiny_gguf)
     ready, stop = anyio.Event(), anyio.Event()
     began = time.monotonic()
@@ -529,9 +529,8 @@ async def test_gateway_accepts_before_its_server_is_up(tmp_path: Path, tiny_gguf
         assert time.monotonic() - began < 1
         served = await _address(tmp_path)
         async with served.client() as client:
-            answer = await client.post(CHAT, json=QUESTION)
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"] == "1"
+            answer = await client.post(CHAT, json=QUESTION | {"max_tokens": 4})
+        assert answer.status_code == 200
         stop.set()
     assert servers_of(tmp_path) == []
 

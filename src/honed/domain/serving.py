@@ -95,6 +95,10 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     requests: int
     failed: int
     """Requests that got no complete answer although their client stayed."""
+    refused: int = 0
+    """Requests that were told to come back before a server had them; not counted in `requests`."""
+    held: int = 0
+    """Requests that wait for a server to come up."""
     captured: dict[str, int]
     """Captured calls: `queued`, `sent`, `dropped`, `refused`, `skipped`."""
     error: str | None = None

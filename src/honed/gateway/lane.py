@@ -10,9 +10,8 @@ releasing  the new one answers, the old one finishes what it has
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import anyio
 from anyio import to_thread
@@ -21,24 +20,30 @@ from anyio.abc import TaskGroup
 from honed import log
 from honed.adapter_files import ADAPTER_GGUF
 from honed.config import ServeSection
-from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
 from honed.errors import ApplyError
 from honed.gateway import llama_server, probe
 from honed.gateway.adapter import see_adapter
+from honed.gateway.backend import PULSE, Backend, Pulse
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
 from honed.gateway.llama_server import LlamaServer, ServerPlan
 from honed.gateway.refusal import Refused
-from honed.gateway.upstream import Address, UpstreamError, fetch
 
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one scenario that may be open at a time; more are told to come back."""
 
+MAX_HELD: Final = 1024
+"""Requests of one scenario that may wait for a server; their bodies are counted by the relay."""
+
 _FIRST_RETRY_S: Final = 0.2
 _LAST_RETRY_S: Final = 30.0
+_LAST_CRASH_RETRY_S: Final = 5.0
+"""For a server that comes up and dies; whoever waits for it should not wait for long."""
 _LIVED_S: Final = 10.0
-"""A server that lived this long and died is started again without waiting."""
+"""A server that served this long and died is started again without waiting."""
+_HOPELESS: Final = 3
+"""Starts that failed in a row, after which requests are told why instead of waiting."""
 _COLOURS: Final = ("blue", "green", "red")
 """Names of servers; the third is for a server that dies while the one before it still drains."""
 _FLUSH_S: Final = 2.0
@@ -46,40 +51,6 @@ _CROWDED: Final = 32
 """Requests in flight from which on a health check may wait behind them: llama-server has 64 threads
 for HTTP, and one whose client has left may hold its thread to the end.
 """
-
-
-class Pulse(NamedTuple):
-    """How a server that hangs is noticed; one that ends is noticed at once."""
-
-    every_s: float = 5.0
-    timeout_s: float = 5.0
-    misses: int = 6
-    """Health checks in a row without an answer, after which it is ended and started again."""
-
-
-PULSE: Final = Pulse()
-
-
-@dataclass(eq=False, slots=True)
-class Backend:
-    """A server that is proved to serve what it should, and how many requests it has."""
-
-    server: LlamaServer
-    address: Address
-    adapter: AdapterRef | None
-    fingerprint: Fingerprint | None
-    answers: probe.Answers | None
-    """What it answered to its fingerprint when it was idle; None for the bare base."""
-    in_flight: int = 0
-    is_heard: bool = False
-    """Set by whatever comes from the server, taken back by each health check."""
-    idle: anyio.Event = field(default_factory=anyio.Event)
-    """Set when the last request has gone; made anew by whoever waits for it."""
-
-    @property
-    def model_id(self) -> str | None:
-        """The adapter; None is the bare base."""
-        return self.adapter.model_id if self.adapter else None
 
 
 class Lane:
@@ -107,6 +78,10 @@ class Lane:
         self.error: str | None = None
         self.requests = 0
         self.failed = 0
+        self.refused = 0
+        self.held = 0
+        self.is_preparing = False
+        """Whether its base model is still being made; a server comes up after that."""
         self.captured = Captured(scenario)
         self.remember = remember
         self._folder = folder
@@ -115,6 +90,9 @@ class Lane:
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
+        self._news = anyio.Event()
+        self._num_failed_starts = 0
+        self._served_at_s = -_LIVED_S
         self._tasks: TaskGroup | None = None
 
     # ------------------------------------------------------------ what the relay calls
@@ -128,14 +106,9 @@ class Lane:
         """
         backend = self.backend
         if backend is None:
-            raise self.not_serving()
+            raise self._not_serving()
         if backend.in_flight >= MAX_IN_FLIGHT:
-            raise Refused(
-                503,
-                "busy",
-                f"{self.scenario}: {backend.in_flight} requests are open",
-                retry_after_s=1,
-            )
+            raise self._turned_away("busy", f"{backend.in_flight} requests are open")
         backend.in_flight += 1
         self.requests += 1
         return backend
@@ -146,12 +119,45 @@ class Lane:
         if backend.in_flight == 0:
             backend.idle.set()
 
-    def not_serving(self) -> Refused:
-        """The answer while no server is there."""
+    def held_until(self) -> float:
+        """When a request that comes now and finds no server is given up; on anyio's clock."""
+        return anyio.current_time() + self.section.hold_timeout.total_seconds()
+
+    async def hold(self, gone: Backend | None, *, until: float) -> None:
+        """Wait for another server than `gone`, while there is hope of one.
+
+        Raises:
+            Refused: none came until then, none will, or too many wait already.
+        """
+        if self.held >= MAX_HELD:
+            raise self._turned_away("busy", f"{self.held} requests wait for a server")
+        self.held += 1
+        try:
+            with anyio.CancelScope(deadline=until):
+                while self.backend in (None, gone) and self._is_coming:
+                    await self._news.wait()
+        finally:
+            self.held -= 1
+        if self.backend in (None, gone):
+            raise self._not_serving()
+
+    @property
+    def _is_coming(self) -> bool:
+        has_base = self.base_gguf is not None or self.is_preparing
+        return has_base and self._num_failed_starts < _HOPELESS
+
+    def _tell(self) -> None:
+        """Wake who is held."""
+        self._news.set()
+        self._news = anyio.Event()
+
+    def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""
-        return Refused(
-            503, "not_serving", f"{self.scenario} is {self.state}{reason}", retry_after_s=1
-        )
+        return self._turned_away("not_serving", f"it is {self.state}{reason}")
+
+    def _turned_away(self, code: str, reason: str) -> Refused:
+        self.refused += 1
+        return Refused(503, code, f"{self.scenario}: {reason}", retry_after_s=1)
 
     def status(self) -> LaneStatus:
         """What `GET /v1/serving` says of the lane."""
@@ -164,6 +170,8 @@ class Lane:
             in_flight=backend.in_flight if backend else 0,
             requests=self.requests,
             failed=self.failed,
+            refused=self.refused,
+            held=self.held,
             captured=self.captured.counts(),
             error=self.error,
         )
@@ -184,6 +192,8 @@ class Lane:
                     for server in list(self._servers):
                         ends.start_soon(self._kill, server)
             self.backend, self.state = None, "down"
+            self._num_failed_starts = _HOPELESS
+            self._tell()
 
     def notify(self) -> None:
         """Something that decides about starting has changed."""
@@ -208,7 +218,6 @@ class Lane:
     async def _keep_up(self) -> None:
         retry_s = _FIRST_RETRY_S
         while True:
-            started_s = time.monotonic()
             try:
                 async with self._starting:
                     if self.backend is None and self.base_gguf is not None:
@@ -220,8 +229,8 @@ class Lane:
                 retry_s = min(_LAST_RETRY_S, retry_s * 2)
                 continue
             await self._change()
-            if self.backend is None and time.monotonic() - started_s < _LIVED_S:
-                await anyio.sleep(retry_s)
+            if self.backend is None and time.monotonic() - self._served_at_s < _LIVED_S:
+                await anyio.sleep(min(_LAST_CRASH_RETRY_S, retry_s))
                 retry_s = min(_LAST_RETRY_S, retry_s * 2)
             else:
                 retry_s = _FIRST_RETRY_S
@@ -246,6 +255,8 @@ class Lane:
     def _failed(self, error: ApplyError) -> None:
         self.error = str(error)
         self.state = "down" if self.backend is None else "active"
+        self._num_failed_starts += 1
+        self._tell()
         log.get(scenario=self.scenario).error(
             log.SWITCH_FAILED, error=str(error), kind=type(error).__name__, advice=error.advice
         )
@@ -298,6 +309,9 @@ class Lane:
         self.adapter = backend.adapter
         self.error = None
         self.state = "active" if old is None else "releasing"
+        self._num_failed_starts = 0
+        self._served_at_s = time.monotonic()
+        self._tell()
         assert self._tasks is not None
         self._tasks.start_soon(self._feel_pulse, backend)
         return old
@@ -369,17 +383,14 @@ class Lane:
             if self.backend is not backend:
                 return
             is_excused = self._starting.locked() or backend.in_flight >= _CROWDED
-            if is_excused or backend.is_heard or await self._answers(backend):
+            if (
+                is_excused
+                or backend.is_heard
+                or await backend.answers_health(self._pulse.timeout_s)
+            ):
                 misses = 0
             else:
                 misses += 1
             backend.is_heard = False
         if self.backend is backend:
             backend.server.kill(f"{backend.server.plan.name} missed {misses} health checks")
-
-    async def _answers(self, backend: Backend) -> bool:
-        try:
-            await fetch(backend.address, "GET", "/health", timeout_s=self._pulse.timeout_s)
-        except UpstreamError:
-            return False
-        return True

@@ -1,4 +1,7 @@
-"""Answers that the gateway gives itself, errors in OpenAI's form."""
+"""Answers that the gateway gives itself; errors in the dialect that the caller's path speaks.
+
+OpenAI's everywhere but under `/v1/messages`, which is Anthropic's.
+"""
 
 from typing import Any, Final
 
@@ -9,6 +12,15 @@ JSON: Final = (b"content-type", b"application/json")
 
 CLIENT_ERROR: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
+_ANTHROPIC: Final = "/v1/messages"
+_RESPONSES: Final = "/v1/responses"
+_ANTHROPIC_TYPES: Final = {
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
+"""Anthropic's names; what is none of these is `invalid_request_error` or `api_error`."""
 
 
 class Refused(Exception):
@@ -32,9 +44,9 @@ class Refused(Exception):
         again.
         """
 
-    def body(self) -> bytes:
-        """The answer's body."""
-        return error_body(self.status, self.code, str(self))
+    def body(self, path: str) -> bytes:
+        """The answer's body, as a caller of `path` reads it."""
+        return error_body(path, self.status, self.code, str(self))
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The answer's headers besides its length."""
@@ -46,12 +58,28 @@ class Refused(Exception):
         return headers
 
 
-def error_body(status: int, code: str, message: str) -> bytes:
-    """An error as OpenAI's clients read it."""
+def error_body(path: str, status: int, code: str, message: str) -> bytes:
+    """An error as the clients of `path` read it."""
+    return msgspec.json.encode(_error(path, status, code, message))
+
+
+def error_event(path: str, status: int, code: str, message: str) -> bytes:
+    """The same as one server-sent event, for a stream that breaks."""
+    error = _error(path, status, code, message)
+    if path.startswith(_RESPONSES):
+        # Typed as this API's own error events; official clients raise at `error`.
+        error |= {"type": "error", "code": code, "message": message, "param": None}
+    name = b"event: error\n" if path.startswith((_RESPONSES, _ANTHROPIC)) else b""
+    return name + b"data: " + msgspec.json.encode(error) + b"\n\n"
+
+
+def _error(path: str, status: int, code: str, message: str) -> dict[str, Any]:
     kind = CLIENT_ERROR if status < 500 else SERVER_ERROR
-    return msgspec.json.encode(
-        {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    )
+    if path.startswith(_ANTHROPIC):
+        fallback = CLIENT_ERROR if status < 500 else "api_error"
+        kind = _ANTHROPIC_TYPES.get(status, fallback)
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 async def send_whole(

@@ -2,21 +2,22 @@
 as they come.
 
 Every request has one backend from the moment it is counted in until it is counted out, so a switch
-can neither cut nor mix an answer. What fails before the answer's head is a 503 with Retry-After;
-what fails in the middle of a stream is an error event; what fails in the middle of anything else
-cuts the connection, so that nobody takes half for whole.
+can neither cut nor mix an answer. One that finds no server waits for the next. What fails before
+the answer's head is a 503 with Retry-After; what fails in the middle of a stream is an error event;
+what fails in the middle of anything else cuts the connection, so that nobody takes half for whole.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from honed.gateway.backend import Backend
 from honed.gateway.browser import BrowserGuard
 from honed.gateway.capture import CHAT_PATHS, Tape
-from honed.gateway.lane import Backend, Lane
-from honed.gateway.refusal import Refused, error_body, send_json, send_whole
+from honed.gateway.lane import Lane
+from honed.gateway.refusal import Refused, error_event, send_json, send_whole
 from honed.gateway.request import (
     ClientGoneError,
     Room,
@@ -27,7 +28,14 @@ from honed.gateway.request import (
     read_model,
     request_headers,
 )
-from honed.gateway.upstream import Exchange, Head, Headers, UpstreamError, request_bytes
+from honed.gateway.upstream import (
+    Exchange,
+    Head,
+    Headers,
+    UnreachableError,
+    UpstreamError,
+    request_bytes,
+)
 
 _HELD_MAX: Final = 16
 """Times `max_body`: bytes of request bodies that may be in memory at a time."""
@@ -64,7 +72,8 @@ class Relay:
         try:
             await self._answer(scope, receive, send)
         except Refused as refusal:
-            await send_whole(send, refusal.status, refusal.headers(), refusal.body())
+            body = refusal.body(scope["path"])
+            await send_whole(send, refusal.status, refusal.headers(), body)
         except ClientGoneError:
             return
 
@@ -109,15 +118,17 @@ class Relay:
             b"?" + scope["query_string"] if scope["query_string"] else b""
         )
         request = request_bytes(method, target, request_headers(scope["headers"]), body)
-        backend = lane.enter()
-        tape = Tape(lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id)
         exchange = Exchange(method)
         answer = _Answer(scope, send)
+        backend: Backend | None = None
         # Not in a task group: that costs more than the rest of this function. It has nothing to
         # clean up, and is cancelled here and nowhere else.
         watcher = asyncio.ensure_future(_abort_when_gone(receive, exchange))
         try:
-            await exchange.open(backend.address, request)
+            backend = await _admitted(lane, exchange, request, watcher)
+            tape = Tape(
+                lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id
+            )
             await answer.start(await exchange.head(), _ours(tape, backend))
             await answer.pass_on(exchange, tape, backend)
         except UpstreamError as error:
@@ -128,7 +139,8 @@ class Relay:
         finally:
             watcher.cancel()
             exchange.abort()
-            lane.leave(backend)
+            if backend is not None:
+                lane.leave(backend)
         if self._captures and method == "POST" and path in CHAT_PATHS and answer.is_good:
             tape.finish(is_stream=answer.is_stream)
 
@@ -150,6 +162,7 @@ class _Answer:
     """The answer to one client, as far as it has been sent."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
+        self._path = scope["path"]
         self._collects = scope["http_version"] == "1.0"
         self._is_to_page = any(name == b"origin" for name, _ in scope["headers"])
         self._send = send
@@ -205,9 +218,10 @@ class _Answer:
         """llama-server is gone: say so as clearly as is still possible."""
         if self._head is None or self._collects:
             refusal = Refused(503, "upstream_gone", str(error), retry_after_s=1)
-            await send_whole(self._send, refusal.status, refusal.headers(), refusal.body())
+            body = refusal.body(self._path)
+            await send_whole(self._send, refusal.status, refusal.headers(), body)
         elif self.is_stream and self._ends_between_events:
-            event = b"data: " + error_body(503, "upstream_gone", str(error)) + b"\n\n"
+            event = error_event(self._path, 503, "upstream_gone", str(error))
             await self._send({"type": "http.response.body", "body": event})
         # else: returning without an end makes uvicorn cut the connection, and the client sees that
         # it is half
@@ -216,6 +230,49 @@ class _Answer:
 def _ours(tape: Tape, backend: Backend) -> Headers:
     model = backend.model_id or "base"
     return [(b"x-honed-receipt", tape.receipt_id.encode()), (b"x-honed-model", model.encode())]
+
+
+async def _admitted(
+    lane: Lane, exchange: Exchange, request: bytes, watcher: asyncio.Future[None]
+) -> Backend:
+    """Count the request in and send it; one that nobody takes now is held for the next server.
+
+    Raises:
+        Refused: no server came in time.
+        ClientGoneError: the client has left while it waited.
+        UpstreamError: the server that had the request is gone.
+    """
+    until: float | None = None
+    gone: Backend | None = None
+    while True:
+        while lane.backend is None or lane.backend is gone:
+            until = until or lane.held_until()
+            await _unless_gone(watcher, lane.hold(gone, until=until))
+        backend = lane.enter()
+        try:
+            await exchange.open(backend.address, request)
+        except UnreachableError:  # it has just died: the lane will notice in a moment
+            lane.leave(backend)
+            gone = backend
+        except BaseException:
+            lane.leave(backend)
+            raise
+        else:
+            return backend
+
+
+async def _unless_gone(
+    watcher: asyncio.Future[None], waiting: Coroutine[object, object, None]
+) -> None:
+    """Wait, unless the client leaves meanwhile."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        task.result()
+    finally:
+        task.cancel()
 
 
 async def _abort_when_gone(receive: Receive, exchange: Exchange) -> None:

@@ -14,7 +14,8 @@ from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef, Switched, SwitchOrder
 from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
 from honed.gateway import probe
-from honed.gateway.lane import Backend, Lane
+from honed.gateway.backend import Backend
+from honed.gateway.lane import Lane
 
 
 async def switch(lane: Lane, order: SwitchOrder) -> Switched:

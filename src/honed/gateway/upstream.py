@@ -32,6 +32,10 @@ class UpstreamError(HonedError):
     """
 
 
+class UnreachableError(UpstreamError):
+    """Nobody listens there; nothing of the request was sent, so another server may have it."""
+
+
 class Address(NamedTuple):
     """Where a llama-server listens."""
 
@@ -84,12 +88,15 @@ class Exchange(asyncio.Protocol):
         """Connect and send the request, head and body.
 
         Raises:
-            UpstreamError: nobody listens there, or the exchange was aborted.
+            UnreachableError: nobody listens there; `open` may be tried again.
+            UpstreamError: nobody answers there, or the exchange was aborted.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: self, address.host, address.port)
+        except ConnectionRefusedError as error:
+            raise UnreachableError(f"nobody listens at {address}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise UpstreamError(f"llama-server at {address} cannot be reached: {error}") from error
         if self._error is not None:

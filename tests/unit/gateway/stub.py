@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ import msgspec
 
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef
-from honed.gateway.lane import Backend, Lane
+from honed.gateway.backend import Backend
+from honed.gateway.lane import Lane
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.relay import Relay
 from honed.gateway.upstream import Address
@@ -147,15 +149,22 @@ async def remember() -> None:
     """Nothing to remember."""
 
 
-def lane_to(address: Address | None, folder: Path, *, scenario: str = "tiny") -> Lane:
+def lane_to(
+    address: Address | None, folder: Path, *, scenario: str = "tiny", hold_s: float = 0
+) -> Lane:
     """A lane whose backend, if there is an address, is not a process of ours."""
-    lane = Lane(scenario, ServeSection(), folder, remember)
+    section = ServeSection(hold_timeout=timedelta(seconds=hold_s))
+    lane = Lane(scenario, section, folder, remember)
     if address is not None:
-        no_process = cast(LlamaServer, None)
-        adapter = AdapterRef(f"{scenario}@3", "/nowhere")
-        lane.backend = Backend(no_process, address, adapter, None, None)
+        lane.backend = backend_at(address, scenario=scenario)
         lane.state = "active"
     return lane
+
+
+def backend_at(address: Address, *, scenario: str = "tiny") -> Backend:
+    """A backend that is not a process of ours."""
+    no_process = cast(LlamaServer, None)
+    return Backend(no_process, address, AdapterRef(f"{scenario}@3", "/nowhere"), None, None)
 
 
 @dataclass

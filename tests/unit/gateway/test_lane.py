@@ -10,7 +10,8 @@ import anyio
 import pytest
 
 from honed.config import ServeSection
-from honed.gateway.lane import Backend, Lane, Pulse
+from honed.gateway.backend import Backend, Pulse
+from honed.gateway.lane import Lane
 from tests.unit.gateway.stub import remember
 
 pytestmark = pytest.mark.anyio

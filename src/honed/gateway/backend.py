@@ -1,0 +1,54 @@
+"""One llama-server in service, and how often it is asked whether it still lives."""
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import anyio
+
+from honed.domain.fingerprint import Fingerprint
+from honed.domain.serving import AdapterRef
+from honed.gateway import probe
+from honed.gateway.llama_server import LlamaServer
+from honed.gateway.upstream import Address, UpstreamError, fetch
+
+
+class Pulse(NamedTuple):
+    """How a server that hangs is noticed; one that ends is noticed at once."""
+
+    every_s: float = 5.0
+    timeout_s: float = 5.0
+    misses: int = 6
+    """Health checks in a row without an answer, after which it is ended and started again."""
+
+
+PULSE: Final = Pulse()
+
+
+@dataclass(eq=False, slots=True)
+class Backend:
+    """A server that is proved to serve what it should, and how many requests it has."""
+
+    server: LlamaServer
+    address: Address
+    adapter: AdapterRef | None
+    fingerprint: Fingerprint | None
+    answers: probe.Answers | None
+    """What it answered to its fingerprint when it was idle; None for the bare base."""
+    in_flight: int = 0
+    is_heard: bool = False
+    """Set by whatever comes from the server, taken back by each health check."""
+    idle: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the last request has gone; made anew by whoever waits for it."""
+
+    @property
+    def model_id(self) -> str | None:
+        """The adapter; None is the bare base."""
+        return self.adapter.model_id if self.adapter else None
+
+    async def answers_health(self, timeout_s: float) -> bool:
+        """Whether it answers in time, whatever it says."""
+        try:
+            await fetch(self.address, "GET", "/health", timeout_s=timeout_s)
+        except UpstreamError:
+            return False
+        return True
