@@ -20,7 +20,8 @@ The rooms, in the order data flows:
     demo            the whole loop on a tiny model, in minutes
 
 `daemon` and `serve` build and run the two long-lived processes; `config` is what the operator wrote; `ports` is what
-each room promises; `domain` holds the nouns. `listen` opens sockets, `log` and `errors` name what can happen, `lean`
+each room promises; `domain` holds the nouns. `listen` opens sockets, `activation` takes
+over those that systemd opened, `notify` tells it how a process is; `log` and `errors` name what can happen, `lean`
 keeps a daemon small, `lifeline` ends a child with its parent, `adapter_files` tells an adapter by its
 digest, `process` is how both processes start and stop.
 """

@@ -4,27 +4,28 @@ This and `serve` are the only modules that name implementations. No training sta
 """
 
 import contextlib
-import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Final
 
 import anyio
 import msgspec
 
 import honed
 from honed import log, process
+from honed.activation import passed_unix
 from honed.api import EventStream, control_app
 from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
 from honed.domain.episode import Episode
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Selection
-from honed.errors import ConfigError, TriggerError
+from honed.errors import StoreError, TriggerError
 from honed.gate import OutcomeGate
 from honed.learn_models import create
 from honed.learn_models.learn_model import LearnModel
@@ -32,11 +33,16 @@ from honed.listen import claim_unix_path, serving
 from honed.loop import InService, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
 from honed.ports import Applier, Gate, Processor, Store
+from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor, ensure_gguf
 from honed.sink import Sink
 from honed.sources import SocketSource
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets, load_or_make_secret
+
+_STATUS_EVERY_S: Final = 15.0
+_SOCKETS: Final = {"feed": (socket.AF_UNIX,), "control": (socket.AF_UNIX,)}
+"""What a supervisor may pass."""
 
 
 class LearningDaemon:
@@ -53,9 +59,10 @@ class LearningDaemon:
         processor: Processor | None = None,
         applier: Applier | None = None,
         gate: Gate | None = None,
-        stop: anyio.Event | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.config = config
+        self._surroundings = surroundings or Surroundings()
         self._learn_model = learn_model or create(config.learn.model)
         self._processor = processor or LocalProcessor(
             runs_dir=config.runs_dir,
@@ -65,7 +72,6 @@ class LearningDaemon:
         self._applier = applier or _applier(config)
         self._gate = gate or _gate(config)
         self._events = EventStream()
-        self._stop = stop or anyio.Event()
         self._started_at = datetime.now(UTC)
         self._store: SqlStore | None = None
         self._sink: Sink | None = None
@@ -83,7 +89,8 @@ class LearningDaemon:
         Raises:
             HonedError: the daemon cannot go on (config, another daemon, store).
         """
-        config = self.config
+        config, supervisor = self.config, self._surroundings.supervisor
+        sockets = self._surroundings.sockets
         async with AsyncExitStack() as rooms:
             rooms.enter_context(only_daemon_of(config.data_dir))
             store = self._store = await rooms.enter_async_context(_store(config))
@@ -104,12 +111,18 @@ class LearningDaemon:
             self._runs = self._training_runs(store, in_service, secret)
             loop = self._loop = self._trigger_loop(store)
             await rooms.enter_async_context(running(loop.run))
-            control = claim_unix_path(config.control_socket)
-            rooms.callback(config.control_socket.unlink, missing_ok=True)
+            control = passed_unix(sockets.get("control"), config.control_socket)
+            if control is None:
+                control = claim_unix_path(config.control_socket)
+                rooms.callback(config.control_socket.unlink, missing_ok=True)
             app = control_app(self, self._events)
             await rooms.enter_async_context(serving(app, control, drain_s=1))
             source = self._feed = SocketSource(
-                config.feed_socket, sink, scenario=config.scenario, line_max=config.events.line_max
+                config.feed_socket,
+                sink,
+                scenario=config.scenario,
+                line_max=config.events.line_max,
+                listener=passed_unix(sockets.get("feed"), config.feed_socket),
             )
             await rooms.enter_async_context(source.open())
             log.get(scenario=config.scenario).info(
@@ -117,12 +130,32 @@ class LearningDaemon:
             )
             if ready is not None:
                 ready()
-            await self._stop.wait()
+            supervisor.ready()
+            if supervisor.listens:
+                alive = {"store's writer": store.beat, "trigger loop": loop.beat}
+                await rooms.enter_async_context(running(partial(supervisor.watch, alive)))
+                await rooms.enter_async_context(running(self._tell_status))
+            await self._surroundings.stop.wait()
         log.get(scenario=config.scenario).info(log.DAEMON_STOPPED)
 
     def request_stop(self) -> None:
         """Ask `run` to close everything in order; never blocks. Call it in the daemon's own event loop."""
-        self._stop.set()
+        self._surroundings.stop.set()
+
+    async def _tell_status(self) -> None:
+        """Keep the supervisor's one line about this daemon up to date."""
+        store, _, in_service = self._opened
+        while True:
+            with contextlib.suppress(StoreError):
+                counts = await store.stats()
+                model = await in_service.current()
+                now = self._runs.now if self._runs else None
+                self._surroundings.supervisor.status(
+                    f"{self.config.scenario}: {counts.num_episodes} episodes, "
+                    f"{f'training {now.run_id}' if now else 'no training'}, "
+                    f"{model.id if model else 'the base model'} in service"
+                )
+            await anyio.sleep(_STATUS_EVERY_S)
 
     # ------------------------------------------------------------ what the control API offers
 
@@ -277,54 +310,19 @@ class LearningDaemon:
         )
 
 
-def resident_mb() -> float:
-    """Resident memory of this process in MiB (`VmRSS` of /proc/self/status)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+def only_daemon_of(data_dir: Path) -> AbstractContextManager[None]:
+    """Hold the data folder's lock; raises ConfigError when another daemon does."""
+    return only_one(data_dir / "daemon.lock", key="data_dir", what="daemon")
 
 
-@contextlib.contextmanager
-def only_daemon_of(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder's lock; the kernel gives it back however the process ends.
-
-    Raises:
-        ConfigError: another daemon holds it, or the folder cannot be written.
-    """
-    lock: IO[str] | None = None
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (data_dir / "daemon.lock").open("a+")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another daemon runs on {data_dir}", advice="stop it, or choose another data_dir"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"data_dir {data_dir} cannot be used: {error.strerror}") from error
-    with lock:
-        yield
-
-
-@contextlib.asynccontextmanager
-async def running(service: Callable[..., Any]) -> AsyncIterator[None]:
-    """Run a service (a coroutine function) beside the body; cancelled and awaited when the body ends."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(service)
-        yield
-        tasks.cancel_scope.cancel()
-
-
-async def learn(config: Config, stop: anyio.Event) -> None:
-    """Run the config's daemon until `stop` is set; what was acknowledged is committed then."""
-    daemon = LearningDaemon(config, stop=stop)
-    await daemon.run()
+async def learn(config: Config, surroundings: Surroundings) -> None:
+    """Run the config's daemon until it is told to stop; what was acknowledged is committed then."""
+    await LearningDaemon(config, surroundings=surroundings).run()
 
 
 def main(argv: list[str] | None = None) -> int:
     """`honed run [--config FILE]`; returns the exit status."""
-    return process.main("run", "Run the learning daemon.", learn, argv)
+    return process.main("run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS)
 
 
 @contextlib.asynccontextmanager

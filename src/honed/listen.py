@@ -11,7 +11,7 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
-from honed.errors import SourceError
+from honed.errors import ConfigError, SourceError
 
 UNIX_PATH_MAX: Final = 107
 """Bytes that Linux allows for the path of a unix socket (`sun_path`, 108 with the closing zero)."""
@@ -23,7 +23,8 @@ def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
     A socket file that nobody listens on (left by a kill) is replaced. The folder is made with mode 0700.
 
     Raises:
-        SourceError: the path is too long, another process listens on it, or the folder cannot be written.
+        ConfigError: another process listens on it.
+        SourceError: the path is too long, or the folder cannot be written.
     """
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise SourceError(
@@ -33,7 +34,7 @@ def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_listening(path):
-            raise SourceError(f"another process listens on {path}", advice="stop it first")
+            raise ConfigError(f"another process listens on {path}", advice="stop it first")
         if path.exists() and not path.is_socket():
             raise SourceError(
                 f"{path} is in the way: expected a socket or nothing, found a file or a folder",

@@ -57,6 +57,8 @@ BASE_FAILED = "base.failed"
 CAPTURE_REFUSED = "capture.refused"
 CAPTURE_SKIPPED = "capture.skipped"
 STATE_UNWRITTEN = "state.unwritten"
+SUPERVISOR_LOST = "supervisor.lost"
+WATCHDOG_UNFED = "watchdog.unfed"
 
 
 def configure(*, level: str = "INFO", stream: TextIO | None = None) -> None:

@@ -1,42 +1,86 @@
-"""What the long-lived processes share: arguments, signals, exit statuses.
+"""What the long-lived processes share: arguments, signals, supervisor, exit statuses.
 
 `honed run` and `honed serve` start here, so no typer and no rich is imported.
 """
 
 import argparse
+import contextlib
+import faulthandler
+import fcntl
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import anyio
 
 from honed import log
+from honed.activation import Families, passed_sockets
 from honed.config import Config, load_config
 from honed.errors import ConfigError, HonedError
+from honed.notify import Supervisor
 
 EXIT_CONFIG: Final = 78
 """Exit status for a config that cannot be used (sysexits EX_CONFIG); systemd does not restart on it."""
 
-Body = Callable[[Config, anyio.Event], Awaitable[None]]
-"""A process's life: open everything, wait for the event, close everything."""
+START_LIMIT_S: Final = 600.0
+"""How long a start may take with the supervisor's patience: a large store is migrated."""
+STOP_SLACK_S: Final = 60.0
+"""What a stop may take beyond the times that the config names."""
 
 
-def main(name: str, what: str, body: Body, argv: list[str] | None, **backend_options: Any) -> int:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a process has besides its config: how it is told to stop, who watches it, what it was given."""
+
+    stop: anyio.Event = field(default_factory=anyio.Event)
+    supervisor: Supervisor = field(default_factory=Supervisor)
+    sockets: Mapping[str, socket.socket] = field(default_factory=dict)
+    """Listening sockets that stay the supervisor's, by name."""
+
+
+Body = Callable[[Config, Surroundings], Awaitable[None]]
+"""A process's life: open everything, wait for `stop`, close everything."""
+
+
+def main(
+    name: str,
+    what: str,
+    body: Body,
+    argv: list[str] | None,
+    *,
+    sockets: Families,
+    **backend_options: Any,
+) -> int:
     """Run `honed NAME [--config FILE]` until a signal; returns the exit status.
 
-    The first SIGTERM or SIGINT sets the event, the second one ends the process at once with 128 + signal.
+    The first SIGTERM or SIGINT sets `stop`, the second one ends the process at once with 128 + signal.
+
+    Args:
+        name: of the command.
+        what: the command does.
+        body: the process's life.
+        argv: arguments; None means the command line's.
+        sockets: those that a supervisor may pass.
+        backend_options: of the event loop.
     """
     parser = argparse.ArgumentParser(prog=f"honed {name}", description=what)
     parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
     arguments = parser.parse_args(argv)
+    faulthandler.enable()  # a watchdog ends a hung process by SIGABRT: its log then says where it hung
+    supervisor = Supervisor.from_environment()
     status = 0
     try:
+        passed = passed_sockets(sockets)
         config = load_config(arguments.config)
         log.configure(level=config.log_level)
-        anyio.run(_until_signalled, body, config, backend_options=backend_options)
+        anyio.run(
+            _until_signalled, body, config, supervisor, passed, backend_options=backend_options
+        )
     except* ConfigError as group:
         status = _report(name, group, EXIT_CONFIG)
     except* HonedError as group:
@@ -44,12 +88,24 @@ def main(name: str, what: str, body: Body, argv: list[str] | None, **backend_opt
     return status
 
 
-async def _until_signalled(body: Body, config: Config) -> None:
+async def _until_signalled(
+    body: Body, config: Config, supervisor: Supervisor, sockets: Mapping[str, socket.socket]
+) -> None:
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, stop)
-        await body(config, stop)
+        if supervisor.listens:
+            tasks.start_soon(supervisor.lengthen_start, START_LIMIT_S)
+            tasks.start_soon(supervisor.lengthen_stop, stop, _stop_limit_s(config))
+        await body(config, Surroundings(stop, supervisor, sockets))
         tasks.cancel_scope.cancel()
+
+
+def _stop_limit_s(config: Config) -> float:
+    """How long an orderly stop may take: a worker ends, or a switch that has begun is finished and requests drain."""
+    serve = config.serve
+    parts = (config.train.stop_grace, serve.startup_timeout, serve.drain_timeout)
+    return sum(part.total_seconds() for part in parts) + STOP_SLACK_S
 
 
 async def _stop_on_signal(stop: anyio.Event) -> None:
@@ -68,3 +124,49 @@ def _report(name: str, error: BaseException, status: int) -> int:
     advice = getattr(error, "advice", None)
     sys.stderr.write(f"honed {name}: {error}{f' ({advice})' if advice else ''}\n")
     return status
+
+
+@contextlib.asynccontextmanager
+async def running(service: Callable[..., Any]) -> AsyncIterator[None]:
+    """Run a service (a coroutine function) beside the body; cancelled and awaited when the body ends."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, *, key: str, what: str) -> Iterator[None]:
+    """Hold a lock file; the kernel gives it back however the process ends.
+
+    Args:
+        lock: the file; its folder is made with mode 0700.
+        key: of the config that names the folder, for the error.
+        what: may be there once.
+
+    Raises:
+        ConfigError: another process holds it, or the folder cannot be written.
+    """
+    held: IO[str] | None = None
+    try:
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = lock.open("a+")
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        assert held is not None
+        held.close()
+        raise ConfigError(
+            f"another {what} runs on {lock.parent}", advice=f"stop it, or choose another {key}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{key} {lock.parent} cannot be used: {error.strerror}") from error
+    with held:
+        yield
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MiB (`VmRSS` of /proc/self/status)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0

@@ -4,10 +4,12 @@ This and `daemon` are the only modules that name implementations. It outlives th
 restarts and upgrades interrupt no request. No training stack is loaded here, nor typer or rich.
 """
 
+import errno
 import os
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -15,17 +17,24 @@ from typing import Final
 import anyio
 
 from honed import log, process
+from honed.activation import passed_unix
 from honed.config import Config
 from honed.domain.serving import Registration
 from honed.errors import ApplyError, ConfigError, SourceError, TrainingError
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
 from honed.gateway.relay import Relay
+from honed.gateway.upstream import Address, fetch
 from honed.listen import claim_unix_path, serving
+from honed.notify import Supervisor
+from honed.process import Surroundings, only_one
 from honed.processors.base_model import ensure_gguf
 
 _KEEP_ALIVE_S: Final = 75
 _BACKLOG: Final = 2048
+_STATUS_EVERY_S: Final = 5.0
+_SOCKETS: Final = {"http": (socket.AF_INET, socket.AF_INET6), "serve": (socket.AF_UNIX,)}
+"""What a supervisor may pass."""
 
 
 async def serve(
@@ -33,6 +42,7 @@ async def serve(
     *,
     ready: Callable[[], None] | None = None,
     stop: anyio.Event | None = None,
+    surroundings: Surroundings | None = None,
 ) -> None:
     """Serve until `stop` is set, or for ever.
 
@@ -40,20 +50,29 @@ async def serve(
         config: of the scenario whose base model is served even before a daemon registers.
         ready: called once requests are accepted; the lanes may still be starting.
         stop: what ends it: nothing more is accepted, requests in flight have `drain_timeout`,
-            servers are ended.
+            servers are ended. Default: that of the surroundings.
+        surroundings: who watches this process, and what sockets it was given. It is told `READY`
+            when requests are accepted, not when models are loaded: that may take minutes, and what
+            comes meanwhile waits or is told to come back.
 
     Raises:
-        SourceError: the address or the socket is taken.
-        ConfigError: the state file cannot be read, or the base model is not there.
+        SourceError: the address or the socket cannot be used.
+        ConfigError: another gateway runs on this folder, address or socket; the state file cannot
+            be read, or the base model is not there.
         TrainingError: the base model cannot be converted to GGUF, and there is nothing else to
             serve.
     """
-    section = config.serve
+    section, around = config.serve, surroundings or Surroundings()
     gateway = Gateway(section, config.llama_dir)
     async with AsyncExitStack() as rooms:
-        control = claim_unix_path(config.serve_socket)
-        rooms.callback(config.serve_socket.unlink, missing_ok=True)
-        listener = listen_on(section.host, section.port)
+        rooms.enter_context(
+            only_one(config.llama_dir / "gateway.lock", key="data_dir", what="gateway")
+        )
+        control = passed_unix(around.sockets.get("serve"), config.serve_socket)
+        if control is None:
+            control = claim_unix_path(config.serve_socket)
+            rooms.callback(config.serve_socket.unlink, missing_ok=True)
+        listener = around.sockets.get("http") or listen_on(section.host, section.port)
         rooms.callback(listener.close)
         gateway.address = address_of(listener)
         await rooms.enter_async_context(gateway.open())
@@ -69,11 +88,30 @@ async def serve(
         logger.info(log.GATEWAY_STARTED, pid=os.getpid(), control=str(config.serve_socket))
         if ready is not None:
             ready()
+        around.supervisor.ready()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serve_own_base, gateway, config)
-            await (stop or anyio.Event()).wait()
+            if around.supervisor.listens:
+                alive = {"address": partial(_answers, gateway.address)}
+                tasks.start_soon(around.supervisor.watch, alive)
+                tasks.start_soon(_tell_status, gateway, around.supervisor)
+            await (stop or around.stop).wait()
             tasks.cancel_scope.cancel()
     logger.info(log.GATEWAY_STOPPED)
+
+
+async def _answers(address: str) -> None:
+    """Ask for the gateway's health as a client would; raises UpstreamError when nobody answers."""
+    await fetch(Address.parse(address), "GET", "/health")
+
+
+async def _tell_status(gateway: Gateway, supervisor: Supervisor) -> None:
+    """Keep the supervisor's one line about this gateway up to date."""
+    while True:
+        lanes = gateway.serving().scenarios
+        told = [f"{name} {lane.state} ({lane.model_id or 'base'})" for name, lane in lanes.items()]
+        supervisor.status(f"{gateway.address}: {', '.join(told) or 'no scenario yet'}")
+        await anyio.sleep(_STATUS_EVERY_S)
 
 
 async def _serve_own_base(gateway: Gateway, config: Config) -> None:
@@ -104,17 +142,20 @@ def listen_on(host: str, port: int) -> socket.socket:
     """A listening TCP socket; port 0 takes a free one.
 
     Raises:
-        SourceError: the address is taken, or is not one of this machine.
+        ConfigError: another process listens there.
+        SourceError: the address cannot be used, or is not one of this machine (yet).
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise SourceError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            advice="choose another serve.port, or 0 for a free one",
-        ) from error
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"another process listens on {host}:{port}",
+                advice="stop it, or choose another serve.port; 0 takes a free one",
+            ) from error
+        raise SourceError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     listener.setblocking(False)
     return listener
 
@@ -125,11 +166,13 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _serve_until(config: Config, stop: anyio.Event) -> None:
-    await serve(config, stop=stop)
+async def _serve_until_told(config: Config, surroundings: Surroundings) -> None:
+    await serve(config, surroundings=surroundings)
 
 
 def main(argv: list[str] | None = None) -> int:
     """`honed serve [--config FILE]`; returns the exit status."""
     uvloop = find_spec("uvloop") is not None
-    return process.main("serve", "Run the gateway.", _serve_until, argv, use_uvloop=uvloop)
+    return process.main(
+        "serve", "Run the gateway.", _serve_until_told, argv, sockets=_SOCKETS, use_uvloop=uvloop
+    )

@@ -24,10 +24,11 @@ from honed.cli.asking import (
 )
 from honed.client import AsyncHonedClient, FeedError
 from honed.config import Config
-from honed.daemon import only_daemon_of, running
+from honed.daemon import only_daemon_of
 from honed.errors import HonedError, StoreError
 from honed.learn_models import create
 from honed.ports import EpisodeFilter
+from honed.process import running
 from honed.sink import Sink
 from honed.stores import SqlStore, open_store
 from honed.training_sets import BadRow, ImportedTrajectory, load_or_make_secret, read_trajectories

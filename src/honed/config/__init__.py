@@ -4,8 +4,8 @@ Every key can also come from the environment as `HONED__SECTION__KEY`, which win
 refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
 
 `sections` is what can be said and what it means, `values` how durations and sizes are written, `config` the whole,
-`load` where it is read from, `places` where the system's things are, `origins` where each value came from, `reference` the file with every key and the
-JSON schema.
+`load` where it is read from, `places` where a system-wide installation keeps things, `origins` where each value came
+from, `reference` the file with every key and the JSON schema.
 """
 
 from honed.config.config import Config

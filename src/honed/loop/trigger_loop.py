@@ -42,6 +42,7 @@ class TriggerLoop:
         self._learn_model = learn_model
         self._check_interval_s = check_interval.total_seconds()
         self._wake = anyio.Event()
+        self._looked = anyio.Event()
         self._ordered: RunOrder | None = None
         self._running: anyio.CancelScope | None = None
         self._running_id: str | None = None
@@ -51,6 +52,11 @@ class TriggerLoop:
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""
         self._wake.set()
+
+    async def beat(self) -> None:
+        """Have the loop look, and return once it has; it hangs when the loop does."""
+        self._wake.set()
+        await self._looked.wait()
 
     def train_now(self, *, selection: Selection = "successes", against_base: bool = False) -> str:
         """Start a run past the trigger and the back-off; returns its id.
@@ -88,6 +94,8 @@ class TriggerLoop:
             while True:
                 if self._running_id is None and (order := await self._next_order()):
                     self._start(tasks, order)
+                self._looked.set()
+                self._looked = anyio.Event()
                 with anyio.move_on_after(self._check_interval_s):
                     await self._wake.wait()
                 self._wake = anyio.Event()

@@ -46,6 +46,8 @@ class SocketSource:
         sink: where the lines go.
         scenario: told in the hello.
         line_max: bytes of one line at most.
+        listener: a socket that listens on `path` already and stays the supervisor's: its owner and mode decide who may
+            connect, and its file is left where it is.
         connections_max: connections held at a time; further ones are told `busy` and closed. By
             default what the limit of open files allows, which is raised for it as far as it goes.
     """
@@ -57,12 +59,14 @@ class SocketSource:
         *,
         scenario: str,
         line_max: int,
+        listener: sockets.socket | None = None,
         connections_max: int | None = None,
     ) -> None:
         self._path = path
         self._sink = sink
         self._scenario = scenario
         self._line_max = line_max
+        self._passed = listener
         self._connections_max = connections_max
         self._num_connections = 0
         self.num_turned_away = 0
@@ -78,9 +82,10 @@ class SocketSource:
         """Accept events while the context is open; closing drains what was accepted.
 
         Raises:
-            SourceError: the path is too long, or another daemon listens on it.
+            ConfigError: another daemon listens on the path.
+            SourceError: the path is too long, or its folder cannot be written.
         """
-        raw = claim_unix_path(self._path)
+        raw = self._passed or claim_unix_path(self._path)
         listener = await SocketListener.from_socket(raw)
         self._stopping = anyio.Event()
         async with anyio.create_task_group() as tasks:
@@ -101,7 +106,8 @@ class SocketSource:
                 connections.start_soon(self._accept, listener, connections)
                 task_status.started()
                 await self._stopping.wait()
-                self._path.unlink(missing_ok=True)
+                if self._passed is None:
+                    self._path.unlink(missing_ok=True)
                 connections.cancel_scope.deadline = anyio.current_time() + DRAIN_TIMEOUT_S
                 for scope in list(self._waiting):
                     scope.cancel()
@@ -140,7 +146,7 @@ class SocketSource:
     async def _connection(self, stream: SocketStream) -> None:
         try:
             async with stream:
-                if _is_allowed(stream):
+                if self._passed is not None or _is_allowed(stream):
                     await self._converse(stream)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError):
             pass  # the peer has gone: what it got no ack for, it sends again

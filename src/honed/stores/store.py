@@ -95,6 +95,11 @@ class SqlStore:
         """Wait, for ever if all is well; raises StoreError once nothing can be written any more."""
         await self._writer.watch()
 
+    async def beat(self) -> None:
+        """Return once the writer has served what was queued before; it hangs when the writer does."""
+        async with self._writer.turn():
+            pass
+
     # ------------------------------------------------------------ records and groups
 
     async def append(self, events: Sequence[IncomingEvent]) -> list[Disposition]:

@@ -131,12 +131,12 @@ async def test_a_listener_that_does_not_read_loses_the_oldest_and_is_told() -> N
 
 def test_a_second_listener_on_one_path_is_refused(tmp_path: Path) -> None:
     """A stale socket file is replaced; a live one is not."""
-    from honed.errors import SourceError
+    from honed.errors import ConfigError
 
     path = tmp_path / "a.sock"
     first = claim_unix_path(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(SourceError, match="another process listens"):
+    with pytest.raises(ConfigError, match="another process listens"):
         claim_unix_path(path)
     first.close()
     claim_unix_path(path).close()

@@ -18,7 +18,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from structlog.testing import capture_logs
 
 from honed.client import AsyncHonedClient, RefusedError
-from honed.errors import SourceError, StoreError
+from honed.errors import ConfigError, SourceError, StoreError
 from honed.ports import Ingested
 from honed.sources import SocketSource
 from honed.sources import socket as source_module
@@ -362,7 +362,7 @@ async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 async def test_a_second_daemon_is_refused(feed: Intake, tmp_path: Path) -> None:
     """The first one keeps its socket."""
     second = SocketSource(tmp_path / "feed.sock", feed.sink, scenario="airline", line_max=1_000)
-    with pytest.raises(SourceError, match="another"):
+    with pytest.raises(ConfigError, match="another"):
         async with second.open():
             pass
     async with connected(tmp_path) as peer:
@@ -383,7 +383,7 @@ async def test_a_daemon_with_a_full_backlog_is_not_stale(feed: Intake, tmp_path:
             peer.setblocking(False)
             peer.connect(str(tmp_path / "busy.sock"))
     source = SocketSource(tmp_path / "busy.sock", feed.sink, scenario="airline", line_max=1_000)
-    with pytest.raises(SourceError, match="another"):
+    with pytest.raises(ConfigError, match="another"):
         async with source.open():
             pass
     for one in (busy, *waiting):
