@@ -148,11 +148,11 @@ async def open_intake(
 
 
 @asynccontextmanager
-async def open_feed(folder: Path, *, line_max: int = 1 << 20) -> AsyncIterator[Intake]:
-    """The same behind a socket: `folder / "feed.sock"`."""
+async def open_feed(
+    folder: Path, *, line_max: int = 1 << 20, name: str = "feed.sock"
+) -> AsyncIterator[Intake]:
+    """The same behind a socket in `folder`."""
     async with open_intake(folder / "honed.db") as intake:
-        source = SocketSource(
-            folder / "feed.sock", intake.sink, scenario="airline", line_max=line_max
-        )
+        source = SocketSource(folder / name, intake.sink, scenario="airline", line_max=line_max)
         async with source.open():
             yield intake

@@ -10,6 +10,7 @@ from typing import Any
 from honed.client import events, wire
 from honed.client.exchange import DaemonLeftError, Exchange, Sent
 from honed.client.faults import ConnectionLostError, RefusedError
+from honed.client.task import AsyncTask
 
 
 class AsyncHonedClient:
@@ -124,6 +125,10 @@ class AsyncHonedClient:
             **fields,
         )
         return await self.send(said)
+
+    def task(self, task_id: str | None = None, **fields: Any) -> AsyncTask[Awaitable[Sent]]:
+        """One attempt at a task, as an async context manager; fields go into each of its events."""
+        return AsyncTask(self.send, task_id, **fields)
 
     async def _converse(self, exchange: Exchange) -> None:
         if self._streams is None:

@@ -1,8 +1,11 @@
 """The client for threads."""
 
 import contextlib
+import os
 import socket
 import threading
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,12 +13,14 @@ from typing import Any
 from honed.client import events, wire
 from honed.client.exchange import DaemonLeftError, Exchange, Sent, replies
 from honed.client.faults import ConnectionLostError, RefusedError
+from honed.client.task import Task
 
 
 class HonedClient:
     """Sends events to a daemon's feed socket; a call returns when they are on disk.
 
-    Threads may share it; their sends go one after another.
+    Threads may share it; their sends go one after another. After a fork the child has a connection
+    of its own.
 
     Args:
         socket_path: the daemon's `feed.sock`; `~` is the home folder.
@@ -41,6 +46,7 @@ class HonedClient:
         self._buffer = bytearray()
         self._num_lines = 0
         self._line_max = wire.LINE_MAX
+        _alive.add(self)
 
     def __enter__(self) -> "HonedClient":
         with self._lock:
@@ -74,7 +80,20 @@ class HonedClient:
             ValueError: an event cannot be written as JSON.
         """
         full = [wire.complete(e, scenario=self._scenario, agent=self._agent) for e in events]
-        exchange = Exchange([wire.encode(e) for e in full], [str(e["event_id"]) for e in full])
+        return self._exchanged(
+            Exchange([wire.encode(e) for e in full], [str(e["event_id"]) for e in full])
+        )
+
+    def send_lines(self, lines: Sequence[bytes]) -> Sent:
+        """Send events that are written already, one JSON object each, byte for byte and without newlines.
+
+        Nothing is filled in, so that sending the same line again is a repeat. `event_ids` of the answer is empty.
+        Raises as `send`.
+        """
+        sent = self._exchanged(Exchange([line + b"\n" for line in lines], [""] * len(lines)))
+        return sent._replace(event_ids=())
+
+    def _exchanged(self, exchange: Exchange) -> Sent:
         with self._lock:
             try:
                 self._retried(lambda: self._converse(exchange))
@@ -120,6 +139,10 @@ class HonedClient:
             **fields,
         )
         return self.send(said)
+
+    def task(self, task_id: str | None = None, **fields: Any) -> Task[Sent]:
+        """One attempt at a task, as a context manager; fields go into each of its events."""
+        return Task(self.send, task_id, **fields)
 
     def _converse(self, exchange: Exchange) -> None:
         sock = self._socket or self._connect()
@@ -175,3 +198,19 @@ class HonedClient:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _after_fork(self) -> None:
+        """In the child: the connection is the parent's, and a thread that is gone may hold the lock."""
+        self._lock = threading.Lock()
+        self._disconnect()
+
+
+_alive: "weakref.WeakSet[HonedClient]" = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for client in list(_alive):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_in_child)

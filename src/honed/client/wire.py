@@ -59,6 +59,14 @@ _lock = threading.Lock()
 _last = 0
 
 
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread of the parent's may have held it
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 def new_event_id() -> str:
     """A uuid7 (RFC 9562): rises with time, and strictly so inside a process.
 

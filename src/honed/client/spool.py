@@ -1,0 +1,184 @@
+"""Events that wait on disk while the daemon is away.
+
+A spool is a folder of segments: files of event lines, oldest first by name. A segment belongs to the
+process that holds its lock; the segments of a process that has died are taken over by the next one
+that looks. Nothing is marked as sent inside a segment: it is deleted whole when all of it has been
+acknowledged, and what is sent twice after a crash the daemon knows by its id.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+SEGMENT_BYTES: Final = 4 << 20
+"""A segment with more is closed, and the next one begun."""
+_SUFFIX: Final = ".spool"
+_BROKEN: Final = ".broken"
+
+
+class SpoolFullError(Exception):
+    """The spool holds as much as it may, or the disk is full; nothing of the batch was kept."""
+
+
+class Segment:
+    """One file of lines, locked by this process."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.size = self._whole()
+        """Bytes that are whole lines and on disk."""
+
+    @classmethod
+    def make(cls, folder: Path) -> "Segment":
+        """A new, empty segment; raises OSError."""
+        name = f"{time.time_ns():020d}-{os.getpid()}{_SUFFIX}"
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        descriptor = os.open(folder / name, flags, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return cls(folder / name, descriptor)
+
+    @classmethod
+    def take_over(cls, path: Path) -> "Segment | None":
+        """A segment that nobody holds; None when somebody does, or it is gone."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return cls(path, descriptor)
+        except OSError:
+            pass
+        os.close(descriptor)
+        return None
+
+    def append(self, lines: list[bytes]) -> None:
+        """Add lines, on disk when this returns; all of them or, raising OSError, none."""
+        data = b"".join(lines)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], self.size + written)
+            os.fdatasync(self._descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self.size)
+            raise
+        self.size += len(data)
+
+    def lines(self) -> list[bytes]:
+        """The whole lines. Raises OSError."""
+        data = os.pread(self._descriptor, self.size, 0)
+        return [line + b"\n" for line in data.split(b"\n") if line]
+
+    def _whole(self) -> int:
+        """Bytes up to the last newline; a crash may have left half a line behind it."""
+        size = os.fstat(self._descriptor).st_size
+        return os.pread(self._descriptor, size, 0).rfind(b"\n") + 1
+
+    def close(self) -> None:
+        """Let go of it; another process may take it over."""
+        os.close(self._descriptor)
+
+    def set_aside(self) -> None:
+        """It cannot be read: keep the file under a name that nobody takes over."""
+        with contextlib.suppress(OSError):
+            self.path.rename(self.path.with_suffix(_BROKEN))
+        self.close()
+
+    def delete(self) -> None:
+        """All of it is acknowledged."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+
+class Spool:
+    """The spool of one process in a folder that others may share.
+
+    Args:
+        folder: made when it is needed.
+        max_bytes: what all segments in the folder may hold together.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._segments: list[Segment] = []
+        self._others_bytes = 0
+        self.num_broken = 0
+        """Segments that could not be read and were set aside, with the suffix `.broken`."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this process has nothing to send from here."""
+        return not self._segments
+
+    @property
+    def size(self) -> int:
+        """Bytes of this process's segments."""
+        return sum(segment.size for segment in self._segments)
+
+    def look(self) -> None:
+        """Take over the segments of processes that have died; oldest first."""
+        ours = {segment.path for segment in self._segments}
+        self._others_bytes = 0
+        with contextlib.suppress(FileNotFoundError):
+            for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+                if path in ours:
+                    continue
+                if segment := Segment.take_over(path):
+                    self._segments.append(segment)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._others_bytes += path.stat().st_size
+        self._segments.sort(key=lambda segment: segment.path.name)
+
+    def append(self, lines: list[bytes]) -> None:
+        """Keep lines behind everything that waits; on disk when this returns.
+
+        Raises:
+            SpoolFullError: none of them was kept.
+        """
+        size = sum(map(len, lines))
+        if self.size + self._others_bytes + size > self._max_bytes:
+            raise SpoolFullError(f"{self._folder} holds {self._max_bytes} bytes at most")
+        try:
+            if not self._segments or self._segments[-1].size + size > SEGMENT_BYTES:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._segments.append(Segment.make(self._folder))
+            self._segments[-1].append(lines)
+        except OSError as error:
+            self._drop_empty()
+            raise SpoolFullError(f"{self._folder}: {error.strerror}") from error
+
+    def oldest(self) -> list[bytes]:
+        """The lines of the oldest segment; empty when nothing waits."""
+        while self._segments:
+            try:
+                if lines := self._segments[0].lines():
+                    return lines
+            except OSError:
+                self._segments.pop(0).set_aside()
+                self.num_broken += 1
+            else:
+                self.drop_oldest()
+        return []
+
+    def drop_oldest(self) -> None:
+        """The oldest segment is acknowledged, all of it."""
+        self._segments.pop(0).delete()
+
+    def close(self) -> None:
+        """Let go of all segments; they stay on disk for whoever comes next."""
+        for segment in self._segments:
+            segment.close()
+        self._segments.clear()
+
+    def _drop_empty(self) -> None:
+        if self._segments and self._segments[-1].size == 0:
+            self._segments.pop().delete()
