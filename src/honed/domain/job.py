@@ -106,7 +106,15 @@ class PretrainJob(Struct, frozen=True, kw_only=True, tag="pretrain", tag_field="
     threads: int = 1
 
 
-Job = TrainJob | ScoreJob | ExportBaseJob | PretrainJob
+class ExamineJob(Struct, frozen=True, kw_only=True, tag="examine", tag_field="job"):
+    """Say what the training stack finds on this machine, and whether it can use the base model."""
+
+    base_model: str | None
+    """A folder; nothing is downloaded."""
+    result_path: str
+
+
+Job = TrainJob | ScoreJob | ExportBaseJob | PretrainJob | ExamineJob
 
 
 class Progress(
@@ -167,6 +175,30 @@ class PretrainResult(Struct, frozen=True, kw_only=True, tag="pretrained", tag_fi
     seconds: float
 
 
+class TorchDevice(Struct, frozen=True, kw_only=True):
+    """An accelerator as torch sees it."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    problem: str | None = None
+    """Why a small computation on it failed; None when it did not."""
+
+
+class ExamineResult(Struct, frozen=True, kw_only=True, tag="examined", tag_field="result"):
+    """A finished ExamineJob."""
+
+    torch: str
+    """Version, with the build: `2.13.0+cpu`."""
+    build: str
+    """What torch was built for: `cpu`, `cuda 13.0`, `rocm 7.0`."""
+    devices: tuple[TorchDevice, ...]
+    architecture: str | None = None
+    """Of the base model, as GGUF calls it; None when it was not asked for or cannot be used."""
+    base_problem: str | None = None
+    base_advice: str | None = None
+
+
 class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="result"):
     """A job that ended with a fault."""
 
@@ -176,7 +208,9 @@ class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="resu
     advice: str | None = None
 
 
-JobResult = TrainResult | ScoreResult | ExportBaseResult | PretrainResult | JobFailed
+JobResult = (
+    TrainResult | ScoreResult | ExportBaseResult | PretrainResult | ExamineResult | JobFailed
+)
 
 
 def parse_job(data: bytes) -> Job:

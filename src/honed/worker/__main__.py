@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from honed.domain.job import (
+    ExamineJob,
     ExportBaseJob,
     Job,
     JobFailed,
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
 def prepare_environment(job: Job) -> None:
     """Set what the libraries read when they are imported; call it before they are."""
     os.environ.update(_QUIET)
-    if isinstance(job, PretrainJob) or Path(job.base_model).expanduser().is_dir():
+    if isinstance(job, PretrainJob | ExamineJob) or Path(job.base_model).expanduser().is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
     # TRL refuses to train when several devices are visible to one process.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -114,6 +115,10 @@ def _do(job: Job, report: Report) -> JobResult:
             from honed.worker.pretrain import pretrain
 
             return pretrain(job, report)
+        case ExamineJob():
+            from honed.worker.examine import examine
+
+            return examine(job)
 
 
 if __name__ == "__main__":
