@@ -1,11 +1,14 @@
-"""A child that never outlives its parent."""
+"""A child that never outlives its parent, and a parent that finds all its children."""
 
+import contextlib
 import ctypes
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -25,3 +28,23 @@ def end_with_parent(number: signal.Signals, *, parent: int | None = None) -> Non
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant that loses its own.
+
+    Raises:
+        OSError: the kernel does not offer it.
+    """
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that `pid` has started, and those that they have, as /proc shows them now."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it ends while it is looked at
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found

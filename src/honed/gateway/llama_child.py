@@ -2,20 +2,26 @@
 
 Prints `{"listening_address": ...}` as its only line on stdout once it knows it, logs to stderr,
 ends on SIGTERM, and is killed by the kernel when the gateway dies. With an executable named it
-becomes that program instead of the bundled server. Imports nothing of ours: it must start in a
-tenth of a second.
+runs that program instead of the bundled server and stays as its keeper: what the program has started
+ends with the gateway too, whatever script or session is in between. Imports next to nothing of ours:
+it must start in a tenth of a second.
 """
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from honed.lifeline import end_with_parent
+from honed.lifeline import adopt_orphans, descendants, end_with_parent
 
 _HTTP_THREADS = 64  # each waiting request holds one; probes must not queue behind a swarm's streams
 _ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request, and nobody rotates the log
@@ -24,12 +30,10 @@ _ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request, and nobody
 def main(path: str) -> None:
     """Run the server that the JSON file describes (`llama_server.ChildArgs`) until SIGTERM."""
     args: dict[str, Any] = json.loads(Path(path).read_text())
-    # survives exec, not fork
-    end_with_parent(signal.SIGKILL, parent=args["parent_pid"])
     if args["executable"]:
-        _become(args)
-    else:
-        _run_bundled(args)
+        _keep(args)
+    end_with_parent(signal.SIGKILL, parent=args["parent_pid"])
+    _run_bundled(args)
 
 
 def command_line(args: dict[str, Any], *, port: int) -> list[str]:
@@ -57,17 +61,52 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
     return [*line, "--no-webui", "--threads-http", str(_HTTP_THREADS), "-lv", str(_ERRORS_ONLY)]
 
 
-def _become(args: dict[str, Any]) -> None:
-    with (
-        socket.socket() as probe
-    ):  # the program needs a number; a lost race ends it, and the gateway says so
+def _keep(args: dict[str, Any]) -> NoReturn:
+    """Run the operator's program until it ends; end all of it when the gateway dies.
+
+    The kernel's death signal reaches a child, not what a script of the operator's has started. So the
+    signal comes here, where everything that is left without a parent belongs as well.
+    """
+    # Before anything is started; the gateway signals the whole group, so the program hears SIGTERM itself.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, _end_all)
+    adopt_orphans()
+    end_with_parent(signal.SIGHUP, parent=args["parent_pid"])
+    with socket.socket() as probe:
+        # the program needs a number; a lost race ends it, and the gateway says so
         probe.bind((args["host"], 0))
         port = probe.getsockname()[1]
+    try:
+        program = subprocess.Popen(
+            command_line(args, port=port),
+            stdin=subprocess.DEVNULL,
+            # nobody reads the pipe once the address is told; what the program prints belongs into the log
+            stdout=2,
+            preexec_fn=partial(_begin, os.getpid()),
+        )
+    except OSError as error:
+        sys.exit(f"{args['executable']} cannot be run: {error.strerror}")
     _tell(f"http://{args['host']}:{port}")
-    os.dup2(
-        2, 1
-    )  # nobody reads the pipe from here on; whatever the program prints belongs into the log
-    os.execv(args["executable"], command_line(args, port=port))
+    status = program.wait()
+    sys.exit(128 - status if status < 0 else status)
+
+
+def _begin(keeper: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal stays so over exec
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    end_with_parent(signal.SIGKILL, parent=keeper)
+
+
+def _end_all(number: int, frame: FrameType | None) -> NoReturn:
+    while found := descendants(os.getpid()):  # one that is killed leaves its children to us
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
+    os._exit(128 + number)
 
 
 def _run_bundled(args: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
 from honed.gateway import llama_server, probe
 from honed.gateway.llama_server import ServerPlan
 from honed.gateway.upstream import fetch
+from honed.lifeline import descendants
 
 pytestmark = pytest.mark.anyio
 
@@ -150,37 +151,46 @@ async def test_executable_of_the_operator_is_run(
     assert not is_alive(server.pid)
 
 
+WRAPPERS = {
+    "waits": '"{program}" "$@"\necho ended',
+    "leaves": '"{program}" "$@" &\nwait',
+    "another session": 'setsid "{program}" "$@" &\nwait',
+}
+"""Scripts that start the server and do not become it."""
+
+
+def wrapped(folder: Path, program: Path, manner: str) -> Path:
+    """A shell script around `program`."""
+    wrapper = folder / "wrapper"
+    wrapper.write_text(f"#!/bin/sh\n{WRAPPERS[manner].format(program=program)}\n")
+    wrapper.chmod(stat.S_IRWXU)
+    return wrapper
+
+
 @pytest.mark.parametrize("dies", [False, True])
 async def test_wrapper_of_the_operator_leaves_no_server_behind(
     tmp_path: Path, program: Path, tiny_gguf: Path, dies: bool
 ) -> None:
-    """A shell script that does not exec: the server under it ends too, also when the script has died."""
-    wrapper = tmp_path / "wrapper"
-    wrapper.write_text(f'#!/bin/sh\n"{program}" "$@"\necho ended\n')
-    wrapper.chmod(stat.S_IRWXU)
+    """A script that does not exec: the server under it ends too, also when its keeper was killed."""
+    wrapper = wrapped(tmp_path, program, "waits")
     server = await llama_server.start(plan(tmp_path, tiny_gguf, llama_server=wrapper))
     try:
-        [child] = children_of(server.pid)
+        started = descendants(server.pid)
+        assert len(started) == 2
         if dies:
             os.kill(server.pid, signal.SIGKILL)
             await server.wait()
-            assert is_alive(child)
     finally:
         await server.stop()
     assert not is_alive(server.pid)
     with anyio.fail_after(5):
-        while is_alive(child):
+        while any(map(is_alive, started)):
             await anyio.sleep(0.01)
-
-
-def children_of(pid: int) -> list[int]:
-    """Ids of the processes that `pid` has started."""
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_executable_that_does_not_exist_says_so(tmp_path: Path, tiny_gguf: Path) -> None:
     """A wrong path in the config is a failed start."""
-    with pytest.raises(ServerStartError, match="No such file"):
+    with pytest.raises(ServerStartError, match="cannot be run: No such file"):
         await llama_server.start(plan(tmp_path, tiny_gguf, llama_server=tmp_path / "missing"))
 
 
@@ -194,7 +204,8 @@ from honed.gateway import llama_server
 log.configure()
 
 async def main():
-    section = ServeSection(ctx_size=256, parallel=1, threads=1)
+    program = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    section = ServeSection(ctx_size=256, parallel=1, threads=1, llama_server=program)
     server = await llama_server.start(llama_server.ServerPlan(
         name="tiny-blue", alias="tiny", base_gguf=Path(sys.argv[1]), adapter_gguf=None,
         section=section, folder=Path(sys.argv[2])))
@@ -205,17 +216,39 @@ anyio.run(main)
 """
 
 
-def test_server_dies_with_the_gateway(tmp_path: Path, tiny_gguf: Path) -> None:
-    """`kill -9` of the parent leaves no server behind."""
-    command = [sys.executable, "-c", PARENT, str(tiny_gguf), str(tmp_path)]
+def killed_parent(*arguments: Path) -> list[int]:
+    """Start a server in a process of its own and kill that; everything that had been started."""
+    command = [sys.executable, "-c", PARENT, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
         try:
             assert parent.stdout is not None
             pid = int(parent.stdout.readline())
-            assert is_alive(pid)
+            started = [pid, *descendants(pid)]
+            assert all(map(is_alive, started))
         finally:
             parent.kill()
+    return started
+
+
+def until_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + 5
-    while is_alive(pid):
-        assert time.monotonic() < deadline, "the server outlived its parent"
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < deadline, "a server outlived its parent"
         time.sleep(0.01)
+
+
+def test_server_dies_with_the_gateway(tmp_path: Path, tiny_gguf: Path) -> None:
+    """`kill -9` of the parent leaves no server behind."""
+    started = killed_parent(tiny_gguf, tmp_path)
+    assert len(started) == 1
+    until_gone(started)
+
+
+@pytest.mark.parametrize("manner", WRAPPERS)
+def test_server_under_a_wrapper_dies_with_the_gateway(
+    tmp_path: Path, program: Path, tiny_gguf: Path, manner: str
+) -> None:
+    """Nor does it leave what a script has started, in a session of its own or not."""
+    started = killed_parent(tiny_gguf, tmp_path, wrapped(tmp_path, program, manner))
+    assert len(started) == 3
+    until_gone(started)
