@@ -1,5 +1,6 @@
-"""Where events come in: the unix socket. `docs/protocol.md` says what is spoken on it."""
+"""Where events come from; all sources share one sink."""
 
+from honed.sources.http import HttpSource
 from honed.sources.socket import SocketSource
 
-__all__ = ["SocketSource"]
+__all__ = ["HttpSource", "SocketSource"]

@@ -1,0 +1,221 @@
+"""Events over HTTP: `POST /events`, gzip or not, a JSON array or one object (`application/json`), or
+lines (`application/x-ndjson`).
+
+    200 {"accepted": 2, "duplicates": 0, "rejected": [{"index", "code", "path", "message"}]}
+
+comes after the commit: what was accepted is on disk. Good events are kept beside bad ones; 422 only
+when none is good. Every error body is `{"code", "message", "advice"}`.
+
+A browser on this machine reaches every local port for any page that asks. So the content type must
+be one that a page cannot send unasked, and the Host must be a name of this machine.
+"""
+
+import hmac
+import ipaddress
+import socket
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from honed import log
+from honed.errors import HonedError, SourceError, StoreError
+from honed.listen import serving
+from honed.ports import DataSink
+
+EVENTS_MAX: Final = 10_000
+"""Events in one request."""
+BODY_MAX: Final = 8 << 20
+"""Bytes of one request, unpacked."""
+AT_A_TIME: Final = 8
+"""Requests that may wait for their commit; one more is told to come back."""
+_RETRY_AFTER_S: Final = 1
+_SLICE: Final = 1_000
+_DRAIN_S: Final = 5.0
+_JSON: Final = "application/json"
+_TYPES: Final = (_JSON, "application/x-ndjson", "application/jsonl")
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_any = msgspec.json.Decoder(msgspec.Raw)
+
+
+class _RefusedError(HonedError):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, code: str, message: str, *, advice: str | None = None) -> None:
+        super().__init__(message, advice=advice)
+        self.status = status
+        self.code = code
+
+
+class HttpSource:
+    """`ports.EventSource` over HTTP.
+
+    Args:
+        listener: a listening TCP socket; it belongs to the source from now on.
+        sink: where the events go.
+        line_max: bytes of one event at most.
+        token: what requests must carry as `Authorization: Bearer TOKEN`; None asks for none.
+
+    Raises:
+        SourceError: the listener is reachable from other machines and there is no token.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        sink: DataSink,
+        *,
+        line_max: int,
+        token: str | None = None,
+    ) -> None:
+        host = listener.getsockname()[0]
+        self._is_local = ipaddress.ip_address(host).is_loopback
+        if not self._is_local and not token:
+            raise SourceError(
+                f"events.http listens on {host}, which other machines reach, without a token",
+                advice="set HONED_HTTP_TOKEN (or the credential http-token), or listen on 127.0.0.1",
+            )
+        self._listener = listener
+        self._sink = sink
+        self._line_max = line_max
+        self._token = token.encode() if token else None
+        self._num_waiting = 0
+        self.num_turned_away = 0
+        """Requests that were one too many, since the process started."""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Accept events while the context is open; closing waits for the requests in progress."""
+        app = Starlette(routes=[Route("/events", self._events, methods=["POST"])])
+        address = "{}:{}".format(*self._listener.getsockname()[:2])
+        async with serving(app, self._listener, drain_s=_DRAIN_S):
+            log.get().info(log.SOURCE_OPENED, address=address)
+            yield
+        log.get().info(log.SOURCE_CLOSED, address=address)
+
+    async def _events(self, request: Request) -> Response:
+        try:
+            return await self._answer(request)
+        except _RefusedError as error:
+            said = {"code": error.code, "message": str(error), "advice": error.advice}
+            headers = {"retry-after": str(_RETRY_AFTER_S)} if error.status in (429, 503) else {}
+            return _response(error.status, said, headers)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+
+    async def _answer(self, request: Request) -> Response:
+        kind = self._checked(request)
+        if self._num_waiting >= AT_A_TIME:
+            self.num_turned_away += 1
+            raise _RefusedError(429, "QUEUE_FULL", f"{AT_A_TIME} requests wait for their commit")
+        self._num_waiting += 1
+        try:
+            return await self._ingest(split_events(await _body(request), kind))
+        finally:
+            self._num_waiting -= 1
+
+    async def _ingest(self, events: list[bytes]) -> Response:
+        accepted = duplicates = 0
+        rejected: list[dict[str, Any]] = []
+        # An index of the request for each event that the sink sees: long ones it never sees.
+        shown = [i for i, event in enumerate(events) if len(event) <= self._line_max]
+        for i, event in enumerate(events):
+            if len(event) > self._line_max:
+                message = f"the event has {len(event)} bytes: events.line_max is {self._line_max}"
+                rejected.append(_rejection(i, "too_long", message, "$"))
+        for start in range(0, len(shown), _SLICE):
+            part = shown[start : start + _SLICE]
+            try:
+                done = await self._sink.ingest([events[i] for i in part])
+            except StoreError as error:
+                log.get().error(log.BATCH_FAILED, num_lines=len(part), error=str(error))
+                message = f"{error}; {accepted + duplicates} of {len(events)} events are on disk"
+                raise _RefusedError(503, "STORE", message, advice=error.advice) from error
+            accepted += done.stored
+            duplicates += done.duplicates
+            rejected += [
+                _rejection(part[r.position], r.code, r.message, r.path) for r in done.rejected
+            ]
+        rejected.sort(key=lambda each: each["index"])
+        said = {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
+        if events and len(rejected) == len(events):
+            first = f"no event was good; the first: {rejected[0]['message']}"
+            return _response(
+                422, {"code": "INVALID_INPUT", "message": first, "advice": None} | said
+            )
+        return _response(200, said)
+
+    def _checked(self, request: Request) -> str:
+        """The content type of a request that may send events."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in _TYPES:
+            found = kind or "none"
+            raise _RefusedError(
+                415, "INVALID_INPUT", f"content type {found}: expected one of {', '.join(_TYPES)}"
+            )
+        if self._is_local and request.url.hostname not in _LOCAL_NAMES:
+            raise _RefusedError(
+                403, "FORBIDDEN", f"host {request.url.hostname} is not this machine"
+            )
+        if self._token is not None:
+            scheme, _, told = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer":
+                raise _RefusedError(401, "UNAUTHORIZED", "expected Authorization: Bearer TOKEN")
+            if not hmac.compare_digest(told.strip().encode(), self._token):
+                raise _RefusedError(403, "FORBIDDEN", "the token is another one")
+        return kind
+
+
+async def _body(request: Request) -> bytes:
+    """The body, unpacked; bounded while it comes in, so that a bomb is never held."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise _RefusedError(415, "INVALID_INPUT", f"content encoding {encoding}: expected gzip")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding == "gzip" else None
+    body = bytearray()
+    async for chunk in request.stream():
+        try:
+            body += unpacker.decompress(chunk, BODY_MAX + 1 - len(body)) if unpacker else chunk
+        except zlib.error as error:
+            raise _RefusedError(422, "INVALID_INPUT", f"the body is not gzip: {error}") from error
+        if len(body) > BODY_MAX:
+            raise _RefusedError(
+                413, "INVALID_INPUT", f"the body has more than {BODY_MAX} bytes", advice="send less"
+            )
+    if unpacker is not None and not unpacker.eof:
+        raise _RefusedError(422, "INVALID_INPUT", "the gzip body ends before its end")
+    return bytes(body)
+
+
+def split_events(body: bytes, kind: str) -> list[bytes]:
+    """The events of a body of that content type, each as its own bytes; a bad line is one of them."""
+    if kind != _JSON:
+        events = [line for line in body.split(b"\n") if line and not line.isspace()]
+    else:
+        try:
+            many = bytes(_any.decode(body)).lstrip().startswith(b"[")
+            events = [bytes(raw) for raw in _array.decode(body)] if many else [body]
+        except (msgspec.DecodeError, RecursionError) as error:
+            message = f"the body is not one JSON text: {error}"
+            advice = "send several objects as an array, or as lines of application/x-ndjson"
+            raise _RefusedError(422, "INVALID_INPUT", message, advice=advice) from error
+    if len(events) > EVENTS_MAX:
+        message = f"{len(events)} events in one request: {EVENTS_MAX} are allowed"
+        raise _RefusedError(413, "INVALID_INPUT", message, advice="send several requests")
+    return events
+
+
+def _rejection(index: int, code: str, message: str, path: str) -> dict[str, Any]:
+    return {"index": index, "code": code, "path": path, "message": message}
+
+
+def _response(status: int, said: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(said), status, headers, "application/json")
