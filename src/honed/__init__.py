@@ -18,6 +18,8 @@ The rooms, in the order data flows:
     api             the control socket
     cli             what a person types
     demo            the whole loop on a tiny model, in minutes
+    machine         what this machine has, and how much of it a scenario needs
+    doctor          checks all that a scenario needs, and says what to do
 
 `daemon` and `serve` build and run the two long-lived processes; `config` is what the operator wrote; `ports` is what
 each room promises; `domain` holds the nouns. `listen` opens sockets, `activation` takes

@@ -1,0 +1,78 @@
+"""Do daemon and gateway run, and do they answer? That they do not is no fault."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import honed
+from honed.doctor.finding import Found, fail, ok, together, warn
+from honed.doctor.patient import Patient
+
+
+def daemon(patient: Patient) -> Found:
+    """Its version and troubles, where it runs."""
+    config = patient.config
+    answer = patient.daemon()
+    if answer is None:
+        lock = config.data_dir / "daemon.lock"
+        if lock.exists() and _is_locked(lock):
+            return warn(
+                f"one holds {lock}, but nobody listens on {config.control_socket}",
+                "it starts, stops or hangs: wait, then look at its log; or RUNTIME_DIRECTORY differs "
+                "between it and this command",
+            )
+        return ok("not running (`honed up` or `honed run`)")
+    return together(_troubles(answer, config.scenario))
+
+
+def _troubles(answer: dict[str, Any], scenario: str) -> Iterator[Found]:
+    yield ok(f"running, pid {answer.get('pid')}, {answer.get('episodes')} episodes")
+    if answer.get("scenario") != scenario:
+        yield fail(
+            f"it learns {answer.get('scenario')}, not {scenario}",
+            "another scenario has this data_dir: give each its own",
+        )
+    if answer.get("version") != honed.__version__:
+        yield warn(
+            f"it is honed {answer.get('version')}, this is {honed.__version__}",
+            "restart it to finish the upgrade; no request through the gateway is lost",
+        )
+    if problem := answer.get("gateway_problem"):
+        yield warn(str(problem), "see the lines of gateway and llama-server")
+
+
+def gateway(patient: Patient) -> Found:
+    """What it serves for this scenario; else whether its address is free."""
+    section = patient.config.serve
+    answer = patient.gateway()
+    if answer is None:
+        if section.port and _is_taken(section.host, section.port):
+            return fail(
+                f"not running, and another program listens on {section.host}:{section.port}",
+                "choose another serve.port, or end that program",
+            )
+        return ok("not running (`honed up` or `honed serve`)")
+    lane = answer.get("scenarios", {}).get(patient.config.scenario)
+    where = f"running on {answer.get('address')}"
+    if lane is None:
+        return warn(
+            f"{where}, does not know {patient.config.scenario}",
+            "start the daemon of the scenario: it registers it",
+        )
+    return ok(f"{where}, {lane.get('state')}, serves {lane.get('model_id') or 'the base model'}")
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the file's lock; read, not tried, so that nobody is turned away."""
+    inode = path.stat().st_ino
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any(line.split()[1] == "FLOCK" and f":{inode} " in line for line in lines)
+
+
+def _is_taken(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,53 @@
+"""Is there a config, and can it be used?"""
+
+import os
+from pathlib import Path
+
+from honed.config import Config, config_paths, load_config
+from honed.config.load import PREFIX, find_config, variable
+from honed.config.origins import DEFAULT, keys, settings
+from honed.doctor.finding import Found, fail, ok, together, warn
+from honed.errors import ConfigError
+
+
+def config(path: Path | None) -> tuple[list[Found], Config | None]:
+    """The config if it can be used; one finding, or one for each fault."""
+    try:
+        file = find_config(path)
+        found = load_config(path)
+        rows = settings(found, file)
+    except ConfigError as error:
+        return _faults(path, error), None
+    parts = [
+        ok(
+            f"{file or 'no file'}, {sum(row.source != DEFAULT for row in rows)} keys set, "
+            f"{sum(not _is_from(file, row.source) for row in rows)} of them by the environment"
+        ),
+        *_misspelt(),
+    ]
+    if file is not None and file.stat().st_mode & 0o022:
+        parts.append(warn(f"others may write {file}", f"chmod go-w {file}"))
+    return [together(parts)], found
+
+
+def _is_from(file: Path | None, source: str) -> bool:
+    return source == DEFAULT or (file is not None and source.startswith(str(file)))
+
+
+def _faults(path: Path | None, error: ConfigError) -> list[Found]:
+    if path is None and not any(place.is_file() for place in config_paths()):
+        places = ", ".join(str(place) for place in config_paths())
+        if variable("scenario") not in os.environ:
+            return [fail(f"no config file: looked for {places}", "`honed init` writes one")]
+    advice = error.advice or "`honed config reference` lists every key"
+    return [fail(fault, advice) for fault in error.faults or (str(error),)]
+
+
+def _misspelt() -> list[Found]:
+    """Variables with one underscore too few: they look right, and are not read."""
+    known = {variable(*path).replace("__", "_"): variable(*path) for path, _ in keys()}
+    return [
+        warn(f"the variable {name} is not read", f"did you mean {known[name.upper()]}?")
+        for name in sorted(os.environ)
+        if name.upper() in known and not name.upper().startswith(PREFIX)
+    ]
