@@ -18,7 +18,15 @@ from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.records import Record, record_from_event
 from honed.errors import ValidationError
 from honed.learn_models.learn_model import LearnModel
-from honed.ports import Disposition, GroupMark, IncomingEvent, Ingested, Rejected, Store
+from honed.ports import (
+    Disposition,
+    FilePosition,
+    GroupMark,
+    IncomingEvent,
+    Ingested,
+    Rejected,
+    Store,
+)
 from honed.sink.closing import GroupCloser
 
 _RECORD_TYPES: Final = {cls: str(cls.__struct_config__.tag) for cls in get_args(Record)}
@@ -91,8 +99,12 @@ class Sink:
             refused_groups=self._closer.num_refused,
         )
 
-    async def ingest(self, lines: Sequence[bytes]) -> Ingested:
+    async def ingest(
+        self, lines: Sequence[bytes], *, position: FilePosition | None = None
+    ) -> Ingested:
         """Validate and store events, one JSON object a line; returns after the commit.
+
+        A file's `position` is committed with the events that were read from it.
 
         Raises:
             StoreError: nothing of the batch was acknowledged; send it again.
@@ -100,7 +112,7 @@ class Sink:
         now_ms = self._now_ms()
         events, rejected = self._read(lines, now_ms)
         ends_group, self._ends_group = self._ends_group, False
-        dispositions = await self._store.append(events) if events else []
+        dispositions = await self._store.append(events, position=position)
         if "conflict" in dispositions:
             rejected = sorted(rejected + _conflicts(lines, events, rejected, dispositions))
         self._num_rejected += len(rejected)

@@ -12,7 +12,7 @@ from honed.domain.events import parse_event
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record, record_from_event
 from honed.errors import NotFoundError, StoreError, ValidationError
-from honed.ports import EpisodeFilter, EpisodeRow, OpenGroup, StoreStats
+from honed.ports import EpisodeFilter, EpisodeRow, FilePosition, OpenGroup, StoreStats
 from honed.stores import tables as t
 
 _outcome = msgspec.json.Decoder(Outcome)
@@ -171,6 +171,14 @@ async def stats(db: AsyncConnection, *, queue_depth: int) -> StoreStats:
         open_groups=open_count or 0,
         queue_depth=queue_depth,
     )
+
+
+async def file_position(db: AsyncConnection, path: str) -> FilePosition | None:
+    """How far a followed file has been read."""
+    found = (
+        await db.execute(select(t.file_positions).where(t.file_positions.c.path == path))
+    ).first()
+    return FilePosition(*found) if found else None
 
 
 async def has_records(db: AsyncConnection) -> bool:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import AsyncAdaptedQueuePool, Connection, event
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, delete, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -27,6 +27,7 @@ from honed.ports import (
     Disposition,
     EpisodeFilter,
     EpisodeRow,
+    FilePosition,
     IncomingEvent,
     OpenGroup,
     StoreStats,
@@ -35,6 +36,7 @@ from honed.stores import episodes as episode_writes
 from honed.stores import reads, runs
 from honed.stores.files import BUSY_TIMEOUT_S, Place, open_first, parse_url
 from honed.stores.migrations import migrate
+from honed.stores.tables import file_positions
 from honed.stores.writer import Writer
 from honed.triggers.context import TriggerContext
 
@@ -102,21 +104,33 @@ class SqlStore:
 
     # ------------------------------------------------------------ records and groups
 
-    async def append(self, events: Sequence[IncomingEvent]) -> list[Disposition]:
+    async def append(
+        self, events: Sequence[IncomingEvent], *, position: FilePosition | None = None
+    ) -> list[Disposition]:
         """Commit events, with those of other callers; what became of each.
 
-        Waits while the queue is full.
+        Waits while the queue is full. A `position` is committed with the events, in one transaction.
 
         Raises:
             StoreError: not all were committed; it is safe to append them again.
         """
-        if not events:
+        if not events and position is None:
             return []
-        written = await self._writer.append(events)
+        written = await self._writer.append(events, position=position)
         if written.found_closed:
             async with self._write() as db:
                 await episode_writes.settle_late_outcomes(db)
         return written.dispositions
+
+    async def file_position(self, path: str) -> FilePosition | None:
+        """How far a file has been read; None for one that never was."""
+        async with self._read() as db:
+            return await reads.file_position(db, path)
+
+    async def forget_file(self, path: str) -> None:
+        """Forget the position of a file that is gone."""
+        async with self._write() as db:
+            await db.execute(delete(file_positions).where(file_positions.c.path == path))
 
     async def open_groups(
         self, *, settled_before_ms: int, idle_before_ms: int, now_ms: int, limit: int = 100

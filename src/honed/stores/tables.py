@@ -214,6 +214,17 @@ applied = Table(
     Index("applied_scenario", "scenario", "id"),
 )
 
+file_positions = Table(
+    "file_positions",
+    metadata,
+    Column("path", Text, primary_key=True, nullable=False),
+    Column("inode", Integer, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""How far each followed file has been read; written with the events that were read from it."""
+
 totals = Table(
     "totals",
     metadata,

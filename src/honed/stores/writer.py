@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from honed import log
 from honed.errors import StoreError
-from honed.ports import Disposition, IncomingEvent
+from honed.ports import Disposition, FilePosition, IncomingEvent
 from honed.stores.batch import Written, write_batch
 
 TURN_MAX_S: Final = 60.0
@@ -28,6 +28,7 @@ class _Append(NamedTuple):
     """Events of one caller, committed together."""
 
     events: Sequence[IncomingEvent]
+    position: FilePosition | None
     size_bytes: int
     done: asyncio.Future[Written]
 
@@ -95,12 +96,18 @@ class Writer:
         self._waiting.put(_End())
         await asyncio.to_thread(self._thread.join, 2 * TURN_MAX_S)
 
-    async def append(self, events: Sequence[IncomingEvent]) -> Written:
+    async def append(
+        self, events: Sequence[IncomingEvent], *, position: FilePosition | None = None
+    ) -> Written:
         """Queue events, at most a commit's worth at a time, and wait for their commits.
+
+        Those that come with a file's position are committed at once with it, however many they are.
 
         Raises:
             StoreError: not all were committed.
         """
+        if position is not None:
+            return await (await self._enqueue(events, position))
         parts = [
             await self._enqueue(events[start : start + self._batch_max])
             for start in range(0, len(events), self._batch_max)
@@ -133,7 +140,9 @@ class Writer:
         finally:
             turn.over.set()
 
-    async def _enqueue(self, events: Sequence[IncomingEvent]) -> asyncio.Future[Written]:
+    async def _enqueue(
+        self, events: Sequence[IncomingEvent], position: FilePosition | None = None
+    ) -> asyncio.Future[Written]:
         size = sum(len(event.body) for event in events)
         while self._is_full(len(events), size):
             room: asyncio.Future[None] = self._loop.create_future()
@@ -144,7 +153,7 @@ class Writer:
         done: asyncio.Future[Written] = self._loop.create_future()
         self._num_rows += len(events)
         self._num_bytes += size
-        self._waiting.put(_Append(events, size, done))
+        self._waiting.put(_Append(events, position, size, done))
         return done
 
     def _is_full(self, rows: int, size: int) -> bool:
@@ -246,7 +255,11 @@ class Writer:
         self, db: sqlite3.Connection, batch: list[_Append]
     ) -> list[tuple[_Append, _Result]]:
         try:
-            written = _transact(db, [event for append in batch for event in append.events])
+            written = _transact(
+                db,
+                [event for append in batch for event in append.events],
+                [append.position for append in batch if append.position is not None],
+            )
         except (
             Exception
         ) as failure:  # one caller's fault must end neither the thread nor the others
@@ -271,10 +284,14 @@ def _grant(turn: _Turn) -> None:
         turn.granted.set_result(None)
 
 
-def _transact(db: sqlite3.Connection, events: list[IncomingEvent]) -> Written:
+def _transact(
+    db: sqlite3.Connection, events: list[IncomingEvent], positions: list[FilePosition]
+) -> Written:
     db.execute("BEGIN IMMEDIATE")
     try:
         written = write_batch(db, events)
+        if positions:
+            db.executemany("INSERT OR REPLACE INTO file_positions VALUES (?, ?, ?, ?)", positions)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:  # SQLite rolls back by itself when the disk is full

@@ -1,96 +1,17 @@
-"""What each room promises: the Protocols that daemon, loop and rooms know each other by.
+"""The store: records, groups, episodes, runs, models."""
 
-Data flows down this page: a source hands lines to the sink, the sink to the store, the loop asks the store for
-facts, the training sets for data, the processor for a model, the gate for a verdict, the applier for service.
-"""
-
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
 from honed.domain.episode import Episode
-from honed.domain.job import EpisodeScore, Progress, TrainSettings
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
-from honed.domain.trained_model import GateResult, Selection, TrainedModel
+from honed.domain.trained_model import GateResult, TrainedModel
+from honed.ports.intake import Disposition, FilePosition, IncomingEvent
 from honed.triggers.context import TriggerContext
-
-# ---------------------------------------------------------------- intake
-
-Disposition = Literal["stored", "duplicate", "conflict"]
-"""What became of an event: stored now, stored before, or refused (its id is known with other content)."""
-
-
-class GroupMark(NamedTuple):
-    """The group of one learn model that an event belongs to."""
-
-    learn_model: str
-    key: str
-    closes: bool
-    """Whether the event ends the group."""
-
-
-class IncomingEvent(NamedTuple):
-    """One validated event on its way into the store; the columns of the hot table."""
-
-    event_id: str | None
-    digest: bytes
-    """16 bytes, keyed, over the line as the client sent it."""
-    type: str
-    task_id: str | None
-    group_id: str | None
-    session_id: str | None
-    receipt_id: str | None
-    worker_id: int | None
-    received_ms: int
-    body: bytes
-    """The line as it is kept, JSON."""
-    groups: tuple[GroupMark, ...]
-
-
-class Rejected(NamedTuple):
-    """A line that was not stored, and why."""
-
-    position: int
-    """Which line of the batch that was handed in, from 0."""
-    code: Literal["invalid", "conflict"]
-    message: str
-    path: str
-
-
-class Ingested(NamedTuple):
-    """What became of a batch of lines; told after the commit."""
-
-    stored: int
-    duplicates: int
-    rejected: tuple[Rejected, ...]
-
-
-class DataSink(Protocol):
-    """The one intake that all sources share."""
-
-    async def ingest(self, lines: Sequence[bytes]) -> Ingested:
-        """Validate and store events, one JSON object a line; returns after the commit.
-
-        Waits while the store's queue is full. A malformed line is rejected alone; the others are stored.
-
-        Raises:
-            StoreError: nothing of the batch was acknowledged; send it again.
-        """
-
-
-class EventSource(Protocol):
-    """Something that events come from."""
-
-    def open(self) -> AbstractAsyncContextManager[None]:
-        """Accept events while the context is open; closing drains what was accepted."""
-
-
-# ---------------------------------------------------------------- store
 
 
 class OpenGroup(NamedTuple):
@@ -163,8 +84,19 @@ class StoreStats(Struct, frozen=True, kw_only=True):
 class Store(Protocol):
     """Where records, episodes, runs and models live. Every method is one transaction."""
 
-    async def append(self, events: Sequence[IncomingEvent]) -> list[Disposition]:
-        """Commit events with those of other callers and say what became of each; waits while the queue is full."""
+    async def append(
+        self, events: Sequence[IncomingEvent], *, position: FilePosition | None = None
+    ) -> list[Disposition]:
+        """Commit events with those of other callers and say what became of each; waits while the queue is full.
+
+        A `position` is committed in the same transaction as the events.
+        """
+
+    async def file_position(self, path: str) -> FilePosition | None:
+        """How far a file has been read; None for one that never was."""
+
+    async def forget_file(self, path: str) -> None:
+        """Forget the position of a file that is gone."""
 
     async def open_groups(
         self, *, settled_before_ms: int, idle_before_ms: int, now_ms: int, limit: int = 100
@@ -271,111 +203,3 @@ class Store(Protocol):
 
     async def has_records(self) -> bool:
         """Whether any event was ever stored; cheap."""
-
-
-# ---------------------------------------------------------------- learning
-
-
-class HeldOut(Struct, frozen=True, kw_only=True):
-    """One held-out episode, as the gate needs it; line n of the held-out file."""
-
-    episode_id: str
-    group: str
-    is_success: bool
-
-
-class TrainingSet(Struct, frozen=True, kw_only=True):
-    """The files of one run and what is in them."""
-
-    data_path: Path
-    held_out_path: Path
-    episode_ids: tuple[str, ...]
-    held_out: tuple[HeldOut, ...]
-    data_digest: str
-    num_rows: int
-    episode_count: int
-    """Episodes that existed when the data were read."""
-    left_out: dict[str, int]
-    """Reason to number of episodes that were not used."""
-
-
-class TrainingSets(Protocol):
-    """Which episodes a run learns from."""
-
-    async def build(self, folder: Path, *, selection: Selection = "successes") -> TrainingSet:
-        """Write the training and the held-out file into `folder`.
-
-        Raises:
-            EmptyDataError: nothing can teach; the message counts the reasons.
-        """
-
-
-class TrainRequest(Struct, frozen=True, kw_only=True):
-    """What the loop asks of the processor."""
-
-    run_id: str
-    model_id: str
-    scenario: str
-    learn_model: str
-    base_model: str
-    settings: TrainSettings
-    training_set: TrainingSet
-    incumbent: TrainedModel | None
-    """Scored against; None is the bare base."""
-    parent_id: str | None
-    selection: Selection = "successes"
-
-
-class Trained(NamedTuple):
-    """What a run gives: the published model and the scores of the held-out episodes, in their order."""
-
-    model: TrainedModel
-    scores: tuple[EpisodeScore, ...]
-
-
-OnProgress = Callable[[Progress], None]
-
-
-class Processor(Protocol):
-    """Turns a training set into a published adapter, in a process of its own."""
-
-    async def train(self, request: TrainRequest, *, on_progress: OnProgress) -> Trained:
-        """Train, export, score and publish; cancelling the task ends the worker's process group.
-
-        Raises:
-            TrainingError: the run failed; nothing was published.
-        """
-
-
-class Gate(Protocol):
-    """Decides whether a candidate is better than the incumbent."""
-
-    def judge(
-        self,
-        held_out: Sequence[HeldOut],
-        scores: Sequence[EpisodeScore],
-        *,
-        incumbent_id: str | None,
-        now_ms: int,
-    ) -> GateResult:
-        """The verdict on paired scores of the same held-out episodes."""
-
-
-class Applier(Protocol):
-    """Puts a model into service and can take it out."""
-
-    async def apply(self, model: TrainedModel | None, *, previous: TrainedModel | None) -> None:
-        """Serve the model (None: the bare base) instead of `previous`.
-
-        True afterwards: requests are answered by it, proved by a probe. Serving what is served already is nothing.
-
-        Raises:
-            ApplyError: `previous` still serves.
-        """
-
-    async def current(self) -> str | None:
-        """Id of the adapter in service; None for the bare base.
-
-        Raises:
-            ApplyError: the server does not answer.
-        """

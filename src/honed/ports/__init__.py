@@ -1,0 +1,61 @@
+"""What each room promises: the Protocols that daemon, loop and rooms know each other by.
+
+Data flows down this page: a source hands lines to the sink, the sink to the store, the loop asks the store for
+facts, the training sets for data, the processor for a model, the gate for a verdict, the applier for service.
+"""
+
+from honed.ports.intake import (
+    DataSink,
+    Disposition,
+    EventSource,
+    FilePosition,
+    GroupMark,
+    IncomingEvent,
+    Ingested,
+    Rejected,
+)
+from honed.ports.learning import (
+    Applier,
+    Gate,
+    HeldOut,
+    OnProgress,
+    Processor,
+    Trained,
+    TrainingSet,
+    TrainingSets,
+    TrainRequest,
+)
+from honed.ports.store import (
+    Closing,
+    EpisodeFilter,
+    EpisodeRow,
+    OpenGroup,
+    Store,
+    StoreStats,
+)
+
+__all__ = [
+    "Applier",
+    "Closing",
+    "DataSink",
+    "Disposition",
+    "EpisodeFilter",
+    "EpisodeRow",
+    "EventSource",
+    "FilePosition",
+    "Gate",
+    "GroupMark",
+    "HeldOut",
+    "IncomingEvent",
+    "Ingested",
+    "OnProgress",
+    "OpenGroup",
+    "Processor",
+    "Rejected",
+    "Store",
+    "StoreStats",
+    "TrainRequest",
+    "Trained",
+    "TrainingSet",
+    "TrainingSets",
+]

@@ -1,0 +1,115 @@
+"""From stored episodes to a model in service: data, training, verdict, service."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from honed.domain.job import EpisodeScore, Progress, TrainSettings
+from honed.domain.trained_model import GateResult, Selection, TrainedModel
+
+
+class HeldOut(Struct, frozen=True, kw_only=True):
+    """One held-out episode, as the gate needs it; line n of the held-out file."""
+
+    episode_id: str
+    group: str
+    is_success: bool
+
+
+class TrainingSet(Struct, frozen=True, kw_only=True):
+    """The files of one run and what is in them."""
+
+    data_path: Path
+    held_out_path: Path
+    episode_ids: tuple[str, ...]
+    held_out: tuple[HeldOut, ...]
+    data_digest: str
+    num_rows: int
+    episode_count: int
+    """Episodes that existed when the data were read."""
+    left_out: dict[str, int]
+    """Reason to number of episodes that were not used."""
+
+
+class TrainingSets(Protocol):
+    """Which episodes a run learns from."""
+
+    async def build(self, folder: Path, *, selection: Selection = "successes") -> TrainingSet:
+        """Write the training and the held-out file into `folder`.
+
+        Raises:
+            EmptyDataError: nothing can teach; the message counts the reasons.
+        """
+
+
+class TrainRequest(Struct, frozen=True, kw_only=True):
+    """What the loop asks of the processor."""
+
+    run_id: str
+    model_id: str
+    scenario: str
+    learn_model: str
+    base_model: str
+    settings: TrainSettings
+    training_set: TrainingSet
+    incumbent: TrainedModel | None
+    """Scored against; None is the bare base."""
+    parent_id: str | None
+    selection: Selection = "successes"
+
+
+class Trained(NamedTuple):
+    """What a run gives: the published model and the scores of the held-out episodes, in their order."""
+
+    model: TrainedModel
+    scores: tuple[EpisodeScore, ...]
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Processor(Protocol):
+    """Turns a training set into a published adapter, in a process of its own."""
+
+    async def train(self, request: TrainRequest, *, on_progress: OnProgress) -> Trained:
+        """Train, export, score and publish; cancelling the task ends the worker's process group.
+
+        Raises:
+            TrainingError: the run failed; nothing was published.
+        """
+
+
+class Gate(Protocol):
+    """Decides whether a candidate is better than the incumbent."""
+
+    def judge(
+        self,
+        held_out: Sequence[HeldOut],
+        scores: Sequence[EpisodeScore],
+        *,
+        incumbent_id: str | None,
+        now_ms: int,
+    ) -> GateResult:
+        """The verdict on paired scores of the same held-out episodes."""
+
+
+class Applier(Protocol):
+    """Puts a model into service and can take it out."""
+
+    async def apply(self, model: TrainedModel | None, *, previous: TrainedModel | None) -> None:
+        """Serve the model (None: the bare base) instead of `previous`.
+
+        True afterwards: requests are answered by it, proved by a probe. Serving what is served already is nothing.
+
+        Raises:
+            ApplyError: `previous` still serves.
+        """
+
+    async def current(self) -> str | None:
+        """Id of the adapter in service; None for the bare base.
+
+        Raises:
+            ApplyError: the server does not answer.
+        """
