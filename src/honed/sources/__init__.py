@@ -1,6 +1,7 @@
 """Where events come from; all sources share one sink."""
 
+from honed.sources.files import FileSource
 from honed.sources.http import HttpSource
 from honed.sources.socket import SocketSource
 
-__all__ = ["HttpSource", "SocketSource"]
+__all__ = ["FileSource", "HttpSource", "SocketSource"]
