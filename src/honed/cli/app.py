@@ -4,7 +4,7 @@ import typer
 
 import honed
 from honed import log
-from honed.cli import config, data, doctor, learning, setup, state
+from honed.cli import config, data, demo, doctor, init, learning, state
 
 app = typer.Typer(
     name="honed",
@@ -36,9 +36,10 @@ def _process(name: str, text: str) -> None:
 _process("run", "The learning daemon.")
 _process("serve", "The gateway: one stable OpenAI-compatible address in front of llama-server.")
 _process("up", "Daemon and gateway together.")
-setup.add_to(app)
+init.add_to(app)
 doctor.add_to(app)
 config.add_to(app)
+demo.add_to(app)
 state.add_to(app)
 learning.add_to(app)
 data.add_to(app)

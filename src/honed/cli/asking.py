@@ -18,6 +18,7 @@ from honed.stores import SqlStore, open_store
 T = TypeVar("T")
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
 EXIT_CONFIG = 78
 

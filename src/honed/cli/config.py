@@ -41,7 +41,7 @@ def show(
         leave(error, EXIT_CONFIG)
     if as_json:
         shown = {row.key: row if sources else row.value for row in rows}
-        print_json({"file": file, "settings": shown, "places": places(found)})
+        print_json({"file": file and str(file), "settings": shown, "places": places(found)})
         return
     # one line each, never wrapped: what is shown is searched and copied
     typer.echo(f"file  {file or 'none'}\n")

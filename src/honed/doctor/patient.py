@@ -19,6 +19,7 @@ from honed.domain.job import ExamineJob, ExamineResult
 from honed.errors import ControlError
 from honed.listen import is_listening
 from honed.machine import gpus, memory, model
+from honed.machine.proposals import KNOWN
 from honed.processors import run_job
 
 T = TypeVar("T")
@@ -96,7 +97,10 @@ class Patient:
 
     def _shape(self) -> model.Shape | None:
         folder = self.base_folder()
-        return model.shape(folder, model.read_config(folder)) if folder else None
+        if folder is not None:
+            return model.shape(folder, model.read_config(folder))
+        named = self._config.base_model if self._config else None
+        return next((each.shape for each in KNOWN if each.name == named), None)
 
     def _examine(self) -> ExamineResult | None:
         """What the worker finds; None where the training stack is not installed."""
@@ -125,10 +129,13 @@ def _ask(socket: Path, path: str) -> dict[str, Any] | None:
         with httpx.Client(
             transport=httpx.HTTPTransport(verify=False, uds=str(socket)), timeout=_ASK_LIMIT_S
         ) as client:
-            response = client.get(f"http://honed{path}")
+            response = client.get(f"http://honed{path}").raise_for_status()
         return msgspec.json.decode(response.content, type=dict[str, Any])
+    except httpx.HTTPStatusError as error:
+        fault = f"answers with {error.response.status_code}"
     except (httpx.HTTPError, msgspec.DecodeError) as error:
-        raise ControlError(
-            f"somebody listens on {socket}, but does not answer: {error!r}",
-            advice="look at its log; end it with SIGTERM and start it again",
-        ) from error
+        fault = f"does not answer: {type(error).__name__}"
+    raise ControlError(
+        f"somebody listens on {socket}, but {fault}",
+        advice="look at its log; end it with SIGTERM and start it again",
+    )

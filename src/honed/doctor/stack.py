@@ -48,14 +48,16 @@ def _numbers(text: str) -> tuple[int, ...]:
 def accelerator(patient: Patient) -> Found:
     """What torch and the driver see, in agreement with `train.device`."""
     cards = patient.gpus()
-    examined = patient.examined()
     config = patient.maybe_config
     device = config.train.device if config else "auto"
     parts = [*_driver(cards)]
+    if device == "cpu":
+        return together([*parts, _on_cpu(patient)])
+    examined = patient.examined()
     if examined is None:
         return together([*parts, ok("torch is not installed and was not asked")])
     for each in examined.devices:
-        if each.problem and device != "cpu":
+        if each.problem:
             parts.append(
                 fail(
                     f"torch cannot compute on {each.name}: {each.problem}",
@@ -97,12 +99,15 @@ def _without_device(patient: Patient, cards: Gpus, device: str, build: str) -> I
             f"there is a GPU, but torch ({build}) does not use it",
             "install the CUDA build of torch that the driver supports",
         )
+    yield _on_cpu(patient)
+
+
+def _on_cpu(patient: Patient) -> Found:
     cores = len(os.sched_getaffinity(0))
     shape = patient.shape()
     if shape is not None and shape.num_parameters >= _LARGE:
-        yield warn(
+        return warn(
             f"a model of {shape.num_parameters / 1e9:.1f} billion parameters is trained on {cores} cores",
             "a run takes hours or days: choose a smaller base model, or a machine with a GPU",
         )
-    else:
-        yield ok(f"no GPU in use, training on {cores} CPU cores")
+    return ok(f"training on {cores} CPU cores, without a GPU")
