@@ -4,7 +4,7 @@ import typer
 
 import honed
 from honed import log
-from honed.cli import config, data, demo, doctor, init, learning, state
+from honed.cli import config, data, demo, doctor, init, learning, service, state
 
 app = typer.Typer(
     name="honed",
@@ -36,6 +36,7 @@ def _process(name: str, text: str) -> None:
 _process("run", "The learning daemon.")
 _process("serve", "The gateway: one stable OpenAI-compatible address in front of llama-server.")
 _process("up", "Daemon and gateway together.")
+service.add_to(app)
 init.add_to(app)
 doctor.add_to(app)
 config.add_to(app)
