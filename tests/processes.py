@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import httpx
 
 from honed.listen import is_listening
 
+ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
 
 
@@ -28,16 +29,32 @@ class Honed:
         self._log = folder / "processes.log"
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, verb: str) -> subprocess.Popen[bytes]:
-        """Start `honed run` or `honed serve` and wait until it answers."""
+    def start(
+        self,
+        verb: str,
+        *,
+        before: Sequence[str] = (sys.executable, "-m", "honed"),
+        variables: Mapping[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start `honed run` or `honed serve` and wait until it answers.
+
+        Args:
+            verb: `run`, `serve` or `up`.
+            before: the command line up to the verb.
+            variables: further ones of its environment.
+            pass_fds: descriptors that it inherits; a socket among them answers before the process does.
+        """
         environment = os.environ | {"HONED__SERVE__SOCKET": str(self.serve_socket)}
         with self._log.open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "honed", verb, "--config", str(self.config)],
-                env=environment,
+                [*before, verb, "--config", str(self.config)],
+                env=environment | (variables or {}),
+                cwd=ROOT,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         self.running[verb] = child
         if verb == "up":
@@ -49,8 +66,14 @@ class Honed:
         return child
 
     def is_up(self) -> bool:
-        """Whether daemon and gateway both listen."""
-        return is_listening(self.data_dir / "feed.sock") and is_listening(self.serve_socket)
+        """Whether daemon and gateway both answer."""
+        if not (is_listening(self.data_dir / "control.sock") and is_listening(self.serve_socket)):
+            return False
+        try:
+            self.status(), self.serving()
+        except httpx.HTTPError:  # `honed up` listens for them while they are started
+            return False
+        return True
 
     def _alive(self, child: subprocess.Popen[bytes]) -> bool:
         if child.poll() is not None:

@@ -4,12 +4,13 @@ The protocol is systemd's (sd_listen_fds(3)): descriptors from 3 on, named by `L
 `LISTEN_PID`. They stay the supervisor's: their files are never unlinked here.
 """
 
+import fcntl
 import os
 import socket
 from collections.abc import Mapping, MutableMapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from honed.errors import ConfigError
 
@@ -52,6 +53,17 @@ def passed_sockets(
             _check(found[name], name, known[name])
         opened.pop_all()
     return found
+
+
+def pass_sockets(sockets: Mapping[str, socket.socket], command: list[str]) -> NoReturn:
+    """Become `command`, which is given these sockets: the supervisor's side, in a child that was just forked."""
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD, _FIRST + len(sockets)) for each in sockets.values()]
+    for target, fd in enumerate(high, start=_FIRST):
+        os.dup2(fd, target)
+        os.close(fd)
+    names = ":".join(sockets)
+    values = (str(os.getpid()), str(len(sockets)), names)
+    os.execve(command[0], command, os.environ | dict(zip(_VARIABLES, values, strict=True)))
 
 
 def _socket(fd: int, name: str) -> socket.socket:

@@ -4,7 +4,6 @@ This and `daemon` are the only modules that name implementations. It outlives th
 restarts and upgrades interrupt no request. No training stack is loaded here, nor typer or rich.
 """
 
-import errno
 import os
 import socket
 from collections.abc import Callable
@@ -20,18 +19,19 @@ from honed import log, process
 from honed.activation import passed_unix
 from honed.config import Config
 from honed.domain.serving import Registration
-from honed.errors import ApplyError, ConfigError, SourceError, TrainingError
+from honed.errors import ApplyError, ConfigError, TrainingError
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
 from honed.gateway.relay import Relay
-from honed.gateway.upstream import Address, fetch
-from honed.listen import claim_unix_path, serving
+from honed.gateway.upstream import Address, UpstreamError, fetch
+from honed.listen import claim_unix_path, listen_on, serving
 from honed.notify import Supervisor
 from honed.process import Surroundings, only_one
 from honed.processors.base_model import ensure_gguf
 
 _KEEP_ALIVE_S: Final = 75
-_BACKLOG: Final = 2048
+_FAREWELL_S: Final = 0.5
+"""Longer than a busy client leaves a connection idle."""
 _STATUS_EVERY_S: Final = 5.0
 _SOCKETS: Final = {"http": (socket.AF_INET, socket.AF_INET6), "serve": (socket.AF_UNIX,)}
 """What a supervisor may pass."""
@@ -72,17 +72,23 @@ async def serve(
         if control is None:
             control = claim_unix_path(config.serve_socket)
             rooms.callback(config.serve_socket.unlink, missing_ok=True)
-        listener = around.sockets.get("http") or listen_on(section.host, section.port)
+        passed = around.sockets.get("http")
+        host = passed.getsockname()[0] if passed else section.host
+        listener = passed or listen_on(host, section.port)
         rooms.callback(listener.close)
         gateway.address = address_of(listener)
         await rooms.enter_async_context(gateway.open())
         await rooms.enter_async_context(serving(control_app(gateway), control, drain_s=1))
-        relay = Relay(
-            gateway.lanes, max_body=section.max_body, host=section.host, default=config.scenario
-        )
+        relay = Relay(gateway.lanes, max_body=section.max_body, host=host, default=config.scenario)
         drain_s = section.drain_timeout.total_seconds()
         await rooms.enter_async_context(
-            serving(relay, listener, drain_s=drain_s, keep_alive_s=_KEEP_ALIVE_S)
+            serving(
+                relay,
+                listener,
+                drain_s=drain_s,
+                keep_alive_s=_KEEP_ALIVE_S,
+                farewell_s=_FAREWELL_S,
+            )
         )
         logger = log.get(address=gateway.address)
         logger.info(log.GATEWAY_STARTED, pid=os.getpid(), control=str(config.serve_socket))
@@ -101,8 +107,10 @@ async def serve(
 
 
 async def _answers(address: str) -> None:
-    """Ask for the gateway's health as a client would; raises UpstreamError when nobody answers."""
-    await fetch(Address.parse(address), "GET", "/health")
+    """Ask for the gateway's health over its own address; raises UpstreamError when it does not answer."""
+    status, _ = await fetch(Address.parse(address), "GET", "/health")
+    if status >= 500:  # below: it answers, and may not like the name that `fetch` calls it by
+        raise UpstreamError(f"{address}/health answered with {status}")
 
 
 async def _tell_status(gateway: Gateway, supervisor: Supervisor) -> None:
@@ -136,28 +144,6 @@ async def _base_gguf(config: Config) -> Path:
         return path
     assert config.base_model is not None
     return await ensure_gguf(config.base_model, config.llama_dir)
-
-
-def listen_on(host: str, port: int) -> socket.socket:
-    """A listening TCP socket; port 0 takes a free one.
-
-    Raises:
-        ConfigError: another process listens there.
-        SourceError: the address cannot be used, or is not one of this machine (yet).
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"another process listens on {host}:{port}",
-                advice="stop it, or choose another serve.port; 0 takes a free one",
-            ) from error
-        raise SourceError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def address_of(listener: socket.socket) -> str:

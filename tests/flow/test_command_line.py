@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from honed.client import HonedClient, RejectedError
 from honed.config import load_config
+from tests.incidents import attempt, events
 from tests.processes import honed
 
 EXCERPT = Path(__file__).parents[1] / "data" / "tau-airline-excerpt.jsonl"
@@ -136,19 +137,49 @@ def test_up_runs_both_and_ends_both(tmp_path: Path, tiny_base: Path) -> None:
 def test_up_starts_a_killed_daemon_again_and_keeps_the_gateway(
     tmp_path: Path, tiny_base: Path
 ) -> None:
-    """One crash does not take the other process along."""
+    """One crash does not take the other process along; what is said meanwhile is heard by the next daemon."""
     settings = f'scenario = "tiny"\nbase_model = "{tiny_base}"\n[serve]\nport = 0\nthreads = 1'
     with honed(tmp_path, settings) as both:
         both.start("up")
-        time.sleep(11)  # a child that dies sooner is taken for one that cannot run
         gateway = both.serving()["address"]
-        daemon = both.status()["pid"]
-        os.kill(daemon, signal.SIGKILL)
-        both.until(lambda: not both.is_up(), "the daemon is gone")
-        both.until(both.is_up, "a daemon listens again", limit_s=20)
-        assert both.status()["pid"] != daemon
+        for number in range(2):  # also one that has not lived for long
+            daemon = both.status()["pid"]
+            os.kill(daemon, signal.SIGKILL)
+            with HonedClient(both.data_dir / "feed.sock") as client:
+                client.send(*events(number, *attempt(number)))
+            assert both.status()["pid"] != daemon
+        assert both.status()["records"] == sum(len(events(n, *attempt(n))) for n in range(2))
         assert both.serving()["address"] == gateway
         assert both.stop("up") == 0, both.log_tail()
+        ends = [line for line in both.log_tail().splitlines() if ".stopped" in line]
+        assert "gateway.stopped" in ends[-2]
+        assert "daemon.stopped" in ends[-1]
+
+
+def test_up_keeps_the_address_while_the_gateway_is_away(tmp_path: Path, tiny_gguf: Path) -> None:
+    """A request that comes after kill -9 of the gateway waits and is answered by the next one."""
+    settings = f'scenario = "tiny"\n[serve]\nport = 0\nthreads = 1\nbase_model_path = "{tiny_gguf}"'
+    with honed(tmp_path, settings) as both:
+        both.start("up")
+        address = both.serving()["address"]
+        [gateway] = [pid for pid in both.children("up") if pid != both.status()["pid"]]
+        os.kill(gateway, signal.SIGKILL)
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+        answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert both.serving()["address"] == address
+        assert gateway not in both.children("up")
+
+
+def test_up_ends_when_one_of_both_cannot_run(tmp_path: Path) -> None:
+    """A wrong config is told, not tried again for ever; nothing is left behind."""
+    missing = tmp_path / "none.gguf"
+    settings = f'scenario = "tiny"\n[serve]\nport = 0\nbase_model_path = "{missing}"'
+    with honed(tmp_path, settings) as both:
+        done = _honed(tmp_path, "up", "--config", str(both.config))
+    assert done.returncode == 78, done.stderr
+    assert f"base_model_path {missing} does not exist" in done.stderr
+    assert not list(tmp_path.rglob("*.sock"))
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, scenario: dict[str, str]) -> None:
