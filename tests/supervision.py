@@ -8,6 +8,7 @@ alone), `writer` (the store's thread) or `accept` (the gateway's answers).
 
 import argparse
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -96,8 +97,10 @@ def listening_unix(path: Path) -> Iterator[socket.socket]:
 
 
 def _exec_with(fds: list[int], names: str, command: list[str]) -> None:
-    aside = [os.dup(fd) for fd in fds]  # what stands at 3 and up may be one of them
-    for target, fd in enumerate((os.dup2(fd, 100 + i) for i, fd in enumerate(aside)), 3):
+    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]  # out of the way of 3 and up
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    for target, fd in enumerate(aside, 3):
         os.dup2(fd, target, inheritable=True)
     os.environ |= {
         "LISTEN_FDS": str(len(fds)),
