@@ -19,8 +19,8 @@ def daemon(patient: Patient) -> Found:
         if lock.exists() and _is_locked(lock):
             return warn(
                 f"one holds {lock}, but nobody listens on {config.control_socket}",
-                "it starts, stops or hangs: wait, then look at its log; or RUNTIME_DIRECTORY differs "
-                "between it and this command",
+                "it starts, stops or hangs: wait, then look at its log; or it was started with "
+                "another runtime_dir than this config says",
             )
         return ok("not running (`honed up` or `honed run`)")
     return together(_troubles(answer, config.scenario))
