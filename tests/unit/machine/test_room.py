@@ -59,6 +59,7 @@ def test_the_proposal_grows_with_the_machine() -> None:
     """The largest that fits; never one whose licence needs a remark; without room the smallest."""
     assert _best(2) == "Qwen/Qwen3-0.6B"
     assert _best(500) == "Qwen/Qwen3-0.6B"  # without a GPU larger ones train for days
+    assert _best(8, card_gib=16) == "Qwen/Qwen3-0.6B"  # the one with a remark would fit
     assert _best(8, card_gib=24) == "Qwen/Qwen3-1.7B"
     assert _best(8, card_gib=141) == "Qwen/Qwen3-8B"
 
