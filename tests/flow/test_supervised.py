@@ -108,6 +108,8 @@ def test_what_hangs_is_not_fed_and_says_where_it_hangs(
             ):
                 client.send(_event(0))
         hung.until(lambda: not _is_fed(notify), "the watchdog goes hungry", limit_s=10)
+        if part in ("loop", "writer"):
+            assert _health(hung, "daemon", "--timeout", "1") == 1
         child.send_signal(signal.SIGABRT)
         assert child.wait(10) == -signal.SIGABRT
         del hung.running[verb]
@@ -120,6 +122,27 @@ def test_what_hangs_is_not_fed_and_says_where_it_hangs(
         said = (tmp_path / "h/processes.log").read_text()
         assert words[part] in said
         assert "Fatal Python error: Aborted" in said
+
+
+def _health(process: Honed, *arguments: str) -> int:
+    """Exit status of `honed health`."""
+    command = [sys.executable, "-m", "honed", "health", *arguments, "--config", str(process.config)]
+    environment = os.environ | {"HONED__SERVE__SOCKET": str(process.serve_socket)}
+    return subprocess.run(command, env=environment, capture_output=True, timeout=30).returncode
+
+
+def test_health_is_a_command_for_probes(tmp_path: Path, tiny_gguf: Path) -> None:
+    """3 while nobody listens, 0 once it answers, 1 for a gateway that has no model in service yet."""
+    nothing = gateway(tmp_path / "none.gguf").replace("base_model_path", "# base_model_path")
+    with honed(tmp_path / "1", nothing) as empty, honed(tmp_path / "2", DAEMON) as daemon:
+        assert _health(empty, "gateway") == _health(daemon, "daemon") == 3
+        empty.start("serve")
+        daemon.start("run")
+        assert _health(empty, "gateway") == _health(daemon, "daemon") == 0
+        assert _health(empty, "gateway", "--serving") == 1
+    with honed(tmp_path / "3", gateway(tiny_gguf)) as served:
+        served.start("serve")
+        served.until(lambda: _health(served, "gateway", "--serving") == 0, "the model is served")
 
 
 def _is_fed(notify: NotifySocket) -> bool:

@@ -1,4 +1,4 @@
-"""What a person types. `run`, `serve` and `up` start without typer and rich; everything else is in `app`.
+"""What a person types. `run`, `serve`, `up` and `health` start without typer and rich; everything else is in `app`.
 
 Exit status: 0 done; 1 it failed, the reason is on stderr; 2 wrong usage; 3 the daemon or gateway does not run;
 78 the config cannot be used; 128 + signal when a process was forced to end.
@@ -22,6 +22,10 @@ def main() -> None:
             from honed.cli.up import main as up
 
             sys.exit(up(sys.argv[2:]))
+        case ["health"]:
+            from honed.cli.health import main as health
+
+            sys.exit(health(sys.argv[2:]))
         case _:
             from honed.cli.app import app
 

@@ -36,6 +36,7 @@ def _process(name: str, text: str) -> None:
 _process("run", "The learning daemon.")
 _process("serve", "The gateway: one stable OpenAI-compatible address in front of llama-server.")
 _process("up", "Daemon and gateway together.")
+_process("health", "Whether the daemon or the gateway answers, for probes.")
 service.add_to(app)
 init.add_to(app)
 doctor.add_to(app)
