@@ -6,6 +6,9 @@ lines (`application/x-ndjson`).
 comes after the commit: what was accepted is on disk. Good events are kept beside bad ones; 422 only
 when none is good. Every error body is `{"code", "message", "advice"}`.
 
+`POST /v1/traces` takes OpenTelemetry's traces (OTLP/HTTP, protobuf or JSON), where it is switched on:
+GenAI spans become events (`otlp.mapping`), all others are counted and passed over.
+
 A browser on this machine reaches every local port for any page that asks. So the content type must
 be one that a page cannot send unasked, and the Host must be a name of this machine.
 """
@@ -14,20 +17,22 @@ import hmac
 import ipaddress
 import socket
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from honed import log
-from honed.errors import HonedError, SourceError, StoreError
+from honed.errors import HonedError, SourceError, StoreError, ValidationError
 from honed.listen import serving
 from honed.ports import DataSink
+from honed.sources import otlp
 
 EVENTS_MAX: Final = 10_000
 """Events in one request."""
@@ -39,7 +44,9 @@ _RETRY_AFTER_S: Final = 1
 _SLICE: Final = 1_000
 _DRAIN_S: Final = 5.0
 _JSON: Final = "application/json"
-_TYPES: Final = (_JSON, "application/x-ndjson", "application/jsonl")
+_PROTOBUF: Final = "application/x-protobuf"
+_EVENT_TYPES: Final = (_JSON, "application/x-ndjson", "application/jsonl")
+_TRACE_TYPES: Final = (_PROTOBUF, _JSON)
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -63,6 +70,7 @@ class HttpSource:
         sink: where the events go.
         line_max: bytes of one event at most.
         token: what requests must carry as `Authorization: Bearer TOKEN`; None asks for none.
+        takes_traces: whether OpenTelemetry's traces are taken as well.
 
     Raises:
         SourceError: the listener is reachable from other machines and there is no token.
@@ -75,6 +83,7 @@ class HttpSource:
         *,
         line_max: int,
         token: str | None = None,
+        takes_traces: bool = False,
     ) -> None:
         host = listener.getsockname()[0]
         self._is_local = ipaddress.ip_address(host).is_loopback
@@ -87,40 +96,79 @@ class HttpSource:
         self._sink = sink
         self._line_max = line_max
         self._token = token.encode() if token else None
+        self._takes_traces = takes_traces
         self._num_waiting = 0
         self.num_turned_away = 0
         """Requests that were one too many, since the process started."""
+        self.num_without_content = 0
+        """Spans of model calls that came without their messages."""
+        self.num_unreadable = 0
+        """Spans that could not be mapped, or whose events were refused."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Accept events while the context is open; closing waits for the requests in progress."""
-        app = Starlette(routes=[Route("/events", self._events, methods=["POST"])])
+        routes = [Route("/events", self._guarded(self._events), methods=["POST"])]
+        if self._takes_traces:
+            routes.append(Route("/v1/traces", self._guarded(self._traces), methods=["POST"]))
+        app = Starlette(routes=routes)
         address = "{}:{}".format(*self._listener.getsockname()[:2])
         async with serving(app, self._listener, drain_s=_DRAIN_S):
             log.get().info(log.SOURCE_OPENED, address=address)
             yield
         log.get().info(log.SOURCE_CLOSED, address=address)
 
-    async def _events(self, request: Request) -> Response:
-        try:
-            return await self._answer(request)
-        except _RefusedError as error:
-            said = {"code": error.code, "message": str(error), "advice": error.advice}
-            headers = {"retry-after": str(_RETRY_AFTER_S)} if error.status in (429, 503) else {}
-            return _response(error.status, said, headers)
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+    def _guarded(
+        self, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint with its bound on waiting requests, refusals in one form."""
 
-    async def _answer(self, request: Request) -> Response:
-        kind = self._checked(request)
-        if self._num_waiting >= AT_A_TIME:
-            self.num_turned_away += 1
-            raise _RefusedError(429, "QUEUE_FULL", f"{AT_A_TIME} requests wait for their commit")
-        self._num_waiting += 1
+        async def endpoint(request: Request) -> Response:
+            try:
+                self._check_sender(request)
+                if self._num_waiting >= AT_A_TIME:
+                    self.num_turned_away += 1
+                    message = f"{AT_A_TIME} requests wait for their commit"
+                    raise _RefusedError(429, "QUEUE_FULL", message)
+                self._num_waiting += 1
+                try:
+                    return await answer(request)
+                finally:
+                    self._num_waiting -= 1
+            except _RefusedError as error:
+                said = {"code": error.code, "message": str(error), "advice": error.advice}
+                headers = {"retry-after": str(_RETRY_AFTER_S)}
+                return _response(error.status, said, headers if error.status in (429, 503) else {})
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+
+        return endpoint
+
+    async def _events(self, request: Request) -> Response:
+        kind = _kind(request, _EVENT_TYPES)
+        return await self._ingest(split_events(await _body(request), kind))
+
+    async def _traces(self, request: Request) -> Response:
+        kind = _kind(request, _TRACE_TYPES)
+        body = await _body(request)
+        read = otlp.read_protobuf if kind == _PROTOBUF else otlp.read_json
         try:
-            return await self._ingest(split_events(await _body(request), kind))
-        finally:
-            self._num_waiting -= 1
+            # An export may hold thousands of spans, and the daemon's loop has events to commit.
+            mapped = await to_thread.run_sync(lambda: otlp.events_of(read(body)))
+        except ValidationError as error:
+            raise _RefusedError(400, "INVALID_INPUT", str(error)) from error
+        self.num_without_content += mapped.num_without_content
+        refused = mapped.faults
+        for start in range(0, len(mapped.lines), _SLICE):
+            try:
+                done = await self._sink.ingest(mapped.lines[start : start + _SLICE])
+            except StoreError as error:
+                raise _RefusedError(503, "STORE", str(error), advice=error.advice) from error
+            refused += [rejected.message for rejected in done.rejected]
+        if refused:
+            self.num_unreadable += len(refused)
+            log.get().warning(log.LINE_REJECTED, count=len(refused), first=refused[0])
+        return _exported(kind, len(refused), refused[0] if refused else "")
 
     async def _ingest(self, events: list[bytes]) -> Response:
         accepted = duplicates = 0
@@ -153,14 +201,7 @@ class HttpSource:
             )
         return _response(200, said)
 
-    def _checked(self, request: Request) -> str:
-        """The content type of a request that may send events."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in _TYPES:
-            found = kind or "none"
-            raise _RefusedError(
-                415, "INVALID_INPUT", f"content type {found}: expected one of {', '.join(_TYPES)}"
-            )
+    def _check_sender(self, request: Request) -> None:
         if self._is_local and request.url.hostname not in _LOCAL_NAMES:
             raise _RefusedError(
                 403, "FORBIDDEN", f"host {request.url.hostname} is not this machine"
@@ -171,7 +212,15 @@ class HttpSource:
                 raise _RefusedError(401, "UNAUTHORIZED", "expected Authorization: Bearer TOKEN")
             if not hmac.compare_digest(told.strip().encode(), self._token):
                 raise _RefusedError(403, "FORBIDDEN", "the token is another one")
-        return kind
+
+
+def _kind(request: Request, expected: Sequence[str]) -> str:
+    """The content type, which must be one of those expected."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in expected:
+        message = f"content type {kind or 'none'}: expected one of {', '.join(expected)}"
+        raise _RefusedError(415, "INVALID_INPUT", message)
+    return kind
 
 
 async def _body(request: Request) -> bytes:
@@ -215,6 +264,14 @@ def split_events(body: bytes, kind: str) -> list[bytes]:
 
 def _rejection(index: int, code: str, message: str, path: str) -> dict[str, Any]:
     return {"index": index, "code": code, "path": path, "message": message}
+
+
+def _exported(kind: str, num_rejected: int, message: str) -> Response:
+    """OTLP's answer: what it could not use it says, and is not sent again."""
+    if kind == _JSON:
+        partial = {"rejectedSpans": str(num_rejected), "errorMessage": message}
+        return _response(200, {"partialSuccess": partial} if num_rejected else {})
+    return Response(otlp.partial_success(num_rejected, message), 200, media_type=_PROTOBUF)
 
 
 def _response(status: int, said: Any, headers: dict[str, str] | None = None) -> Response:
