@@ -60,7 +60,26 @@ def gateway(patient: Patient) -> Found:
             f"{where}, does not know {patient.config.scenario}",
             "start the daemon of the scenario: it registers it",
         )
-    return ok(f"{where}, {lane.get('state')}, serves {lane.get('model_id') or 'the base model'}")
+    return together([ok(where), *lane_findings(lane)])
+
+
+def lane_findings(lane: dict[str, Any]) -> Iterator[Found]:
+    """What the gateway says of one scenario; a former version says less."""
+    yield ok(f"{lane.get('state')}, serves {lane.get('model_id') or 'the base model'}")
+    if problem := lane.get("base_problem"):
+        yield fail(
+            f"what is served is not the model that is trained on: {problem}",
+            "name the GGUF of the same checkpoint in serve.base_model_path, or leave the key out",
+        )
+    elif lane.get("is_compared"):
+        yield ok("agrees with the base model that is trained on")
+    elif lane.get("is_serving") and "is_compared" in lane:
+        yield warn(
+            "not compared with the base model that is trained on",
+            "set base_model to the folder of the GGUF's checkpoint, and start daemon and gateway again",
+        )
+    if error := lane.get("error"):
+        yield warn(str(error), "see llama/*.log in data_dir; the gateway tries again by itself")
 
 
 def _is_locked(path: Path) -> bool:

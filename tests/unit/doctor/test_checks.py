@@ -16,7 +16,7 @@ import pytest
 
 from honed.config import Config, load_config
 from honed.doctor import base, clock, folders, processes, room, server, settings, stack, store
-from honed.doctor.finding import Found
+from honed.doctor.finding import Found, together
 from honed.doctor.patient import Patient
 from honed.errors import HonedError, ServerStartError
 from honed.listen import claim_unix_path
@@ -371,6 +371,24 @@ def test_an_address_that_another_program_has_fails(patient: Make) -> None:
         port = other.getsockname()[1]
         _is(processes.gateway(patient(serve={"port": port})), "fail", f"127.0.0.1:{port}")
     _is(processes.gateway(patient(serve={"port": port})), "ok", "not running")
+
+
+@pytest.mark.parametrize(
+    ("lane", "status", "words"),
+    [
+        ({}, "ok", "serves the base model"),
+        ({"is_serving": True, "is_compared": True}, "ok", "agrees with the base model"),
+        ({"is_serving": True, "is_compared": False}, "warn", "not compared"),
+        ({"base_problem": "another vocabulary"}, "fail", "another vocabulary"),
+        ({"is_compared": True, "error": "it died"}, "warn", "it died"),
+    ],
+)
+def test_the_gateway_tells_whether_it_serves_the_right_base(
+    lane: dict[str, Any], status: str, words: str
+) -> None:
+    """As far as its version knows."""
+    found = together(processes.lane_findings({"state": "active", "model_id": None} | lane))
+    _is(found, status, "active", words)
 
 
 def test_the_clock_is_looked_at() -> None:
