@@ -31,7 +31,7 @@ def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise SourceError(
             f"socket path {path} has {len(os.fsencode(path))} bytes; Linux allows {UNIX_PATH_MAX}",
-            advice="choose a shorter data_dir",
+            advice="choose a shorter data_dir, or set runtime_dir",
         )
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
