@@ -191,7 +191,7 @@ def _asked(machine: _Machine, wanted: _Wanted) -> _Wanted:
         scenario,
         wanted.base_model or _ask_model(machine),
         wanted.llama_server or _ask_server(machine),
-        wanted.apply or ApplyMode(_ask("Adapters that pass the gate go live", "auto", ApplyMode)),
+        wanted.apply or ApplyMode(_ask("Adapters go live: auto, manual", "auto", ApplyMode)),
         wanted.data_dir or _ask_place(scenario),
     )
 

@@ -1,5 +1,6 @@
 """The data folder and the sockets: there, ours, writable, on a disk that can hold a database."""
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -24,12 +25,15 @@ def data_folder(patient: Patient) -> Found:
         return _to_be_made(folder)
     if not folder.is_dir():
         return fail(f"{folder} is not a folder", "move it away, or choose another data_dir")
-    return together([*_rights(folder), *_disk(folder, patient), ok(f"{folder}, ours alone")])
+    faults = [*_rights(folder)]
+    if os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+        faults += _disk(folder, patient)
+    return together(faults or [ok(f"{folder}, ours alone")])
 
 
 def _to_be_made(folder: Path) -> Found:
     near = next(parent for parent in folder.parents if parent.exists())
-    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+    if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK, effective_ids=True):
         return fail(
             f"{folder} does not exist, and {near} cannot be written",
             f"make it and give it to this user: mkdir -p {folder}, chown; or choose another data_dir",
@@ -58,8 +62,9 @@ def _rights(folder: Path) -> Iterator[Found]:
             "check owner, mode, quota, and whether the disk is mounted read-only",
         )
     secret = folder / "secret.key"
-    if secret.exists() and secret.stat().st_mode & 0o077:
-        yield warn(f"{secret} is open to others", f"chmod 600 {secret}")
+    with contextlib.suppress(OSError):  # not there, or the folder is closed to us, which is told
+        if secret.stat().st_mode & 0o077:
+            yield warn(f"{secret} is open to others", f"chmod 600 {secret}")
 
 
 def _disk(folder: Path, patient: Patient) -> Iterator[Found]:

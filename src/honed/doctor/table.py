@@ -1,5 +1,6 @@
 """The checks, in the order of the report, and how they are run."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ class _Looking:
             self._found = self.check.look(patient)
         except HonedError as error:
             self._found = fail(str(error), error.advice or "see the message")
+        except PermissionError as error:
+            self._found = fail(
+                f"user {os.geteuid()} may not look at {error.filename}",
+                "run honed and its commands as the user that owns data_dir",
+            )
         except Exception as error:  # a check that breaks must not hide the others
             self._found = fail(
                 f"the check itself failed: {type(error).__name__}: {error}",

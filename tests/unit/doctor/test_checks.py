@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from honed.config import Config, load_config
 from honed.doctor import base, clock, folders, processes, room, server, settings, stack, store
 from honed.doctor.finding import Found, together
 from honed.doctor.patient import Patient
+from honed.doctor.table import Check, examine
 from honed.errors import HonedError, ServerStartError
 from honed.listen import claim_unix_path
 from honed.stores import open_store
@@ -125,9 +127,29 @@ def test_a_file_in_the_place_of_the_data_folder_fails(patient: Make, tmp_path: P
     _is(folders.data_folder(patient()), "fail", "is not a folder")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_a_folder_of_another_user_fails() -> None:
+    """It is told whose it is, and every check that may not look says so."""
+    with tempfile.TemporaryDirectory() as made:  # pytest's own are closed to other users
+        folder = Path(made)
+        folder.chmod(0o755)
+        found = Patient(_config(folder))
+        (folder / "d").mkdir(mode=0o700)
+        os.seteuid(65534)
+        try:
+            words = ("cannot be written", "belongs to user 0")
+            _is(folders.data_folder(found), "fail", *words)
+            checks = (Check("store", store.store), Check("daemon", processes.daemon))
+            told = list(examine(found.config, checks))
+        finally:
+            os.seteuid(0)
+    assert [each.status for each in told] == ["fail", "fail"]
+    assert "user 65534 may not look at" in told[0].found
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_fails(patient: Make, tmp_path: Path) -> None:
-    """There already, or yet to be made."""
+    """Mounted read-only, or closed to us."""
     (tmp_path / "d").chmod(0o500)
     _is(folders.data_folder(patient()), "fail", "cannot be written")
 
