@@ -55,8 +55,8 @@ def make_tiny_base(folder: Path, *, seed: int = 0, vocab_size: int = 512) -> Pat
     from transformers import set_seed
     from transformers.utils import logging
 
+    from honed.worker.examples import Example
     from honed.worker.pretrain import make_model, make_tokenizer, save_base
-    from honed.worker.rows import Example
 
     logging.disable_progress_bar()
     torch.set_num_threads(1)

@@ -61,6 +61,9 @@ class TrainingMetrics(Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_tokens: int | None = None
     """Tokens that entered the loss, per epoch."""
     dropped_rows: int | None = None
+    """Conversations of which nothing entered the loss."""
+    dropped_tokens: dict[str, int] = {}
+    """The assistant's tokens that should have entered the loss and did not, by reason."""
     extra: dict[str, float] = {}
 
 

@@ -21,9 +21,10 @@ from honed.domain.job import PretrainJob, PretrainResult, Progress
 from honed.errors import EmptyDataError, TrainingError
 from honed.worker.base_model import set_threads
 from honed.worker.batches import collate
+from honed.worker.examples import Example, read_examples
 from honed.worker.files import whole_folder
 from honed.worker.reporting import Report
-from honed.worker.rows import Example, Row, read_examples, rows_of
+from honed.worker.rows import Row, rows_of
 from honed.worker.template import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
 
 HEAD_DIM = 32

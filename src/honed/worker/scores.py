@@ -18,8 +18,9 @@ from honed.worker.base_model import (
     set_threads,
 )
 from honed.worker.batches import collate
+from honed.worker.examples import read_examples
 from honed.worker.reporting import Report
-from honed.worker.rows import Row, read_examples, rows_of
+from honed.worker.rows import Row, rows_of
 
 CANDIDATE: Final = "candidate"
 INCUMBENT: Final = "incumbent"

@@ -45,9 +45,17 @@ CHAT_TEMPLATE: Final = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
-_GENERATION_MARKER = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+_GENERATION_MARKER = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 def without_generation_markers(template: str) -> str:
-    """The template as a server needs it; `{% generation %}` is known to transformers alone."""
-    return _GENERATION_MARKER.sub("", template)
+    """The template as a server needs it; `{% generation %}` is known to transformers alone.
+
+    A marker becomes a statement without effect: taken out whole, it would leave the line break
+    behind that a statement at the end of a line takes along.
+    """
+    return _GENERATION_MARKER.sub(_without_effect, template)
+
+
+def _without_effect(marker: re.Match[str]) -> str:
+    return f"{marker[1]}{'endif' if marker[2] else 'if true'}{marker[3]}"

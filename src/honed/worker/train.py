@@ -24,12 +24,14 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
+from honed.worker.examples import read_examples
 from honed.worker.export import export_adapter
 from honed.worker.files import sync_folder
 from honed.worker.fingerprint import fingerprint_of, write_fingerprint
+from honed.worker.lora_targets import check_targets
 from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.reporting import Report
-from honed.worker.rows import Row, read_examples, rows_of
+from honed.worker.rows import Prepared, prepare
 from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
 
 
@@ -53,10 +55,10 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     """
     started_at = datetime.now(UTC)
     base = _open_base(job)
-    rows, dropped = _rows(job, base)
+    data, num_without = _rows(job, base)
     output = Path(job.output_path)
     output.mkdir(parents=True, exist_ok=True)
-    metrics, num_parameters, num_trainable = _fine_tune(job, base, rows, dropped, report)
+    metrics, num_parameters, num_trainable = _fine_tune(job, base, data, num_without, report)
     report(Progress(phase="exporting"))
     export_adapter(output, base.config, base.architecture)
     adapters = {CANDIDATE: output}
@@ -70,7 +72,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
         model_family=base.architecture.gguf_name,
         num_parameters=num_parameters,
         num_trainable=num_trainable,
-        num_rows=len(rows),
+        num_rows=len(data.rows),
         device=base.device,
         threads=base.threads,
         metrics=metrics,
@@ -86,26 +88,35 @@ def _open_base(job: TrainJob) -> _Base:
     """Find the base model and refuse what could not be served, before anything expensive."""
     folder = base_folder(job.base_model)
     config, architecture = load_config(folder)
+    check_targets(config, architecture, job.settings.target_modules)
     threads = set_threads(job.settings.threads)
     device = choose_device(job.settings.device)
     return _Base(folder, config, architecture, load_tokenizer(folder), device, threads)
 
 
-def _rows(job: TrainJob, base: _Base) -> tuple[list[Row], int]:
-    """The rows to learn from, and how many conversations gave none."""
+def _rows(job: TrainJob, base: _Base) -> tuple[Prepared, int]:
+    """What there is to learn from, and how many conversations gave nothing."""
     examples = read_examples(Path(job.data_path))
-    rows = rows_of(examples, base.tokenizer, max_length=job.settings.max_length)
-    if not rows:
-        raise EmptyDataError(
-            f"none of the {len(examples)} conversations has an assistant token within "
-            f"{job.settings.max_length} tokens",
-            advice="raise train.max_length, or check what the episodes contain",
-        )
-    return rows, len(examples) - len({row.example for row in rows})
+    data = prepare(examples, base.tokenizer, max_length=job.settings.max_length)
+    if not data.rows:
+        raise _nothing_to_learn(data, len(examples), job.settings.max_length)
+    return data, len(examples) - len({row.example for row in data.rows})
+
+
+def _nothing_to_learn(data: Prepared, num_examples: int, max_length: int) -> EmptyDataError:
+    reasons = [f"{count} tokens: {reason}" for reason, count in data.dropped.most_common(3)]
+    advice = [data.advice[reason] for reason in data.dropped if reason in data.advice]
+    return EmptyDataError(
+        f"none of the {num_examples} conversations has an assistant token within {max_length} "
+        f"tokens{' (' + '; '.join(reasons) + ')' if reasons else ''}",
+        advice=advice[0]
+        if advice
+        else "raise train.max_length, or check what the episodes contain",
+    )
 
 
 def _fine_tune(
-    job: TrainJob, base: _Base, rows: list[Row], dropped: int, report: Report
+    job: TrainJob, base: _Base, data: Prepared, num_without: int, report: Report
 ) -> tuple[TrainingMetrics, int, int]:
     """Metrics, parameters of the base model, parameters that trained."""
     import msgspec
@@ -115,13 +126,17 @@ def _fine_tune(
 
     model = load_model(base.folder, base.device)
     num_parameters = model.num_parameters()
-    metrics = fine_tune(model, base.tokenizer, rows, job.settings, Path(job.output_path), report)
+    metrics = fine_tune(
+        model, base.tokenizer, data.rows, job.settings, Path(job.output_path), report
+    )
     num_trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     del model
     gc.collect()
     if base.device == "cuda":
         torch.cuda.empty_cache()
-    return msgspec.structs.replace(metrics, dropped_rows=dropped), num_parameters, num_trainable
+    dropped = dict(data.dropped)
+    metrics = msgspec.structs.replace(metrics, dropped_rows=num_without, dropped_tokens=dropped)
+    return metrics, num_parameters, num_trainable
 
 
 def _scores(

@@ -8,7 +8,8 @@ import pytest
 
 from honed.errors import TrainingError
 from honed.worker.base_model import load_tokenizer
-from honed.worker.rows import IGNORED, Example, Row, read_examples, rows_of
+from honed.worker.examples import Example, read_examples
+from honed.worker.rows import IGNORED, Row, rows_of
 
 TALK: list[dict[str, Any]] = [
     {"role": "system", "content": "You operate services."},
@@ -160,12 +161,13 @@ def test_line_that_is_no_conversation_is_named(tmp_path: Path) -> None:
 def test_parts_and_developer_are_read_as_the_server_reads_them(
     tmp_path: Path, tokenizer: Any
 ) -> None:
-    """Content in parts is joined, null is empty, `developer` is `system`."""
+    """Parts are joined by a newline, `developer` is `system`."""
     path = tmp_path / "data.jsonl"
-    parts = [{"type": "text", "text": "what is "}, {"type": "text", "text": "wrong?"}]
+    parts = [{"type": "text", "text": "what is"}, {"type": "text", "text": "wrong?"}]
     messages = [
         {"role": "developer", "content": TALK[0]["content"]},
         {"role": "user", "content": parts},
     ]
     path.write_text(json.dumps({"messages": [*messages, *TALK[2:]]}) + "\n")
-    assert rows_of(read_examples(path), tokenizer, max_length=512) == rows(TALK, tokenizer)
+    joined = [TALK[0], {"role": "user", "content": "what is\nwrong?"}, *TALK[2:]]
+    assert rows_of(read_examples(path), tokenizer, max_length=512) == rows(joined, tokenizer)

@@ -193,7 +193,8 @@ def test_score_is_the_mean_of_the_counted_tokens(
     import torch
 
     from honed.worker.base_model import load_model, load_tokenizer
-    from honed.worker.rows import IGNORED, read_examples, rows_of
+    from honed.worker.examples import read_examples
+    from honed.worker.rows import IGNORED, rows_of
     from honed.worker.scores import score
 
     job_ = ScoreJob(
