@@ -14,7 +14,7 @@ import pytest
 
 from honed.domain.fingerprint import FINGERPRINT_FILE, Fingerprint
 from honed.worker.base_model import load_tokenizer
-from honed.worker.rows import served_message
+from honed.worker.served import ServedTemplate
 from tests.tiny_models import make_tiny_adapter
 from tests.unit.worker.llama import llama_server, next_token_logprobs
 
@@ -108,12 +108,8 @@ def test_template_renders_as_the_server_does(
     """What is trained on is, to the letter, what the server asks the model."""
     body = {"messages": CONVERSATION} | ({"tools": tools} if tools else {})
     served = base_server.post("/apply-template", json=body).raise_for_status().json()["prompt"]
-    trained = load_tokenizer(tiny_base).apply_chat_template(
-        [served_message(message) for message in CONVERSATION],
-        tools=tools,
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+    template = ServedTemplate.of(load_tokenizer(tiny_base))
+    trained = template.render(CONVERSATION, tools, add_generation_prompt=True)
     assert trained == served
 
 
