@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from honed.domain.trained_model import Selection
 
-RunState = Literal["running", "done", "skipped", "failed", "cancelled"]
+RunState = Literal["running", "done", "skipped", "failed", "cancelled", "interrupted"]
+"""Cancelled: stopped by the operator. Interrupted: the daemon ended in the middle of it."""
 
 
 class Run(Struct, frozen=True, kw_only=True):

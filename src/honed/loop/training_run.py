@@ -12,7 +12,7 @@ from honed.domain.job import Progress, TrainSettings
 from honed.domain.run import Run
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection, TrainedModel
-from honed.errors import ApplyError, EmptyDataError, HonedError
+from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
 from honed.loop.in_service import Announce, InService
 from honed.ports import (
     Gate,
@@ -127,6 +127,11 @@ class TrainingRuns:
             self.now = None
         return run
 
+    async def discard(self, run: Run) -> None:
+        """Clear away what a run has left that was cut off by the end of its daemon."""
+        models = await self._store.list_models(self._scenario)
+        await self._processor.discard(run.id, registered=[model.id for model in models])
+
     async def _train(self, order: RunOrder, run: Run) -> Run:
         folder = self._runs_dir / run.id
         training_set = await self._training_sets.build(folder, selection=order.selection)
@@ -205,8 +210,14 @@ class TrainingRuns:
         if self.now is not None:
             self.now.progress = progress
         line = msgspec.json.encode(progress)
-        with (folder / "progress.jsonl").open("ab") as file:
-            file.write(line + b"\n")
+        try:
+            with (folder / "progress.jsonl").open("ab") as file:
+                file.write(line + b"\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{folder / 'progress.jsonl'} cannot be written: {error.strerror}",
+                advice="free some space there, or move data_dir",
+            ) from error
         details = msgspec.to_builtins(progress)
         del details["type"]  # of the worker's line; the event has one of its own
         self._announce(log.TRAINING_PROGRESS, {"run_id": run_id} | details)

@@ -160,8 +160,16 @@ class TriggerLoop:
         self._wake.set()
 
     async def _close_unfinished_runs(self) -> None:
-        """Runs whose daemon was killed: their worker died with it, nothing of them was published."""
+        """Runs whose daemon was killed: their worker died with it, and the trigger may fire again."""
         for run in await self._store.list_runs(self._scenario):
             if run.state == "running":
-                ended = replace(run, state="failed", message="daemon stopped", ended_at_ms=now_ms())
+                if self._runs is not None:
+                    await self._runs.discard(run)
+                ended = replace(
+                    run,
+                    state="interrupted",
+                    message="the daemon ended in the middle of it",
+                    ended_at_ms=now_ms(),
+                )
                 await self._store.end_run(ended)
+                self._log.warning(log.TRAINING_INTERRUPTED, run_id=run.id)

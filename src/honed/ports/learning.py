@@ -1,6 +1,6 @@
 """From stored episodes to a model in service: data, training, verdict, service."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -78,6 +78,14 @@ class Processor(Protocol):
 
         Raises:
             TrainingError: the run failed; nothing was published.
+        """
+
+    async def discard(self, run_id: str, *, registered: Collection[str]) -> None:
+        """Clear away what a run that was cut off has left, if anything.
+
+        Args:
+            run_id: of a run that nobody does any more.
+            registered: adapters that stay, also when they are this run's.
         """
 
 

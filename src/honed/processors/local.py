@@ -1,13 +1,17 @@
 """A training run in a worker process on this machine, its adapter published by one rename."""
 
+import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import msgspec
 
+from honed import log
 from honed.domain.job import (
     EpisodeScore,
     Job,
@@ -16,6 +20,7 @@ from honed.domain.job import (
     ScoreResult,
     TrainJob,
     TrainResult,
+    parse_job,
 )
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
@@ -71,6 +76,28 @@ class LocalProcessor:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_publish, unpublished, target)
         return Trained(_trained_model(request, target, result), result.scores)
+
+    async def discard(self, run_id: str, *, registered: Collection[str]) -> None:
+        """Remove a cut-off run's unfinished files; take back an adapter that nobody knows of.
+
+        An adapter that was published just before the end was never judged: it goes back into the
+        run's folder, as `unregistered`, so that every published folder is one that the store knows.
+        """
+        folder = self._runs_dir / run_id
+        try:
+            await anyio.to_thread.run_sync(self._take_back, folder, frozenset(registered))
+        except OSError as error:  # it is in nobody's way
+            log.get(run_id=run_id).warning(log.TRAINING_UNCLEARED, error=str(error))
+
+    def _take_back(self, folder: Path, registered: frozenset[str]) -> None:
+        unpublished = folder / "adapter"
+        if unpublished.exists():
+            shutil.rmtree(unpublished)
+        model_id = _model_of(folder / "job.json")
+        if model_id is None or model_id in registered:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            (self._adapters_dir / model_id).rename(folder / "unregistered")
 
     async def score(self, job: ScoreJob, folder: Path) -> tuple[EpisodeScore, ...]:
         """Score held-out episodes without training; line n of the held-out file is `[n]`.
@@ -135,6 +162,15 @@ def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> 
         parent_id=request.parent_id,
         metrics=result.metrics,
     )
+
+
+def _model_of(job_path: Path) -> str | None:
+    """The adapter that a training job was to make; None when that is not written there."""
+    try:
+        job = parse_job(job_path.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return job.model_id if isinstance(job, TrainJob) else None
 
 
 def _check_free(target: Path) -> None:

@@ -81,11 +81,18 @@ async def run_job(
 
 def _prepare(job: Job, folder: Path) -> tuple[Path, Path]:
     """Write the job file and clear its result; returns the paths of job and log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Path(job.result_path).unlink(missing_ok=True)
-    job_path = folder / "job.json"
-    job_path.write_bytes(msgspec.json.encode(job))
-    return job_path, folder / "worker.log"
+    job_path, log_path = folder / "job.json", folder / "worker.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(job.result_path).unlink(missing_ok=True)
+        job_path.write_bytes(msgspec.json.encode(job))
+        log_path.touch()
+    except OSError as error:
+        raise TrainingError(
+            f"the job cannot be written into {folder}: {error.strerror}",
+            advice="free some space there, or move data_dir",
+        ) from error
+    return job_path, log_path
 
 
 @contextlib.asynccontextmanager

@@ -23,8 +23,9 @@ from honed.domain.job import (
     TrainJob,
     parse_job,
 )
-from honed.errors import HonedError, TrainingError
+from honed.errors import HonedError
 from honed.worker.reporting import Report, claim_stdout, end_on_sigterm, write_result
+from honed.worker.shortage import shortage
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -74,26 +75,11 @@ def _failed_or(job: Job, report: Report) -> JobResult:
         return _do(job, report)
     except HonedError as error:
         return JobFailed(kind=type(error).__name__, message=str(error), advice=error.advice)
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+    except Exception as error:
+        failed = shortage(error)
+        if failed is None:
             raise
-        return JobFailed(
-            kind=TrainingError.__name__,
-            message=f"out of memory: {str(error).splitlines()[0] if str(error) else 'no detail'}",
-            advice="halve train.per_device_train_batch_size and double "
-            "train.gradient_accumulation_steps, or lower train.max_length",
-        )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class of its own for CUDA, and a plain RuntimeError for the CPU's allocator."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )
+        return failed
 
 
 def _do(job: Job, report: Report) -> JobResult:

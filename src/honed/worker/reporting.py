@@ -50,7 +50,8 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C on a terminal is the parent's to handle
     parent = os.environ.get(PARENT_PID)
-    end_with_parent(signal.SIGTERM, parent=int(parent) if parent else None)
+    # SIGKILL: a worker that hangs in a library's code would never come round to our handler.
+    end_with_parent(signal.SIGKILL, parent=int(parent) if parent else None)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
 """A real store in a real file, and parts of the loop that are quick: an applier and a processor without processes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class Training:
         self.may_end.set()
         self.fault: TrainingError | None = None
         self.requests: list[TrainRequest] = []
+        self.discarded: list[str] = []
+
+    async def discard(self, run_id: str, *, registered: Collection[str]) -> None:
+        self.discarded.append(run_id)
 
     async def train(self, request: TrainRequest, *, on_progress: OnProgress) -> Trained:
         self.requests.append(request)

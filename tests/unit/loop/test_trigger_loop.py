@@ -227,7 +227,27 @@ async def test_a_run_found_unfinished_at_start_is_closed(store: SqlStore, tmp_pa
     )
     async with _loop(store, tmp_path) as parts:
         (run,) = await parts.ended()
-    assert (run.state, run.message) == ("failed", "daemon stopped")
+        assert parts.training.discarded == ["old"]
+    assert (run.state, run.message) == ("interrupted", "the daemon ended in the middle of it")
+
+
+async def test_an_interrupted_run_is_made_up_for(store: SqlStore, tmp_path: Path) -> None:
+    """What it was to learn from still waits: the trigger fires again, without a back-off."""
+    async with _loop(store, tmp_path, trigger="never()") as parts:
+        await parts.add(1, 3)
+    await store.add_run(
+        Run(
+            id="old",
+            scenario=SCENARIO,
+            learn_model="chat",
+            state="running",
+            started_at_ms=1,
+            reason="x",
+        )
+    )
+    async with _loop(store, tmp_path) as parts:
+        new, old = await parts.ended(2)
+    assert (new.state, old.state) == ("done", "interrupted")
 
 
 async def test_stopping_the_loop_writes_down_the_cancelled_run(

@@ -1,0 +1,46 @@
+"""Failures that say nothing of the job: the machine has no more memory or no more room."""
+
+import errno
+from typing import Final
+
+from honed.domain.job import JobFailed
+from honed.errors import TrainingError
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded", "File too large")
+"""As C and Rust libraries say it, which raise errors of their own."""
+
+
+def shortage(error: Exception) -> JobFailed | None:
+    """What the operator is told of an error that comes from a shortage; None for any other."""
+    text = str(error)
+    first_line = text.splitlines()[0] if text else "no detail"
+    if _is_out_of_memory(error, text):
+        return JobFailed(
+            kind=TrainingError.__name__,
+            message=f"out of memory: {first_line}",
+            advice="halve train.per_device_train_batch_size and double "
+            "train.gradient_accumulation_steps, or lower train.max_length",
+        )
+    if _is_full(error, text):
+        return JobFailed(
+            kind=TrainingError.__name__,
+            message=f"the disk is full: {first_line}",
+            advice="free some space where data_dir is, or move data_dir; the next run starts afresh",
+        )
+    return None
+
+
+def _is_out_of_memory(error: Exception, text: str) -> bool:
+    """torch has a class of its own for CUDA, and a plain RuntimeError for the CPU's allocator."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def _is_full(error: Exception, text: str) -> bool:
+    is_told = isinstance(error, OSError) and error.errno in _FULL
+    return is_told or any(each in text for each in _FULL_TEXTS)
