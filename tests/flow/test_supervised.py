@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -221,6 +222,25 @@ def test_events_wait_in_the_passed_socket_while_the_daemon_restarts(tmp_path: Pa
         assert failed == []
         assert daemon.stop("run") == 0
     check_all_stored(daemon.data_dir / "honed.db", acked)
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-socket-activate"), reason="needs systemd-socket-activate"
+)
+def test_systemds_own_tool_starts_the_daemon_with_its_first_event(tmp_path: Path) -> None:
+    """The event that started it is answered; its socket is left where it is."""
+    with honed(tmp_path / "h", DAEMON) as daemon:
+        path = daemon.data_dir / "feed.sock"
+        path.parent.mkdir()
+        tool = ["systemd-socket-activate", "-l", str(path), "--fdname=feed"]
+        passed_on = [
+            f"--setenv={name}" for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ
+        ]
+        daemon.start("run", before=[*tool, *passed_on, sys.executable, "-m", "honed"])
+        with HonedClient(path, timeout_s=30) as client:
+            assert client.send(_event(1)).stored == 1
+        assert daemon.stop("run") == 0
+        assert path.is_socket()
 
 
 def test_requests_wait_in_the_passed_socket_while_the_gateway_restarts(
