@@ -20,7 +20,7 @@ import httpx
 
 from honed.lifeline import descendants
 from tests.incidents import attempt
-from tests.processes import Honed
+from tests.processes import Honed, is_alive
 
 KINDS: Final = ("daemon", "gateway", "worker", "llama-server")
 MARK: Final = "HONED_CHAOS"
@@ -33,6 +33,8 @@ class Kill(NamedTuple):
 
     kind: str
     at_s: float
+    gone_s: float
+    """When the kernel had taken it down, its sockets included: it takes connections until then."""
     pid: int
 
 
@@ -150,7 +152,8 @@ class Chaos:
         """Whether a process that requests pass through was killed while this one was open."""
         return any(
             kill.kind in ("gateway", "llama-server")
-            and failure.began_s <= kill.at_s <= failure.ended_s
+            and failure.began_s <= kill.gone_s
+            and kill.at_s <= failure.ended_s
             for kill in self.kills
         )
 
@@ -162,7 +165,9 @@ class Chaos:
         with contextlib.suppress(ProcessLookupError):
             at_s = time.monotonic()
             os.kill(pid, signal.SIGKILL)
-            self.kills.append(Kill(kind, at_s, pid))
+            while is_alive(pid):
+                time.sleep(0.001)
+            self.kills.append(Kill(kind, at_s, time.monotonic(), pid))
 
     def _pids(self, kind: str) -> list[int]:
         both = self.loop.children("up")

@@ -152,14 +152,14 @@ class FeedSender:
 
     async def _write_lines(self, writer: asyncio.StreamWriter) -> None:
         for line in list(self._window):
-            writer.write(line + b"\n")
+            _write(writer, line)
         while True:
             await writer.drain()
             while len(self._window) >= _WINDOW or self._window_bytes >= _WINDOW_BYTES:
                 self._has_room = anyio.Event()
                 await self._has_room.wait()
             await self._fill()
-            writer.write(self._window[-1] + b"\n")
+            _write(writer, self._window[-1])
 
     async def _read_replies(self, reader: asyncio.StreamReader) -> None:
         refused: set[int] = set()
@@ -188,6 +188,13 @@ class FeedSender:
                 self._captured.sent += 1
             self._first += 1
         self._has_room.set()
+
+
+def _write(writer: asyncio.StreamWriter, line: bytes) -> None:
+    try:
+        writer.write(line + b"\n")
+    except RuntimeError as error:  # so uvloop, where asyncio drops the bytes in silence
+        raise FeedLostError(f"the connection is closed: {error}") from error
 
 
 async def _event(call: Call) -> bytes:

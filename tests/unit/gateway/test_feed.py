@@ -1,6 +1,7 @@
 """Captured calls reach the daemon's feed once it is there, and are kept until it has them."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from honed.domain.events import LlmCallEvent, parse_event
 from honed.gateway.capture import Call, Captured, uuid7
-from honed.gateway.feed import FeedSender
+from honed.gateway.feed import FeedLostError, FeedSender, _write
 from honed.gateway.request import Labels
 
 pytestmark = pytest.mark.anyio
@@ -227,3 +228,15 @@ async def test_call_that_cannot_be_told_is_skipped(tmp_path: Path) -> None:
         with anyio.fail_after(10):
             await captured.wait_empty()
     assert (captured.sent, captured.skipped) == (1, 1)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+async def test_daemon_that_dies_under_a_write_is_a_lost_feed() -> None:
+    """uvloop says it with a RuntimeError of its own; it must not end the gateway."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _, writer = await asyncio.open_unix_connection(sock=ours)
+        writer.transport.abort()
+        await asyncio.sleep(0.01)
+        with pytest.raises(FeedLostError, match="closed"):
+            _write(writer, b"{}")
