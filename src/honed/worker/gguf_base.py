@@ -1,7 +1,6 @@
 """A base model in Hugging Face's format to GGUF.
 
-Tensors are streamed one by one, so memory stays at one tensor. The chat template loses its `{%
-generation %}` markers.
+Tensors are streamed one by one, so memory stays at one tensor.
 """
 
 import hashlib
@@ -12,29 +11,27 @@ from typing import Any, Final, Literal, NamedTuple
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType as Quantization
 
 from honed.domain.job import ExportBaseJob, ExportBaseResult
 from honed.errors import TrainingError
-from honed.worker.architectures import Architecture
+from honed.worker.architectures import HAND_CONVERSION, Architecture, Array
+from honed.worker.base_facts import write_facts
 from honed.worker.base_model import base_folder, load_config, load_tokenizer
 from honed.worker.files import whole_file
-from honed.worker.template import without_generation_markers
+from honed.worker.gguf_tokenizer import llama_cpp_name, write_tokenizer
+from honed.worker.rope import rope_tensors
 
-OutType = Literal["f32", "f16"]
+OutType = Literal["f32", "f16", "bf16", "q8_0"]
 
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-PRE_TOKENIZERS: Final = {None: "gpt-2", _QWEN2: "qwen2"}
-"""Regex of the tokenizer's Split (None: ByteLevel's own) to llama.cpp's name. A wrong name is
-silent and ruins text.
-"""
-
-_CONVERT = (
-    "convert the model with llama.cpp's convert_hf_to_gguf.py "
-    "and name the file as serve.base_model_path"
-)
+_FORMATS: Final = {
+    "f32": (gguf.LlamaFileType.ALL_F32, Quantization.F32),
+    "f16": (gguf.LlamaFileType.MOSTLY_F16, Quantization.F16),
+    "bf16": (gguf.LlamaFileType.MOSTLY_BF16, Quantization.BF16),
+    "q8_0": (gguf.LlamaFileType.MOSTLY_Q8_0, Quantization.Q8_0),
+}
+_ALWAYS_F32: Final = (".shortconv.conv.weight",)
+"""llama.cpp reads these as float32, whatever the rest is."""
 
 
 def export_base(job: ExportBaseJob) -> ExportBaseResult:
@@ -46,6 +43,14 @@ def export_base(job: ExportBaseJob) -> ExportBaseResult:
     folder = base_folder(job.base_model)
     output = Path(job.output_path)
     architecture = write_base(folder, output, outtype=job.outtype)
+    if job.facts_path is not None:
+        write_facts(
+            Path(job.facts_path),
+            folder,
+            output,
+            architecture=architecture.gguf_name,
+            quantisation=job.outtype.upper(),
+        )
     with output.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ExportBaseResult(
@@ -56,136 +61,115 @@ def export_base(job: ExportBaseJob) -> ExportBaseResult:
 def write_base(folder: Path, output: Path, *, outtype: OutType = "f32") -> Architecture:
     """Write the model in `folder` as the GGUF file `output`; whole or not at all."""
     config, architecture = load_config(folder)
+    tokenizer = load_tokenizer(folder)
+    file_type, quantization = _FORMATS[outtype]
+    plan = list(_plan(folder, config, architecture, quantization))
     with whole_file(output) as aside:
         writer = gguf.GGUFWriter(aside, architecture.gguf_name)
         writer.add_type(gguf.GGUFType.MODEL)
-        # llama.cpp matches names such as "phi3" to guess at vocabularies: keep it neutral.
-        writer.add_name("base")
-        writer.add_file_type(
-            gguf.LlamaFileType.ALL_F32 if outtype == "f32" else gguf.LlamaFileType.MOSTLY_F16
-        )
+        writer.add_name(llama_cpp_name(tokenizer))
+        writer.add_file_type(file_type)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         architecture.write_metadata(writer, config)
-        _write_tokenizer(writer, folder, config.vocab_size)
-        _write_tensors(writer, list(_plan(folder, config, architecture, outtype)))
+        write_tokenizer(writer, tokenizer, config.vocab_size, folder)
+        _write_tensors(writer, plan, config, architecture)
         writer.close()
     return architecture
 
 
 class _Planned(NamedTuple):
-    """One tensor of the output, and where it is read."""
+    """One tensor of the output, and where its values come from."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: type[np.float32 | np.float16]
-    source: Path
-    source_name: str
+    quantization: Quantization
+    source: Path | Array
+    source_name: str = ""
 
 
 def _plan(
-    folder: Path, config: Any, architecture: Architecture, outtype: OutType
+    folder: Path, config: Any, architecture: Architecture, quantization: Quantization
 ) -> Iterator[_Planned]:
     from safetensors import safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise TrainingError(f"base model {folder} has no safetensors files", advice=_CONVERT)
-    for path in files:
+    for name, values in rope_tensors(config):
+        yield _Planned(name, values.shape, Quantization.F32, values)
+    for path in _weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - the file object is no mapping
-                if name == "lm_head.weight" and config.tie_word_embeddings:
+                if _is_left_out(name, config):
                     continue
                 target = architecture.tensor_name(name, config)
                 if target is None:
                     raise TrainingError(
                         f"tensor {name} of {folder} has no name in {architecture.gguf_name}'s GGUF",
-                        advice=_CONVERT,
+                        advice=HAND_CONVERSION,
                     )
-                shape = tuple(file.get_slice(name).get_shape())
-                is_matrix = len(shape) > 1  # norms and biases stay F32
-                dtype = np.float16 if outtype == "f16" and is_matrix else np.float32
-                yield _Planned(target, shape, dtype, path, name)
+                # A view without memory: the transformation tells the shape.
+                view = np.broadcast_to(np.float32(0), file.get_slice(name).get_shape())
+                shape = architecture.transform(name, view, config).shape
+                yield _Planned(target, shape, _stored_as(target, shape, quantization), path, name)
 
 
-def _write_tensors(writer: gguf.GGUFWriter, plan: list[_Planned]) -> None:
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads: some folders hold the weights a second time in another form."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        files = [folder / name for name in sorted(names)]
+    else:
+        files = [single]
+    for path in files:
+        if not path.is_file():
+            raise TrainingError(
+                f"base model {folder} has no {path.name}",
+                advice="download the model again; only safetensors files are read",
+            )
+    return files
+
+
+def _is_left_out(name: str, config: Any) -> bool:
+    """A tied head is not stored twice; old checkpoints hold a buffer that is computed."""
+    tied = name == "lm_head.weight" and config.tie_word_embeddings
+    return tied or name.endswith(".rotary_emb.inv_freq")
+
+
+def _stored_as(name: str, shape: tuple[int, ...], wanted: Quantization) -> Quantization:
+    """Norms and biases stay float32; what does not fall into blocks of 32 is not quantised."""
+    if len(shape) < 2 or name.endswith(_ALWAYS_F32):
+        return Quantization.F32
+    block_size, _ = gguf.constants.GGML_QUANT_SIZES[wanted]
+    return wanted if shape[-1] % block_size == 0 else Quantization.F16
+
+
+def _write_tensors(
+    writer: gguf.GGUFWriter, plan: list[_Planned], config: Any, architecture: Architecture
+) -> None:
     for tensor in plan:
-        size = int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(tensor.dtype), size)
+        size = int(np.prod(gguf.quant_shape_to_byte_shape(tensor.shape, tensor.quantization)))
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), size, tensor.quantization
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in plan:
-        writer.write_tensor_data(_read_tensor(tensor))
+        values = _read_tensor(tensor, config, architecture)
+        writer.write_tensor_data(gguf.quants.quantize(values, tensor.quantization))
 
 
-def _read_tensor(tensor: _Planned) -> np.ndarray[Any, Any]:
+def _read_tensor(tensor: _Planned, config: Any, architecture: Architecture) -> Array:
     import torch
     from safetensors import safe_open
 
+    if not isinstance(tensor.source, Path):
+        return tensor.source
     with safe_open(tensor.source, framework="pt") as file:
-        values = file.get_tensor(tensor.source_name).to(torch.float32).numpy()
-    if tensor.dtype is np.float16 and np.abs(values).max() > np.finfo(np.float16).max:
+        values: Array = file.get_tensor(tensor.source_name).to(torch.float32).numpy()
+    values = np.ascontiguousarray(architecture.transform(tensor.source_name, values, config))
+    if tensor.quantization is Quantization.F16 and np.abs(values).max() > np.finfo(np.float16).max:
         raise TrainingError(
-            f"tensor {tensor.source_name} holds values beyond float16", advice="export as f32"
+            f"tensor {tensor.source_name} holds values beyond float16",
+            advice="export as f32 or bf16",
         )
-    array: np.ndarray[Any, Any] = values.astype(tensor.dtype)
-    return array
-
-
-def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocab_size: int) -> None:
-    tokenizer = load_tokenizer(folder)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    if backend["model"]["type"] != "BPE":
-        raise TrainingError(
-            f"the tokenizer of {folder} is {backend['model']['type']}: expected byte-level BPE",
-            advice=_CONVERT,
-        )
-    tokens, types = _vocabulary(tokenizer, vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(backend["pre_tokenizer"], folder))
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    merges = backend["model"]["merges"]
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    if tokenizer.bos_token_id is not None:
-        writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(without_generation_markers(tokenizer.chat_template))
-
-
-def _vocabulary(tokenizer: Any, vocab_size: int) -> tuple[list[str], list[gguf.TokenType]]:
-    """Tokens in the order of their ids with their types; ids without a token are filled up."""
-    by_id = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
-    added = tokenizer.added_tokens_decoder
-    tokens, types = [], []
-    for token_id in range(vocab_size):
-        tokens.append(by_id.get(token_id, f"[PAD{token_id}]"))
-        if token_id not in by_id:
-            types.append(gguf.TokenType.UNUSED)
-        elif token_id in added:
-            special = added[token_id].special
-            types.append(gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED)
-        else:
-            types.append(gguf.TokenType.NORMAL)
-    return tokens, types
-
-
-def _pre_tokenizer(pre_tokenizer: Any, folder: Path) -> str:
-    """llama.cpp's name of a tokenizer's pre-tokenizer."""
-    steps = (
-        pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
-    )
-    match steps:
-        case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
-            return PRE_TOKENIZERS[None]
-        case [
-            {"type": "Split", "pattern": {"Regex": regex}},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ] if regex in PRE_TOKENIZERS:
-            return PRE_TOKENIZERS[regex]
-    raise TrainingError(
-        f"the pre-tokenizer of {folder} is not known to be in llama.cpp: {pre_tokenizer}",
-        advice=_CONVERT,
-    )
+    return values

@@ -19,8 +19,11 @@ from honed.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 from honed.errors import TrainingError
 from honed.worker.architectures import Architecture
 from honed.worker.files import whole_file
+from honed.worker.lora_targets import EMBEDDINGS, is_tied_embedding
 
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight\Z")
+_COPIES: Final = tuple(f".{name}.base_layer.weight" for name in EMBEDDINGS)
+"""PEFT writes a targeted embedding's own weight beside its LoRA."""
 _REFUSED: Final = {
     "use_dora": "DoRA",
     "lora_bias": "lora_bias",
@@ -83,15 +86,16 @@ def _tensors(
         sides = modules[module]
         if set(sides) != {"A", "B"}:
             raise _refused(f"with half a LoRA on {module}")
-        if config.tie_word_embeddings and module.rpartition(".")[2] in ("lm_head", "embed_tokens"):
+        if is_tied_embedding(module, config):
             raise _refused(f"on {module}, which the base model ties to its embeddings")
         name = architecture.tensor_name(f"{module}.weight", config)
         if name is None:
             raise _refused(f"on {module}, which has no name in {architecture.gguf_name}'s GGUF")
+        scale = np.float32(_scale(module, sides["A"].shape[0], settings))
         yield f"{name}.lora_a", sides["A"]
         yield (
             f"{name}.lora_b",
-            sides["B"] * np.float32(_scale(module, sides["A"].shape[0], settings)),
+            architecture.transform(f"{module}.weight", sides["B"] * scale, config),
         )
 
 
@@ -103,6 +107,8 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
     modules: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
     with safe_open(path, framework="pt") as file:
         for key in file.keys():  # noqa: SIM118 - the file object is no mapping
+            if key.endswith(_COPIES):
+                continue
             match = _KEY.match(key)
             if match is None:
                 raise _refused(f"with the tensor {key}")
