@@ -1,6 +1,9 @@
 """kill -9 of every process of the loop, again and again, under load: what is promised still holds.
 
-`CHAOS_SEED=n` chooses the moments, `CHAOS_SECONDS=n` the length of the long form.
+`CHAOS_SEED=n` chooses the moments; `CHAOS_SECONDS=n` is the length of the long form, `CHAOS_ROUNDS=n` how often it
+runs, each time with the next seed:
+
+    CHAOS_ROUNDS=20 pytest tests/faults/test_chaos.py -m long -s --timeout 900
 """
 
 import json
@@ -20,6 +23,7 @@ from tests.incidents import attempt, events
 from tests.processes import Honed, honed
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "180"))
 
 SETTINGS = """
@@ -77,34 +81,36 @@ def test_every_process_may_be_killed(
     loop: tuple[Honed, str], record_property: Callable[[str, object], None]
 ) -> None:
     """The short form: a kill every second."""
-    _survives(*loop, 12, (0.5, 1.5), record_property)
+    _survives(*loop, SEED, 12, (0.5, 1.5), record_property)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(SEED, SEED + ROUNDS))
 def test_every_process_may_be_killed_for_minutes(
-    loop: tuple[Honed, str], record_property: Callable[[str, object], None]
+    loop: tuple[Honed, str], seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     """The long form: a kill every few seconds, so that runs and swaps also come to their end."""
-    _survives(*loop, SECONDS, (1.0, 5.0), record_property)
+    _survives(*loop, seed, SECONDS, (1.0, 5.0), record_property)
 
 
 def _survives(
     loop: Honed,
     mark: str,
+    seed: int,
     seconds: float,
     every_s: tuple[float, float],
     record_property: Callable[[str, object], None],
 ) -> None:
     callers = Callers(loop.serving()["address"])
-    chaos = Chaos(loop, SEED, every_s)
+    chaos = Chaos(loop, seed, every_s)
     with swarms(loop.data_dir / "feed.sock", 2, pause_s=0.02) as feeds, callers.calling(4):
         chaos.run(seconds)
         before = callers.answers
         loop.until(lambda: _is_whole(loop), "daemon and gateway agree on what is served")
         loop.until(lambda: callers.answers > before + 8, "requests are answered again")
     summary = {
-        "seed": SEED,
+        "seed": seed,
         "kills": chaos.counts(),
         "orders": dict(chaos.orders),
         "answers": callers.answers,
