@@ -36,7 +36,7 @@ from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor, ensure_gguf
 from honed.sink import Sink
-from honed.sources import SocketSource
+from honed.sources import FileSource, HttpSource, SocketSource, chosen_sources
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets, load_or_make_secret
 
@@ -76,6 +76,7 @@ class LearningDaemon:
         self._store: SqlStore | None = None
         self._sink: Sink | None = None
         self._feed: SocketSource | None = None
+        self._others: list[HttpSource | FileSource] = []
         self._runs: TrainingRuns | None = None
         self._loop: TriggerLoop | None = None
         self._in_service: InService | None = None
@@ -125,6 +126,9 @@ class LearningDaemon:
                 listener=passed_unix(sockets.get("feed"), config.feed_socket),
             )
             await rooms.enter_async_context(source.open())
+            self._others = chosen_sources(config.events, sink, store)
+            for other in self._others:
+                await rooms.enter_async_context(other.open())
             log.get(scenario=config.scenario).info(
                 log.DAEMON_STARTED, pid=os.getpid(), feed=str(config.feed_socket)
             )
@@ -186,6 +190,7 @@ class LearningDaemon:
             "groups_without_episode": unused.without_episode,
             "refused_groups": unused.refused_groups,
             "refused_connections": self._feed.num_turned_away if self._feed else 0,
+            "sources": {source.name: source.status() for source in self._others},
             "open_groups": counts.open_groups,
             "queue_depth": counts.queue_depth,
             "unlabelled": state.episode_count - state.known_count,

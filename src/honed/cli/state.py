@@ -23,6 +23,13 @@ from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
 
 _PANEL = "Looking"
+_FAULTS = {
+    "turned_away": "requests too many",
+    "without_content": "model calls without their messages",
+    "unreadable": "spans that could not be read",
+    "rejected": "lines rejected",
+}
+"""What the counts of a source mean; its other numbers are no faults."""
 
 
 class OutcomeName(StrEnum):
@@ -85,6 +92,10 @@ def _unused(answer: dict[str, Any]) -> str:
         "groups without an episode": answer["groups_without_episode"],
         "connections too many": answer["refused_connections"],
     }
+    for source, found in answer["sources"].items():
+        counts |= {
+            f"{_FAULTS[what]} at {source}": n for what, n in found.items() if what in _FAULTS
+        }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 

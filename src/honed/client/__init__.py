@@ -23,7 +23,8 @@ spool on disk:
 """
 
 from honed.client.asynchronous import AsyncHonedClient
-from honed.client.background import BackgroundClient, Counts
+from honed.client.background import BackgroundClient
+from honed.client.counts import Counts
 from honed.client.exchange import Sent
 from honed.client.faults import (
     ConnectionLostError,

@@ -14,9 +14,10 @@ import weakref
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from honed.client import events, wire
+from honed.client.counts import Counts
 from honed.client.exchange import WINDOW_BYTES, WINDOW_LINES
 from honed.client.faults import FeedError, RefusedError, RejectedError, RejectedEvent
 from honed.client.spool import Spool, SpoolFullError
@@ -26,25 +27,6 @@ from honed.client.task import Task
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 5.0
 _KEPT_REJECTIONS: Final = 20
-
-
-class Counts(NamedTuple):
-    """What became of the events of one process, since the client was made."""
-
-    recorded: int
-    """Events that the agents handed over."""
-    sent: int
-    """Acknowledged by the daemon, what a former process had spooled included."""
-    rejected: int
-    """Refused as malformed, conflicting or too long; `BackgroundClient.rejections` says why."""
-    dropped_full: int
-    """Dropped because memory was full; where there is a spool, it was full as well."""
-    dropped_at_close: int
-    """Dropped because the client was closed and no spool took them."""
-    in_memory: int
-    """Waiting in memory."""
-    spooled_bytes: int
-    """Waiting on disk."""
 
 
 class BackgroundClient:

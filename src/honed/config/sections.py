@@ -10,7 +10,7 @@ from typing import Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from honed.config.values import Duration, Size
+from honed.config.values import Address, Duration, Size
 from honed.domain.job import Device, TrainSettings
 
 
@@ -37,6 +37,21 @@ class EventsSection(Section):
     """A group without a new record for this long is closed as it is; 0 never."""
     settle: Duration = timedelta(seconds=2)
     """How long an ended group waits for records that are still on their way."""
+    inbox: Path | None = Field(None, examples=["/var/spool/honed/airline"])
+    """Folder whose `.jsonl` files are followed as well; made when it is missing."""
+    files: tuple[Path, ...] = ()
+    """Files of event lines that other programs append to; followed, rotation and all."""
+    http: Address | None = Field(None, examples=["127.0.0.1:8001"])
+    """Where `POST /events` is answered; an address that other machines reach needs a token in the
+    environment variable HONED_HTTP_TOKEN, or as the systemd credential http-token."""
+    otlp: bool = False
+    """Whether OpenTelemetry's traces are taken there too (`POST /v1/traces`)."""
+
+    @model_validator(mode="after")
+    def _traces_come_over_http(self) -> Self:
+        if self.otlp and self.http is None:
+            raise ValueError("otlp needs events.http: traces come over HTTP")
+        return self
 
 
 class LearnSection(Section):

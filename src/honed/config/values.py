@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from honed.errors import TriggerSyntaxError
 from honed.triggers.duration import format_duration, parse_duration
@@ -84,6 +84,18 @@ Trigger = Annotated[
         }
     ),
 ]
+
+
+def check_address(value: str) -> str:
+    """`host:port` as it was given; an IPv6 address stands in brackets."""
+    host, _, port = value.rpartition(":")
+    is_number = port.isdecimal() and int(port) <= 65535
+    if not host or not is_number or (":" in host and not re.fullmatch(r"\[[0-9a-fA-F:.]+\]", host)):
+        raise ValueError(f"{value!r} is no address: expected host:port, for example 127.0.0.1:8001")
+    return value
+
+
+Address = Annotated[str, AfterValidator(check_address)]
 
 
 def plain(value: Any, *, is_size: bool = False) -> Any:

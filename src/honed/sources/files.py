@@ -16,7 +16,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -57,6 +57,8 @@ class FileSource:
         line_max: bytes of one line at most; a longer one is passed over, counted and logged.
     """
 
+    name = "files"
+
     def __init__(
         self,
         inbox: Path | None,
@@ -75,6 +77,10 @@ class FileSource:
         self._stopping = anyio.Event()
         self.num_rejected = 0
         """Lines that were malformed, in conflict or too long, since the process started."""
+
+    def status(self) -> dict[str, Any]:
+        """For `honed status`: how many files, and counts of what could not be used."""
+        return {"followed": len(self._known), "rejected": self.num_rejected}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

@@ -76,6 +76,8 @@ class HttpSource:
         SourceError: the listener is reachable from other machines and there is no token.
     """
 
+    name = "http"
+
     def __init__(
         self,
         listener: socket.socket,
@@ -105,6 +107,20 @@ class HttpSource:
         self.num_unreadable = 0
         """Spans that could not be mapped, or whose events were refused."""
 
+    @property
+    def address(self) -> str:
+        """Where it listens, `host:port`."""
+        return "{}:{}".format(*self._listener.getsockname()[:2])
+
+    def status(self) -> dict[str, Any]:
+        """For `honed status`: where, and counts of what could not be used."""
+        return {
+            "address": self.address,
+            "turned_away": self.num_turned_away,
+            "without_content": self.num_without_content,
+            "unreadable": self.num_unreadable,
+        }
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Accept events while the context is open; closing waits for the requests in progress."""
@@ -112,7 +128,7 @@ class HttpSource:
         if self._takes_traces:
             routes.append(Route("/v1/traces", self._guarded(self._traces), methods=["POST"]))
         app = Starlette(routes=routes)
-        address = "{}:{}".format(*self._listener.getsockname()[:2])
+        address = self.address
         async with serving(app, self._listener, drain_s=_DRAIN_S):
             log.get().info(log.SOURCE_OPENED, address=address)
             yield
