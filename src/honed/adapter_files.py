@@ -4,6 +4,7 @@ The worker takes the digest when an adapter is finished; whoever serves it later
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 ADAPTER_GGUF: Final = "adapter.gguf"
 ADAPTER_FILES: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_GGUF)
 """What the adapter's digest is taken over."""
+MANIFEST_FILE: Final = "manifest.json"
+"""Its lineage, written beside it."""
 
 
 def adapter_digest(folder: Path) -> str:
@@ -21,9 +24,18 @@ def adapter_digest(folder: Path) -> str:
 
 def digest_of(*paths: Path) -> str:
     """SHA-256 over the names and contents of files, independent of their order; hex."""
+    return combined_digest({path.name: file_digest(path) for path in paths})
+
+
+def combined_digest(contents: Mapping[str, str]) -> str:
+    """The same from the files' names and the digests of their contents."""
     total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name}\0{content}\n".encode())
+    for name in sorted(contents):
+        total.update(f"{name}\0{contents[name]}\n".encode())
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of one file's content, hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -34,7 +34,7 @@ from honed.loop import InService, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
 from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
-from honed.processors import LocalProcessor, ensure_gguf
+from honed.processors import BaseModel, LocalProcessor
 from honed.sink import Sink
 from honed.sources import FileSource, HttpSource, SocketSource, chosen_sources
 from honed.stores import SqlStore, open_store
@@ -69,7 +69,8 @@ class LearningDaemon:
             adapters_dir=config.adapters_dir,
             stop_grace=config.train.stop_grace,
         )
-        self._applier = applier or _applier(config)
+        self._base = _served_base(config)
+        self._applier = applier or _applier(config, self._base)
         self._gate = gate or _gate(config)
         self._events = EventStream()
         self._started_at = datetime.now(UTC)
@@ -201,6 +202,7 @@ class LearningDaemon:
             "training": _training(now) if now else None,
             "last_run": msgspec.to_builtins(runs[0]) if runs else None,
             "gateway_problem": in_service.problem,
+            "base_problem": in_service.base_problem,
             "current_model": current.id if current else None,
             "history": msgspec.to_builtins(await store.history(self.config.scenario)),
         }
@@ -302,6 +304,7 @@ class LearningDaemon:
             runs_dir=config.runs_dir,
             first_backoff_s=config.train.backoff.total_seconds(),
             announce=self._events.publish,
+            check_base=self._base.check_unchanged if self._base else None,
         )
 
     def _trigger_loop(self, store: SqlStore) -> TriggerLoop:
@@ -355,7 +358,15 @@ def _gate(config: Config) -> Gate | None:
     )
 
 
-def _applier(config: Config) -> Applier:
+def _served_base(config: Config) -> BaseModel | None:
+    """The base model that is trained on and served; None where nothing is served, or none is named."""
+    gguf = config.serve.base_model_path
+    if config.apply.kind == "none" or (config.base_model is None and gguf is None):
+        return None
+    return BaseModel(config.base_model, config.llama_dir, gguf=gguf)
+
+
+def _applier(config: Config, base: BaseModel | None) -> Applier:
     match config.apply.kind:
         case "none":
             return NoApplier()
@@ -364,10 +375,7 @@ def _applier(config: Config) -> Applier:
                 config.serve_socket,
                 scenario=config.scenario,
                 feed_socket=config.feed_socket,
-                base_gguf=config.serve.base_model_path,
-                make_base=partial(ensure_gguf, config.base_model, config.llama_dir)
-                if config.base_model
-                else None,
+                make_base=base.ensure if base else None,
             )
 
 

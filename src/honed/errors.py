@@ -14,12 +14,15 @@ The branches follow *who has to act*, because that is what `except` is for:
       LearnError             one episode cannot teach; the batch goes on
       TrainingError          the run: recorded as failed, the adapter in service stays
         EmptyDataError
+        ParityError          the base model as GGUF is not the one in Hugging Face's format
         ProcessFailedError   the worker ended without a result
       ApplyError             the server: serve the former adapter on, report
         AdapterNotFoundError
         ServerStartError
         HealthTimeoutError
         ProbeFailedError
+        BaseMismatchError
+        ForeignAdapterError
         NoPreviousModelError
       ControlError           a request to a running daemon or gateway was refused or not answered
 
@@ -100,6 +103,10 @@ class EmptyDataError(TrainingError):
     """There is nothing to learn from: no episodes, or none that can teach."""
 
 
+class ParityError(TrainingError):
+    """The base model as GGUF is not the one that is trained on; the first difference is shown."""
+
+
 class ProcessFailedError(TrainingError):
     """The worker process ended without a result."""
 
@@ -131,6 +138,14 @@ class HealthTimeoutError(ApplyError):
 
 class ProbeFailedError(ApplyError):
     """The server is healthy, but its answers are not those of the adapter it should serve."""
+
+
+class BaseMismatchError(ApplyError):
+    """What is served is not the base model that is trained on; the first difference is shown."""
+
+
+class ForeignAdapterError(ApplyError):
+    """The adapter was trained on another base model than the one that is served."""
 
 
 class NoPreviousModelError(ApplyError):

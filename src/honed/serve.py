@@ -19,7 +19,7 @@ from honed import log, process
 from honed.activation import passed_unix
 from honed.config import Config
 from honed.domain.serving import Registration
-from honed.errors import ApplyError, ConfigError, TrainingError
+from honed.errors import ApplyError, ConfigError, ParityError, TrainingError
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
 from honed.gateway.relay import Relay
@@ -27,7 +27,7 @@ from honed.gateway.upstream import Address, UpstreamError, fetch
 from honed.listen import claim_unix_path, listen_on, serving
 from honed.notify import Supervisor
 from honed.process import Surroundings, only_one
-from honed.processors.base_model import ensure_gguf
+from honed.processors.base_model import ensure_base
 
 _KEEP_ALIVE_S: Final = 75
 _FAREWELL_S: Final = 0.5
@@ -108,7 +108,8 @@ async def serve(
 
 async def _answers(address: str) -> None:
     """Ask for the gateway's health over its own address; raises UpstreamError when it does not answer."""
-    status, _ = await fetch(Address.parse(address), "GET", "/health")
+    # the watchdog's own limit comes first
+    status, _ = await fetch(Address.parse(address), "GET", "/health", timeout_s=600)
     if status >= 500:  # below: it answers, and may not like the name that `fetch` calls it by
         raise UpstreamError(f"{address}/health answered with {status}")
 
@@ -128,22 +129,27 @@ async def _serve_own_base(gateway: Gateway, config: Config) -> None:
         return
     try:
         await gateway.register(config.scenario, Registration())  # so that its state can be seen
-        path = await _base_gguf(config)
-        await gateway.use_base(config.scenario, path)
+        _see_named(config)
+        named = config.serve.base_model_path
+        base = await ensure_base(config.base_model, config.llama_dir, gguf=named)
+        await gateway.use_base(config.scenario, base.gguf, base.facts)
+    except ParityError as error:
+        # What is served already goes on; it was compared when it was put into service.
+        await gateway.refuse_base(config.scenario, str(error))
+        log.get(scenario=config.scenario).error(
+            log.BASE_FAILED, error=str(error), advice=error.advice
+        )
     except (ApplyError, TrainingError) as error:
         if all(lane.base_gguf is None for lane in gateway.lanes.values()):
             raise
         log.get(scenario=config.scenario).error(log.BASE_FAILED, error=str(error))
 
 
-async def _base_gguf(config: Config) -> Path:
-    if config.serve.base_model_path is not None:
-        path = config.serve.base_model_path.expanduser().absolute()
-        if not path.is_file():
-            raise ConfigError(f"serve.base_model_path {path} does not exist")
-        return path
-    assert config.base_model is not None
-    return await ensure_gguf(config.base_model, config.llama_dir)
+def _see_named(config: Config) -> None:
+    """See that the GGUF that the config names is there."""
+    named = config.serve.base_model_path
+    if named is not None and not named.expanduser().is_file():
+        raise ConfigError(f"serve.base_model_path {named.expanduser().absolute()} does not exist")
 
 
 def address_of(listener: socket.socket) -> str:

@@ -21,7 +21,13 @@ from honed.domain.serving import (
     SwitchOrder,
 )
 from honed.domain.trained_model import TrainedModel
-from honed.errors import AdapterNotFoundError, ApplyError, TrainingError
+from honed.errors import (
+    AdapterNotFoundError,
+    ApplyError,
+    BaseMismatchError,
+    ParityError,
+    TrainingError,
+)
 from honed.lean import without_rich
 
 with without_rich():
@@ -49,17 +55,14 @@ class LlamaServerApplier:
         *,
         scenario: str,
         feed_socket: Path,
-        base_gguf: Path | None = None,
-        make_base: Callable[[], Awaitable[Path]] | None = None,
+        make_base: Callable[[], Awaitable[tuple[Path, Path | None]]] | None = None,
         switch_timeout_s: float = _SWITCH_TIMEOUT_S,
     ) -> None:
-        """`make_base` gives the base model as GGUF when `base_gguf` does not; asked once, before registering."""
+        """`make_base` gives the base model as GGUF, and its facts; asked until it does, before registering."""
         self._serve_socket = serve_socket
-        self._make_base = make_base if base_gguf is None else None
+        self._make_base = make_base
         self._scenario = scenario
-        self._registration = Registration(
-            feed_socket=str(feed_socket), base_gguf=str(base_gguf) if base_gguf else None
-        )
+        self._registration = Registration(feed_socket=str(feed_socket))
         self._switch_timeout_s = switch_timeout_s
 
     async def apply(self, model: TrainedModel | None, *, previous: TrainedModel | None) -> None:
@@ -91,9 +94,13 @@ class LlamaServerApplier:
         """Id of the adapter that answers; None for the bare base.
 
         Raises:
+            BaseMismatchError: nothing is served, because it would not be the base model that is
+                trained on.
             ApplyError: the gateway does not answer, or nothing is served yet.
         """
         lane = await self._register()
+        if not lane.is_serving and lane.base_problem:
+            raise BaseMismatchError(f"{self._scenario}: nothing is served: {lane.base_problem}")
         if not lane.is_serving:
             raise ApplyError(
                 f"{self._scenario}: nothing is served yet, the lane is {lane.state}: {lane.error}"
@@ -121,12 +128,26 @@ class LlamaServerApplier:
     async def _register(self) -> LaneStatus:
         if self._make_base is not None:
             try:
-                base_gguf = await self._make_base()
+                gguf, facts = await self._make_base()
+            except ParityError as error:
+                raise BaseMismatchError(str(error), advice=error.advice) from error
             except TrainingError as error:
                 raise ApplyError(f"{self._scenario}: {error}", advice=error.advice) from error
-            self._registration = replace(self._registration, base_gguf=str(base_gguf))
+            self._registration = replace(
+                self._registration, base_gguf=str(gguf), base_facts=str(facts) if facts else None
+            )
             self._make_base = None
-        return await self._ask("PUT", self._path, LaneStatus, self._registration)
+        return await self._introduce()
+
+    async def _introduce(self) -> LaneStatus:
+        try:
+            return await self._ask("PUT", self._path, LaneStatus, self._registration)
+        except ApplyError as error:
+            if self._registration.base_facts is None or "`base_facts`" not in str(error):
+                raise
+            # A gateway from before facts were known; it compares nothing.
+            self._registration = replace(self._registration, base_facts=None)
+            return await self._ask("PUT", self._path, LaneStatus, self._registration)
 
     async def _ask(
         self,

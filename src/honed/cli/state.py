@@ -72,6 +72,10 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     out.print(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     if answer["gateway_problem"]:
         out.print(f"            {answer['gateway_problem']}", markup=False)
+    if answer["base_problem"]:
+        out.print("base model  not the one that is served: nothing is trained")
+        if answer["base_problem"] != answer["gateway_problem"]:
+            out.print(f"            {answer['base_problem']}", markup=False)
     out.print(f"training    {_training(answer['training'])}")
     if answer["backoff_until_ms"] and not answer["training"]:
         out.print(

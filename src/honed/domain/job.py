@@ -63,6 +63,8 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     data_digest: str = ""
     parent_id: str | None = None
     selection: Literal["successes", "blind"] = "successes"
+    base_facts_path: str | None = None
+    """Facts of the base model that is served: another one is not trained on. None: not known."""
 
 
 class ScoreJob(Struct, frozen=True, kw_only=True, tag="score", tag_field="job"):
@@ -86,6 +88,18 @@ class ExportBaseJob(Struct, frozen=True, kw_only=True, tag="export_base", tag_fi
     """The GGUF file, written aside and renamed."""
     result_path: str
     outtype: Literal["f32", "f16"] = "f32"
+    facts_path: str | None = None
+    """Where the base model's facts (`domain.base_facts`) go, once the file is there."""
+
+
+class CompareBaseJob(Struct, frozen=True, kw_only=True, tag="compare_base", tag_field="job"):
+    """Compare a GGUF file with the base model that it should be, and write down the base's facts."""
+
+    base_model: str
+    gguf_path: str
+    facts_path: str
+    """Facts that are there already save reading unchanged files again."""
+    result_path: str
 
 
 class PretrainJob(Struct, frozen=True, kw_only=True, tag="pretrain", tag_field="job"):
@@ -114,7 +128,7 @@ class ExamineJob(Struct, frozen=True, kw_only=True, tag="examine", tag_field="jo
     result_path: str
 
 
-Job = TrainJob | ScoreJob | ExportBaseJob | PretrainJob | ExamineJob
+Job = TrainJob | ScoreJob | ExportBaseJob | CompareBaseJob | PretrainJob | ExamineJob
 
 
 class Progress(
@@ -167,6 +181,13 @@ class ExportBaseResult(Struct, frozen=True, kw_only=True, tag="exported", tag_fi
     digest: str
 
 
+class CompareBaseResult(Struct, frozen=True, kw_only=True, tag="compared", tag_field="result"):
+    """A finished CompareBaseJob: they are the same model."""
+
+    quantisation: str
+    """Types of the file's matrices, the most frequent first."""
+
+
 class PretrainResult(Struct, frozen=True, kw_only=True, tag="pretrained", tag_field="result"):
     """A finished PretrainJob."""
 
@@ -209,7 +230,13 @@ class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="resu
 
 
 JobResult = (
-    TrainResult | ScoreResult | ExportBaseResult | PretrainResult | ExamineResult | JobFailed
+    TrainResult
+    | ScoreResult
+    | ExportBaseResult
+    | CompareBaseResult
+    | PretrainResult
+    | ExamineResult
+    | JobFailed
 )
 
 

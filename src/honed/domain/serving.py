@@ -15,6 +15,8 @@ from msgspec import Struct
 from honed.errors import (
     AdapterNotFoundError,
     ApplyError,
+    BaseMismatchError,
+    ForeignAdapterError,
     HealthTimeoutError,
     HonedError,
     ProbeFailedError,
@@ -43,13 +45,19 @@ class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
 
-class Registration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Registration(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A scenario introduces itself; a field left out keeps what the gateway knows."""
 
     feed_socket: str | None = None
     """Where captured calls go."""
     base_gguf: str | None = None
     """The base model as GGUF; None takes the gateway's own."""
+    base_facts: str | None = None
+    """File with the base model's facts (`domain.base_facts`), which servers are compared with.
+    None: not known, not compared.
+    """
     adapter: AdapterRef | None = None
     """What to begin with when nothing is served yet; ignored otherwise."""
 
@@ -103,6 +111,12 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """Captured calls: `queued`, `sent`, `dropped`, `refused`, `skipped`."""
     error: str | None = None
     """Why nothing is served, or why the last start failed."""
+    is_compared: bool = False
+    """Whether the server that answers was compared with its base model's facts, and agreed."""
+    base_problem: str | None = None
+    """Why what is served, or should be, is not the base model that is trained on; None when nothing
+    speaks against it.
+    """
 
 
 class Serving(Struct, frozen=True, kw_only=True):
@@ -127,6 +141,8 @@ CODES: Final[dict[str, type[HonedError]]] = {
     "SERVER_START": ServerStartError,
     "HEALTH_TIMEOUT": HealthTimeoutError,
     "PROBE_FAILED": ProbeFailedError,
+    "BASE_MISMATCH": BaseMismatchError,
+    "FOREIGN_ADAPTER": ForeignAdapterError,
     "CONFLICT": ApplyError,
 }
 """Code to error, most particular first; the same table is read in both directions."""

@@ -1,10 +1,12 @@
 """One llama-server in service, and how often it is asked whether it still lives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import anyio
 
+from honed.domain.base_facts import BaseFacts
 from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef
 from honed.gateway import probe
@@ -34,6 +36,8 @@ class Backend:
     fingerprint: Fingerprint | None
     answers: probe.Answers | None
     """What it answered to its fingerprint when it was idle; None for the bare base."""
+    facts: BaseFacts | None = None
+    """Those that it was compared with; None when none were known."""
     in_flight: int = 0
     is_heard: bool = False
     """Set by whatever comes from the server, taken back by each health check."""
@@ -44,6 +48,22 @@ class Backend:
     def model_id(self) -> str | None:
         """The adapter; None is the bare base."""
         return self.adapter.model_id if self.adapter else None
+
+    async def feel_pulse(
+        self, pulse: Pulse, *, is_in_service: Callable[[], bool], is_excused: Callable[[], bool]
+    ) -> bool:
+        """Ask for its health until it is out of service (False), or hangs (True)."""
+        misses = 0
+        while misses < pulse.misses:
+            await anyio.sleep(pulse.every_s)
+            if not is_in_service():
+                return False
+            if is_excused() or self.is_heard or await self.answers_health(pulse.timeout_s):
+                misses = 0
+            else:
+                misses += 1
+            self.is_heard = False
+        return is_in_service()
 
     async def answers_health(self, timeout_s: float) -> bool:
         """Whether it answers in time, whatever it says."""

@@ -14,6 +14,7 @@ from honed.domain.serving import Refusal, Registration, SwitchOrder, code_of
 from honed.errors import (
     AdapterNotFoundError,
     ApplyError,
+    BaseMismatchError,
     HealthTimeoutError,
     HonedError,
     NotFoundError,
@@ -76,7 +77,7 @@ def _status_of(error: HonedError) -> tuple[int, str]:
             return 422, "INVALID_INPUT"
         case NotFoundError():
             return 404, "UNKNOWN_SCENARIO"
-        case ServerStartError() | HealthTimeoutError() | ProbeFailedError():
+        case ServerStartError() | HealthTimeoutError() | ProbeFailedError() | BaseMismatchError():
             return 502, code_of(error)
         case AdapterNotFoundError() | ApplyError():
             return 409, code_of(error)

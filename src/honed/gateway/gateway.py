@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from honed import log
 from honed.config import ServeSection
+from honed.domain.base_facts import read_facts
 from honed.domain.ids import check_scenario
 from honed.domain.serving import (
     PROTOCOL,
@@ -20,7 +21,7 @@ from honed.domain.serving import (
     Switched,
     SwitchOrder,
 )
-from honed.errors import ApplyError, NotFoundError, ValidationError
+from honed.errors import ApplyError, BaseMismatchError, NotFoundError, ValidationError
 from honed.gateway.lane import Lane
 from honed.gateway.state import Remembered, read_state, write_state
 from honed.gateway.switch import switch
@@ -80,10 +81,17 @@ class Gateway:
         base_gguf = Path(registration.base_gguf) if registration.base_gguf else None
         if base_gguf is not None:
             self._check_base(lane, base_gguf)
+        base_facts = Path(registration.base_facts) if registration.base_facts else None
+        if lane is not None and (told := _another_base(lane.base_facts, base_facts)):
+            raise BaseMismatchError(
+                f"{scenario} is served from another base model than the one that registers: {told}",
+                advice="start `honed serve` and `honed run` again, so that both see the same files",
+            )
         is_new = lane is None
         lane = lane or self._add(scenario)
         before = self._registration(lane)
         lane.base_gguf = base_gguf or lane.base_gguf
+        lane.base_facts = base_facts or lane.base_facts
         if registration.feed_socket is not None:
             lane.feed_socket = Path(registration.feed_socket)
         if lane.backend is None and lane.adapter is None:
@@ -93,18 +101,32 @@ class Gateway:
             await self.remember()
         return lane.status()
 
-    async def use_base(self, scenario: str, base_gguf: Path) -> None:
+    async def use_base(
+        self, scenario: str, base_gguf: Path, base_facts: Path | None = None
+    ) -> None:
         """Serve the scenario from the base model that the operator's config names, whatever was
         remembered.
         """
         lane = self.lanes.get(scenario)
-        if lane is not None and lane.base_gguf not in (None, base_gguf):
-            log.get(scenario=scenario).warning(
-                log.BASE_CHANGED, before=str(lane.base_gguf), now=str(base_gguf)
-            )
-            await lane.rebase(base_gguf)
-            await self.remember()
-        await self.register(scenario, Registration(base_gguf=str(base_gguf)))
+        if lane is not None and lane.base_gguf is not None:
+            told = _another_base(lane.base_facts, base_facts)
+            if lane.base_gguf != base_gguf or told:
+                log.get(scenario=scenario).warning(
+                    log.BASE_CHANGED, before=str(lane.base_gguf), now=str(base_gguf), what=told
+                )
+                await lane.rebase(base_gguf, base_facts)
+                await self.remember()
+        await self.register(
+            scenario,
+            Registration(
+                base_gguf=str(base_gguf), base_facts=str(base_facts) if base_facts else None
+            ),
+        )
+
+    async def refuse_base(self, scenario: str, problem: str) -> None:
+        """Say of the scenario's lane why it has no base model to serve."""
+        await self.register(scenario, Registration())
+        self.lanes[scenario].refuse_base(problem)
 
     async def switch(self, scenario: str, order: SwitchOrder) -> Switched:
         """Serve another adapter in the scenario's lane.
@@ -134,6 +156,7 @@ class Gateway:
         lane = self._add(scenario)
         lane.feed_socket = Path(known.feed_socket) if known.feed_socket else None
         lane.base_gguf = Path(known.base_gguf) if known.base_gguf else None
+        lane.base_facts = Path(known.base_facts) if known.base_facts else None
         lane.adapter = known.adapter
 
     def _add(self, scenario: str) -> Lane:
@@ -146,7 +169,7 @@ class Gateway:
 
     def _check_base(self, lane: Lane | None, path: Path) -> None:
         if lane is not None and lane.base_gguf not in (None, path):
-            raise ApplyError(
+            raise BaseMismatchError(
                 f"{lane.scenario} is served from {lane.base_gguf}, not from {path}",
                 advice=f"to serve another, stop the gateway and move {self._state_path} away",
             )
@@ -157,5 +180,14 @@ class Gateway:
         return Registration(
             feed_socket=str(lane.feed_socket) if lane.feed_socket else None,
             base_gguf=str(lane.base_gguf) if lane.base_gguf else None,
+            base_facts=str(lane.base_facts) if lane.base_facts else None,
             adapter=lane.adapter,
         )
+
+
+def _another_base(before: Path | None, now: Path | None) -> str | None:
+    """How the facts in one file differ from those in another; None when either is not known."""
+    if before is None or now is None or before == now:
+        return None
+    known, found = read_facts(before), read_facts(now)
+    return known.digests.difference(found.digests) if known and found else None

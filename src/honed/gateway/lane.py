@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from honed import log
-from honed.adapter_files import ADAPTER_GGUF
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
-from honed.errors import ApplyError
-from honed.gateway import llama_server, probe
-from honed.gateway.adapter import see_adapter
+from honed.errors import ApplyError, BaseMismatchError
+from honed.gateway import llama_server
 from honed.gateway.backend import PULSE, Backend, Pulse
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
-from honed.gateway.llama_server import LlamaServer, ServerPlan
+from honed.gateway.launch import Launch, see_files, warn_if_unsure
+from honed.gateway.llama_server import LlamaServer
+from honed.gateway.parity import check_server
 from honed.gateway.refusal import Refused
 
 MAX_IN_FLIGHT: Final = 1024
@@ -38,14 +37,14 @@ MAX_HELD: Final = 1024
 
 _FIRST_RETRY_S: Final = 0.2
 _LAST_RETRY_S: Final = 30.0
+_MISMATCH_RETRY_S: Final = 300.0
+"""For a server of another base model: it takes an operator, and loading it again may be heavy."""
 _LAST_CRASH_RETRY_S: Final = 5.0
 """For a server that comes up and dies; whoever waits for it should not wait for long."""
 _LIVED_S: Final = 10.0
 """A server that served this long and died is started again without waiting."""
 _HOPELESS: Final = 3
 """Starts that failed in a row, after which requests are told why instead of waiting."""
-_COLOURS: Final = ("blue", "green", "red")
-"""Names of servers; the third is for a server that dies while the one before it still drains."""
 _FLUSH_S: Final = 2.0
 _CROWDED: Final = 32
 """Requests in flight from which on a health check may wait behind them: llama-server has 64 threads
@@ -69,6 +68,10 @@ class Lane:
         self.section = section
         self.feed_socket: Path | None = None
         self.base_gguf: Path | None = None
+        self.base_facts: Path | None = None
+        """What servers are compared with before they serve; None compares nothing."""
+        self.base_problem: str | None = None
+        """Why the base model cannot be served; None when nothing speaks against it."""
         self.adapter: AdapterRef | None = None
         """What should be served: by whatever server comes up next, and after a restart of the
         gateway.
@@ -174,6 +177,8 @@ class Lane:
             held=self.held,
             captured=self.captured.counts(),
             error=self.error,
+            is_compared=backend is not None and backend.facts is not None,
+            base_problem=self.base_problem,
         )
 
     # ------------------------------------------------------------ keeping a server up
@@ -199,13 +204,21 @@ class Lane:
         """Something that decides about starting has changed."""
         self._changed.set()
 
-    async def rebase(self, base_gguf: Path) -> None:
+    def refuse_base(self, problem: str) -> None:
+        """There is no base model that may be served; what serves already goes on."""
+        self.base_problem = problem
+        if self.backend is None:
+            self.error = problem
+        self._tell()
+
+    async def rebase(self, base_gguf: Path, base_facts: Path | None) -> None:
         """Serve another base model from now on, alone: adapters belong to one base. What is in
         flight is cut.
         """
         async with self._switching, self._starting:
             old, self.backend = self.backend, None
-            self.base_gguf, self.adapter, self.state = base_gguf, None, "down"
+            self.base_gguf, self.base_facts = base_gguf, base_facts
+            self.adapter, self.state, self.base_problem = None, "down", None
             if old is not None:
                 await self.stop(old.server, grace_s=0)
         self.notify()
@@ -222,9 +235,12 @@ class Lane:
                 async with self._starting:
                     if self.backend is None and self.base_gguf is not None:
                         await self._bring_up()
+                    elif self.backend is not None and self.backend.facts is None:
+                        await self._compare_late(self.backend)
             except ApplyError as error:
                 self._failed(error)
-                with anyio.move_on_after(retry_s):
+                is_other = isinstance(error, BaseMismatchError)
+                with anyio.move_on_after(_MISMATCH_RETRY_S if is_other else retry_s):
                     await self._change()
                 retry_s = min(_LAST_RETRY_S, retry_s * 2)
                 continue
@@ -243,19 +259,31 @@ class Lane:
         """Start what should be served, with nothing serving now."""
         self.state = "starting"
         backend = await self.start(self.adapter)
-        if backend.fingerprint is not None and backend.answers is not None:
-            proof = probe.compare(backend.fingerprint, None, backend.answers, None)
-            if not proof.is_accepted:
-                # It was proved when it was applied and its path is right. Without a former server,
-                # quantisation alone can move the answers further than a weak adapter does: serve
-                # on, but say it.
-                log.get(scenario=self.scenario).warning(log.PROBE_UNSURE, **proof.facts())
+        warn_if_unsure(backend, scenario=self.scenario)
         self.serve(backend)
+
+    async def _compare_late(self, backend: Backend) -> None:
+        """Compare what serves already, when facts have become known; one that fails serves no more."""
+        try:
+            launch = await self._see_files(backend.adapter)
+            if launch.facts is not None:
+                await check_server(backend.address, launch.facts)
+        except ApplyError:
+            self.backend = None
+            await self.stop(backend.server, grace_s=0)
+            raise
+        backend.facts = launch.facts
+
+    async def _see_files(self, adapter: AdapterRef | None) -> Launch:
+        return await see_files(self.scenario, self.base_gguf, self.base_facts, adapter)
 
     def _failed(self, error: ApplyError) -> None:
         self.error = str(error)
         self.state = "down" if self.backend is None else "active"
         self._num_failed_starts += 1
+        if isinstance(error, BaseMismatchError):
+            self.base_problem = str(error)
+            self._num_failed_starts = _HOPELESS
         self._tell()
         log.get(scenario=self.scenario).error(
             log.SWITCH_FAILED, error=str(error), kind=type(error).__name__, advice=error.advice
@@ -282,32 +310,35 @@ class Lane:
                 raise
 
     async def start(self, adapter: AdapterRef | None) -> Backend:
-        """Start a server, see that it is healthy and has the adapter's file, and ask it the
-        fingerprint.
+        """Start a server, see that it is healthy, reads and renders as training does, and has the
+        adapter's file, and ask it the fingerprint.
 
         Raises:
             AdapterNotFoundError: the adapter's files are not there, or others; nothing was started.
+            ForeignAdapterError: it belongs to another base model; nothing was started.
+            BaseMismatchError: the server is not that of the base model; it has been stopped.
             ApplyError: the server did not come up as it should; it has been stopped.
         """
-        fingerprint = await to_thread.run_sync(see_adapter, adapter) if adapter else None
-        server = await llama_server.start(self._plan(adapter))
+        launch = await self._see_files(adapter)
+        taken = {server.plan.name for server in self._servers}
+        server = await llama_server.start(
+            launch.plan(self.scenario, self.section, self._folder, taken=taken)
+        )
         self._servers.add(server)
         try:
-            await server.check_adapter()
-            assert server.address is not None
-            answers = await probe.ask(server.address, fingerprint) if fingerprint else None
+            backend = await launch.examine(server)
         except BaseException:
             await self.stop(server)
             raise
         assert self._tasks is not None
         self._tasks.start_soon(self._watch, server)
-        return Backend(server, server.address, adapter, fingerprint, answers)
+        return backend
 
     def serve(self, backend: Backend) -> Backend | None:
         """Flip: requests from now on go to `backend`; returns the one before."""
         old, self.backend = self.backend, backend
         self.adapter = backend.adapter
-        self.error = None
+        self.error = self.base_problem = None
         self.state = "active" if old is None else "releasing"
         self._num_failed_starts = 0
         self._served_at_s = time.monotonic()
@@ -339,23 +370,6 @@ class Lane:
     async def _kill(self, server: LlamaServer) -> None:
         await self.stop(server, grace_s=0)
 
-    def _plan(self, adapter: AdapterRef | None) -> ServerPlan:
-        if self.base_gguf is None:
-            raise ApplyError(
-                f"{self.scenario}: the gateway has no base model for it yet",
-                advice="set base_model or serve.base_model_path",
-            )
-        taken = {server.plan.name for server in self._servers}
-        names = [f"{self.scenario}-{colour}" for colour in _COLOURS]
-        return ServerPlan(
-            name=next(name for name in names if name not in taken),
-            alias=self.scenario,
-            base_gguf=self.base_gguf,
-            adapter_gguf=Path(adapter.path) / ADAPTER_GGUF if adapter else None,
-            section=self.section,
-            folder=self._folder,
-        )
-
     async def _watch(self, server: LlamaServer) -> None:
         """Notice when a server ends by itself."""
         status = await server.wait()
@@ -377,20 +391,11 @@ class Lane:
 
     async def _feel_pulse(self, backend: Backend) -> None:
         """End a server that hangs while it is in service; `_watch` then sees it die."""
-        misses = 0
-        while misses < self._pulse.misses:
-            await anyio.sleep(self._pulse.every_s)
-            if self.backend is not backend:
-                return
-            is_excused = self._starting.locked() or backend.in_flight >= _CROWDED
-            if (
-                is_excused
-                or backend.is_heard
-                or await backend.answers_health(self._pulse.timeout_s)
-            ):
-                misses = 0
-            else:
-                misses += 1
-            backend.is_heard = False
-        if self.backend is backend:
-            backend.server.kill(f"{backend.server.plan.name} missed {misses} health checks")
+        hangs = await backend.feel_pulse(
+            self._pulse,
+            is_in_service=lambda: self.backend is backend,
+            is_excused=lambda: self._starting.locked() or backend.in_flight >= _CROWDED,
+        )
+        if hangs:
+            name = backend.server.plan.name
+            backend.server.kill(f"{name} missed {self._pulse.misses} health checks")

@@ -4,15 +4,23 @@ The history in the store is the truth; the gateway is asked to follow it. A mode
 after the server serves it, and only if the adapter it was measured against is still the one in service.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import anyio
 
 from honed import log
+from honed.domain.run import Applied
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
-from honed.errors import ApplyError, NoPreviousModelError, NotFoundError, StoreError
+from honed.errors import (
+    ApplyError,
+    BaseMismatchError,
+    ForeignAdapterError,
+    NoPreviousModelError,
+    NotFoundError,
+    StoreError,
+)
 from honed.ports import Applier, Store
 
 Announce = Callable[[str, dict[str, Any]], None]
@@ -61,6 +69,8 @@ class InService:
         self._log = log.get(scenario=scenario)
         self.problem: str | None = None
         """Why the gateway does not serve what it should; None when it does."""
+        self.base_problem: str | None = None
+        """Why what is trained on would not be what is served; None when nothing is known against it."""
 
     async def current(self) -> TrainedModel | None:
         """The adapter in service; None is the bare base model."""
@@ -130,6 +140,8 @@ class InService:
     async def rollback(self) -> str | None:
         """Serve what served before the current adapter; returns its id, None for the bare base model.
 
+        Adapters that were trained on another base model are passed over: they cannot be served.
+
         Raises:
             NoPreviousModelError: the base model is in service; there is nothing before it.
             ApplyError: the former one could not be served; the current one still is.
@@ -141,16 +153,33 @@ class InService:
                     f"{self._scenario}: the base model is in service, there is nothing to go back to"
                 )
             current = await self._store.get_model(history[-1].model_id)
-            former = await self._store.get_model(history[-2].model_id) if len(history) > 1 else None
             with anyio.CancelScope(shield=True):
-                await self._applier.apply(former, previous=current)
-                popped = await self._store.pop_applied(self._scenario, expected=current.id)
-                assert popped, "only this object, under its lock, changes the history"
+                former, given_up = await self._apply_former(history, current)
+                for model_id in given_up:
+                    popped = await self._store.pop_applied(self._scenario, expected=model_id)
+                    assert popped, "only this object, under its lock, changes the history"
         former_id = former.id if former else None
         details = {"model_id": former_id, "previous_model_id": current.id}
         self._announce(log.MODEL_ROLLED_BACK, details)
         self._log.info(log.MODEL_ROLLED_BACK, **details)
         return former_id
+
+    async def _apply_former(
+        self, history: Sequence[Applied], current: TrainedModel
+    ) -> tuple[TrainedModel | None, list[str]]:
+        """What serves now, and the ids above it in the history, newest first."""
+        given_up = [current.id]
+        for entry in reversed(history[:-1]):
+            former = await self._store.get_model(entry.model_id)
+            try:
+                await self._applier.apply(former, previous=current)
+            except ForeignAdapterError as error:
+                self._log.warning(log.MODEL_REFUSED, model_id=former.id, reason=str(error))
+                given_up.append(former.id)
+            else:
+                return former, given_up
+        await self._applier.apply(None, previous=current)
+        return None, given_up
 
     async def follow(self) -> None:
         """Keep the gateway at what the history says, whichever of the two is started again; until cancelled."""
@@ -158,11 +187,15 @@ class InService:
         while True:
             try:
                 await self.reconcile()
-                self.problem, wait_s = None, _LOOK_S
+                self.problem, self.base_problem, wait_s = None, None, _LOOK_S
             except (ApplyError, StoreError) as error:
                 if self.problem != str(error):  # told once, not every time
                     self._log.warning(log.GATEWAY_AWAITED, error=str(error), advice=error.advice)
                 self.problem = str(error)
+                if isinstance(error, BaseMismatchError):
+                    self.base_problem = str(error)
+                elif isinstance(error, ForeignAdapterError):
+                    self.base_problem = None  # the gateway has this base; the adapter is of another
                 wait_s = min(_LOOK_S, wait_s * 2)
             await anyio.sleep(wait_s)
 

@@ -1,5 +1,6 @@
 """One training run: data, worker, gate, service; every end of it is written down."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -23,6 +24,9 @@ from honed.ports import (
     TrainingSets,
     TrainRequest,
 )
+
+CheckBase = Callable[[], Awaitable[Path | None]]
+"""Path of the facts of the base model that is served; raises TrainingError when it is another one."""
 
 
 class RunOrder(Struct, frozen=True, kw_only=True):
@@ -64,7 +68,9 @@ class TrainingRuns:
         runs_dir: Path,
         first_backoff_s: float,
         announce: Announce,
+        check_base: CheckBase | None = None,
     ) -> None:
+        """`check_base` sees, before each run, that what is trained on is what is served."""
         self._store = store
         self._training_sets = training_sets
         self._processor = processor
@@ -77,8 +83,14 @@ class TrainingRuns:
         self._runs_dir = runs_dir
         self._first_backoff_s = first_backoff_s
         self._announce = announce
+        self._check_base = check_base
         self.now: TrainingNow | None = None
         """The run in progress; None when nothing trains."""
+
+    @property
+    def base_problem(self) -> str | None:
+        """Why nothing is trained: the base model that is served is another one. None when it is not."""
+        return self._in_service.base_problem
 
     def new_id(self) -> str:
         """An id for the next run."""
@@ -134,6 +146,11 @@ class TrainingRuns:
 
     async def _train(self, order: RunOrder, run: Run) -> Run:
         folder = self._runs_dir / run.id
+        base_facts_path = None
+        if self._check_base is not None:
+            self._on_phase("comparing")
+            base_facts_path = await self._check_base()
+            self._on_phase("reading")
         training_set = await self._training_sets.build(folder, selection=order.selection)
         serving = await self._in_service.current()
         incumbent = None if order.against_base else serving
@@ -150,6 +167,7 @@ class TrainingRuns:
                 incumbent=incumbent,
                 parent_id=serving.id if serving else None,
                 selection=order.selection,
+                base_facts_path=base_facts_path,
             ),
             on_progress=lambda progress: self._on_progress(run.id, folder, progress),
         )

@@ -62,10 +62,12 @@ class TriggerLoop:
         """Start a run past the trigger and the back-off; returns its id.
 
         Raises:
-            ControlError: a run is in progress, or nothing can train.
+            ControlError: a run is in progress, or nothing can train, or it would be for nothing.
         """
         if self._runs is None:
             raise ControlError("nothing can train: no base_model is configured")
+        if problem := self._runs.base_problem:
+            raise ControlError(f"nothing is trained: {problem}")
         if self._running_id or self._ordered:
             busy = self._running_id or (self._ordered.id if self._ordered else "")
             raise ControlError(f"run {busy} is in progress; one training at a time")
@@ -117,7 +119,7 @@ class TriggerLoop:
         if self._ordered is not None:
             order, self._ordered = self._ordered, None
             return order
-        if self._runs is None:
+        if self._runs is None or self._runs.base_problem:
             return None
         try:
             state = await self.state()

@@ -58,6 +58,8 @@ class TrainRequest(Struct, frozen=True, kw_only=True):
     """Scored against; None is the bare base."""
     parent_id: str | None
     selection: Selection = "successes"
+    base_facts_path: Path | None = None
+    """Facts of the base model that is served (`domain.base_facts`); None when they are not known."""
 
 
 class Trained(NamedTuple):

@@ -1,11 +1,12 @@
 """Processors: a training set becomes a published adapter, in a process of its own.
 
 `local` starts the worker on this machine; `worker_process` is how any job of `domain.job` is run;
-`base_model` has the base model converted for serving. The training stack is never imported here.
+`base_model` has the base model converted for serving, or compared with the file that is served. The
+training stack is never imported here.
 """
 
-from honed.processors.base_model import ensure_gguf
+from honed.processors.base_model import BaseModel, ServedBase, ensure_base
 from honed.processors.local import LocalProcessor
 from honed.processors.worker_process import run_job
 
-__all__ = ["LocalProcessor", "ensure_gguf", "run_job"]
+__all__ = ["BaseModel", "LocalProcessor", "ServedBase", "ensure_base", "run_job"]

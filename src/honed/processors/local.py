@@ -139,6 +139,7 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         data_digest=training_set.data_digest,
         parent_id=request.parent_id,
         selection=request.selection,
+        base_facts_path=str(request.base_facts_path) if request.base_facts_path else None,
     )
 
 

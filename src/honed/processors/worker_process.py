@@ -23,7 +23,7 @@ from anyio.abc import Process
 
 from honed import log
 from honed.domain.job import Job, JobFailed, JobResult, Progress, parse_result
-from honed.errors import EmptyDataError, HonedError, ProcessFailedError, TrainingError
+from honed.errors import EmptyDataError, HonedError, ParityError, ProcessFailedError, TrainingError
 from honed.ports import OnProgress
 
 DEFAULT_GRACE: Final = timedelta(seconds=10)
@@ -36,7 +36,7 @@ LINE_MAX: Final = 64 << 10
 TAIL_BYTES: Final = 4000
 """How much of the worker's stderr an error carries."""
 _KINDS: Final[Mapping[str, type[HonedError]]] = {
-    cls.__name__: cls for cls in (EmptyDataError, TrainingError)
+    cls.__name__: cls for cls in (EmptyDataError, ParityError, TrainingError)
 }
 
 

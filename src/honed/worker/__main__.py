@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from honed.domain.job import (
+    CompareBaseJob,
     ExamineJob,
     ExportBaseJob,
     Job,
@@ -97,6 +98,10 @@ def _do(job: Job, report: Report) -> JobResult:
             from honed.worker.gguf_base import export_base
 
             return export_base(job)
+        case CompareBaseJob():
+            from honed.worker.parity import compare_base
+
+            return compare_base(job)
         case PretrainJob():
             from honed.worker.pretrain import pretrain
 

@@ -13,12 +13,12 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from honed.adapter_files import MANIFEST_FILE
 from honed.domain.job import TrainJob, TrainSettings
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Method, Selection, TrainingMetrics
 from honed.worker.files import write_file
 
-MANIFEST_FILE: Final = "manifest.json"
 PACKAGES: Final = (
     "honed",
     "torch",

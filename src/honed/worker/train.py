@@ -5,12 +5,12 @@ trainer leaves its own model patched.
 """
 
 import gc
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from honed.adapter_files import adapter_digest, digest_of
+from honed.adapter_files import adapter_digest, file_digest
+from honed.domain.base_facts import BaseDigests
 from honed.domain.job import EpisodeScore, Progress, TrainJob, TrainResult
 from honed.domain.trained_model import TrainingMetrics
 from honed.errors import EmptyDataError
@@ -28,6 +28,7 @@ from honed.worker.examples import read_examples
 from honed.worker.export import export_adapter
 from honed.worker.files import sync_folder
 from honed.worker.fingerprint import fingerprint_of, write_fingerprint
+from honed.worker.home import digests_of
 from honed.worker.lora_targets import check_targets
 from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.reporting import Report
@@ -42,6 +43,7 @@ class _Base(NamedTuple):
     config: Any
     architecture: Architecture
     tokenizer: Any
+    digests: BaseDigests
     device: str
     threads: int
 
@@ -89,9 +91,13 @@ def _open_base(job: TrainJob) -> _Base:
     folder = base_folder(job.base_model)
     config, architecture = load_config(folder)
     check_targets(config, architecture, job.settings.target_modules)
+    tokenizer = load_tokenizer(folder)
+    digests = digests_of(
+        folder, tokenizer, facts_path=job.base_facts_path, incumbent_path=job.incumbent_path
+    )
     threads = set_threads(job.settings.threads)
     device = choose_device(job.settings.device)
-    return _Base(folder, config, architecture, load_tokenizer(folder), device, threads)
+    return _Base(folder, config, architecture, tokenizer, digests, device, threads)
 
 
 def _rows(job: TrainJob, base: _Base) -> tuple[Prepared, int]:
@@ -156,14 +162,10 @@ def _scores(
 
 
 def _digests(job: TrainJob, base: _Base, output: Path) -> Digests:
-    template: str = base.tokenizer.chat_template
-    weights = [*base.folder.glob("*.safetensors"), base.folder / "config.json"]
-    with Path(job.data_path).open("rb") as data:
-        data_digest = hashlib.file_digest(data, "sha256").hexdigest()
     return Digests(
         adapter=adapter_digest(output),
-        data=job.data_digest or data_digest,
-        base_model=digest_of(*weights),
-        tokenizer=digest_of(*base.folder.glob("tokenizer*.json")),
-        chat_template=hashlib.sha256(template.encode()).hexdigest(),
+        data=job.data_digest or file_digest(Path(job.data_path)),
+        base_model=base.digests.base_model,
+        tokenizer=base.digests.tokenizer,
+        chat_template=base.digests.chat_template,
     )

@@ -53,8 +53,15 @@ async def controlled(folder: Path) -> AsyncIterator[tuple[Gateway, Path]]:
 
 
 def applier(path: Path, *, base_gguf: Path | None = None) -> LlamaServerApplier:
+    async def make_base() -> tuple[Path, Path | None]:
+        assert base_gguf is not None
+        return base_gguf, None
+
     return LlamaServerApplier(
-        path, scenario="tiny", feed_socket=Path("/run/feed.sock"), base_gguf=base_gguf
+        path,
+        scenario="tiny",
+        feed_socket=Path("/run/feed.sock"),
+        make_base=make_base if base_gguf else None,
     )
 
 

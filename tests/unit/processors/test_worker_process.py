@@ -17,7 +17,7 @@ import pytest
 
 from honed.domain.job import ExportBaseJob, PretrainJob, PretrainResult, Progress, ScoreJob
 from honed.errors import ProcessFailedError, TrainingError
-from honed.processors import ensure_gguf, run_job
+from honed.processors import run_job
 from tests.tiny_models import conversations
 
 LONG = 100_000
@@ -316,20 +316,6 @@ def test_interpreter_that_is_missing_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ProcessFailedError, match="could not be started"):
         anyio.run(start)
-
-
-def test_base_is_converted_once(tiny_base: Path, tmp_path: Path) -> None:
-    """The second call finds the file of the first; a changed model is converted anew."""
-
-    async def convert() -> tuple[Path, int, Path, int]:
-        first = await ensure_gguf(str(tiny_base), tmp_path)
-        written = first.stat().st_mtime_ns
-        second = await ensure_gguf(str(tiny_base), tmp_path)
-        return first, written, second, second.stat().st_mtime_ns
-
-    first, written, second, then = anyio.run(convert)
-    assert (first, written) == (second, then)
-    assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
 
 def test_daemon_side_loads_no_training_stack() -> None:
