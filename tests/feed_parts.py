@@ -14,6 +14,7 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from honed.client.wire import new_event_id
+from honed.domain.consent import Consent
 from honed.domain.episode import Episode
 from honed.domain.events import parse_event
 from honed.domain.records import record_from_event
@@ -127,6 +128,7 @@ async def open_intake(
     learn_models: Sequence[LearnModel] = (CHAT,),
     settle: timedelta = timedelta(0),
     idle: timedelta = timedelta(minutes=5),
+    consent: Consent = Consent(),  # noqa: B008 - a value
 ) -> AsyncIterator[Intake]:
     """Store and sink, its closing loop running; in memory without a path."""
     send, episodes = anyio.create_memory_object_stream[Episode](math.inf)
@@ -140,6 +142,7 @@ async def open_intake(
             settle=settle,
             idle=idle,
             on_episode=send.send_nowait,
+            consent=consent,
         )
         tasks.start_soon(sink.run)
         with send, episodes:

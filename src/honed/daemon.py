@@ -188,6 +188,7 @@ class LearningDaemon:
             "conflicts": counts.num_conflicts,
             "late_records": counts.num_late,
             "rejected": unused.rejected,
+            "withheld": unused.withheld,
             "groups_without_episode": unused.without_episode,
             "refused_groups": unused.refused_groups,
             "refused_connections": self._feed.num_turned_away if self._feed else 0,
@@ -271,6 +272,7 @@ class LearningDaemon:
             settle=self.config.events.settle,
             idle=self.config.events.episode_idle,
             on_episode=self._on_episode,
+            consent=self.config.consent.consent(),
         )
 
     def _training_runs(

@@ -92,6 +92,7 @@ def _unused(answer: dict[str, Any]) -> str:
     """What came in and could not be used; empty when all of it could."""
     counts = {
         "lines rejected": answer["rejected"],
+        "events withheld by rule": answer["withheld"],
         "groups that the learn model refused": answer["refused_groups"],
         "groups without an episode": answer["groups_without_episode"],
         "connections too many": answer["refused_connections"],

@@ -14,6 +14,7 @@ from honed.config.load import config_paths, load_config
 from honed.config.secrets import read_secret
 from honed.config.sections import (
     ApplySection,
+    ConsentSection,
     EventsSection,
     GateSection,
     LearnSection,
@@ -25,6 +26,7 @@ from honed.config.sections import (
 __all__ = [
     "ApplySection",
     "Config",
+    "ConsentSection",
     "EventsSection",
     "GateSection",
     "LearnSection",

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from honed.config.sections import (
     ApplySection,
+    ConsentSection,
     EventsSection,
     GateSection,
     LearnSection,
@@ -56,6 +57,9 @@ class Config(BaseSettings):
     """Log lines below it are not written."""
     events: EventsSection = EventsSection()
     """The feed: its queue and when a group of records becomes an episode."""
+    consent: ConsentSection = ConsentSection()
+    """Who must not be learned from, and whose content is not trusted. A rule is `FIELD=PATTERN`: FIELD is scenario,
+    agent, role, user, task, group, session or tag.NAME; the pattern may hold `*` and `?`, and fits the whole value."""
     learn: LearnSection = LearnSection()
     """How records become episodes and training data."""
     train: TrainSection = TrainSection()

@@ -10,7 +10,8 @@ from typing import Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from honed.config.values import Address, Duration, Size
+from honed.config.values import Address, ConsentRule, Duration, Size
+from honed.domain.consent import Consent
 from honed.domain.job import Device, TrainSettings
 
 
@@ -52,6 +53,21 @@ class EventsSection(Section):
         if self.otlp and self.http is None:
             raise ValueError("otlp needs events.http: traces come over HTTP")
         return self
+
+
+class ConsentSection(Section):
+    """Who must not be learned from, and whose content is not trusted (`domain.consent`)."""
+
+    exclude: tuple[ConsentRule, ...] = ()
+    """What fits one of these rules gets `train: false`: it stays out of every training set."""
+    excluded: Literal["keep", "drop"] = "keep"
+    """keep: store what is excluded, for looking at and evaluation; drop: acknowledge and forget it."""
+    untrusted: tuple[ConsentRule, ...] = ()
+    """What fits one of these rules is context, never a target of learning: content of tools and web pages."""
+
+    def consent(self) -> Consent:
+        """The rules as the sink takes them."""
+        return Consent(self.exclude, self.untrusted, self.excluded == "drop")
 
 
 class LearnSection(Section):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from honed.errors import TriggerSyntaxError
+from honed.domain.consent import Rule, parse_rule
+from honed.errors import TriggerSyntaxError, ValidationError
 from honed.triggers.duration import format_duration, parse_duration
 from honed.triggers.text import from_table, parse
 from honed.triggers.trigger import TrainTrigger
@@ -86,6 +87,23 @@ Trigger = Annotated[
 ]
 
 
+def parse_consent_rule(value: object) -> Rule:
+    """A rule of `consent`; raises ValueError."""
+    if isinstance(value, Rule):
+        return value
+    try:
+        return parse_rule(value if isinstance(value, str) else repr(value))
+    except ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+ConsentRule = Annotated[
+    Rule,
+    BeforeValidator(parse_consent_rule),
+    WithJsonSchema({"type": "string", "examples": ["user=guest-*"]}),
+]
+
+
 def check_address(value: str) -> str:
     """`host:port` as it was given; an IPv6 address stands in brackets."""
     host, _, port = value.rpartition(":")
@@ -103,7 +121,7 @@ def plain(value: Any, *, is_size: bool = False) -> Any:
     match value:
         case timedelta():
             return format_duration(value)
-        case TrainTrigger() | Path():
+        case TrainTrigger() | Path() | Rule():
             return str(value)
         case tuple():
             return [plain(item) for item in value]

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from honed import log
 from honed.domain import times
+from honed.domain.consent import Consent
 from honed.domain.episode import Episode
 from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.records import Record, record_from_event
@@ -29,6 +30,7 @@ from honed.ports import (
 )
 from honed.sink.closing import GroupCloser
 
+_EVERYBODY: Final = Consent()
 _RECORD_TYPES: Final = {cls: str(cls.__struct_config__.tag) for cls in get_args(Record)}
 
 
@@ -37,6 +39,8 @@ class SinkCounts(Struct, frozen=True, kw_only=True):
 
     rejected: int
     """Malformed or conflicting lines."""
+    withheld: int
+    """Events that were not stored because the operator's rules drop them."""
     without_episode: int
     """Groups that were closed without an episode."""
     refused_groups: int
@@ -54,6 +58,7 @@ class Sink:
         settle: how long an ended group waits for records that are still on their way.
         idle: a group without a new record for this long is closed as it is; 0 means never.
         on_episode: called after the commit of each new episode.
+        consent: who must not be learned from, and whose content is not trusted.
         now_ms: the clock, Unix milliseconds.
     """
 
@@ -67,9 +72,11 @@ class Sink:
         settle: timedelta,
         idle: timedelta,
         on_episode: Callable[[Episode], None],
+        consent: Consent = _EVERYBODY,
         now_ms: Callable[[], int] = times.now_ms,
     ) -> None:
         self._store = store
+        self._consent = consent if consent else None
         self._models = {model.name: model for model in learn_models}
         self._secret = secret
         self._now_ms = now_ms
@@ -86,6 +93,7 @@ class Sink:
         self._ends_group = False
         """Whether the batch that is being read may make a group due."""
         self._num_rejected = 0
+        self._num_withheld = 0
 
     async def run(self) -> None:
         """Close groups as they fall due, also those of a former process; until cancelled."""
@@ -95,6 +103,7 @@ class Sink:
         """What could not be used so far."""
         return SinkCounts(
             rejected=self._num_rejected,
+            withheld=self._num_withheld,
             without_episode=self._closer.num_without_episode,
             refused_groups=self._closer.num_refused,
         )
@@ -110,11 +119,11 @@ class Sink:
             StoreError: nothing of the batch was acknowledged; send it again.
         """
         now_ms = self._now_ms()
-        events, rejected = self._read(lines, now_ms)
+        events, positions, rejected = self._read(lines, now_ms)
         ends_group, self._ends_group = self._ends_group, False
         dispositions = await self._store.append(events, position=position)
         if "conflict" in dispositions:
-            rejected = sorted(rejected + _conflicts(lines, events, rejected, dispositions))
+            rejected = sorted(rejected + _conflicts(events, positions, dispositions))
         self._num_rejected += len(rejected)
         self._closer.note(now_ms, ends_group=ends_group)
         return Ingested(
@@ -123,21 +132,36 @@ class Sink:
 
     def _read(
         self, lines: Sequence[bytes], now_ms: int
-    ) -> tuple[list[IncomingEvent], list[Rejected]]:
+    ) -> tuple[list[IncomingEvent], list[int], list[Rejected]]:
+        """The events to store, which of the lines they were, and the lines that are none."""
         events: list[IncomingEvent] = []
+        positions: list[int] = []
         rejected: list[Rejected] = []
         for position, line in enumerate(lines):
             try:
-                events.append(self._incoming(line, now_ms))
+                event = self._incoming(line, now_ms)
             except ValidationError as error:
                 rejected.append(Rejected(position, "invalid", str(error), error.path))
-        return events, rejected
+                continue
+            if event is None:
+                self._num_withheld += 1
+                continue
+            events.append(event)
+            positions.append(position)
+        return events, positions, rejected
 
-    def _incoming(self, line: bytes, now_ms: int) -> IncomingEvent:
+    def _incoming(self, line: bytes, now_ms: int) -> IncomingEvent | None:
         # The decoder skips unknown keys without looking at their encoding.
         if not line.isascii():
             _check_utf8(line)
         event = parse_event(line)
+        kept = line
+        if self._consent is not None and (changed := self._consent.changes(event)):
+            if self._consent.drops and changed.get("train") is False:
+                return None
+            event = msgspec.structs.replace(event, **changed)
+            # Not `format_event`: what this version does not know of the event is kept as well.
+            kept = msgspec.json.encode(msgspec.json.decode(line) | changed)
         try:
             record = record_from_event(event, received_ms=now_ms)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -157,7 +181,7 @@ class Sink:
             receipt_id,
             record.worker_id,
             now_ms,
-            line,
+            kept,
             () if follows_call else self._marks(record),
         )
 
@@ -184,14 +208,11 @@ class Sink:
 
 
 def _conflicts(
-    lines: Sequence[bytes],
     events: Sequence[IncomingEvent],
-    rejected: Sequence[Rejected],
+    positions: Sequence[int],
     dispositions: Sequence[Disposition],
 ) -> list[Rejected]:
     """The lines that were refused because their id is known with other content."""
-    invalid = {line.position for line in rejected}
-    positions = [position for position in range(len(lines)) if position not in invalid]
     return [
         Rejected(
             position,
