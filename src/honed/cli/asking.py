@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import typer
 
+from honed.client import FeedError
 from honed.config import Config, load_config
 from honed.errors import ConfigError, ControlError, HonedError, NotFoundError
 from honed.stores import SqlStore, open_store
@@ -103,6 +104,21 @@ def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
     if response.is_error:
         raise ControlError(answer["message"], advice=answer.get("advice"))
     return answer
+
+
+def run_async(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
+    """Run the coroutine function; an error of honed or of its client leaves with a message."""
+    try:
+        return anyio.run(work, *arguments)
+    except Exception as error:
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, HonedError):
+            leave(first)
+        if isinstance(first, FeedError):
+            leave(HonedError(str(first)))
+        raise
 
 
 def with_store(config: Config, read: Callable[[SqlStore], Coroutine[Any, Any, T]]) -> T:

@@ -1,177 +1,191 @@
-"""Commands that bring data in: import."""
+"""The command that brings data in: import."""
 
-import contextlib
-import itertools
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import anyio
 import typer
-from msgspec import Struct
-from rich.progress import track
+from msgspec import Struct, field
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from honed.cli.asking import (
-    EXIT_FAILED,
-    AsJson,
-    ConfigFile,
-    config_from,
-    daemon_answers,
-    leave,
-    print_json,
-)
-from honed.client import AsyncHonedClient, FeedError
+from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, config_from, print_json, run_async
+from honed.cli.intake import Intake, open_intake
 from honed.config import Config
-from honed.daemon import only_daemon_of
-from honed.errors import HonedError, StoreError
-from honed.learn_models import create
 from honed.ports import EpisodeFilter
-from honed.process import running
-from honed.sink import Sink
-from honed.stores import SqlStore, open_store
-from honed.training_sets import BadRow, ImportedTrajectory, load_or_make_secret, read_trajectories
+from honed.stores import open_store
+from honed.training_sets import (
+    FORMATS,
+    BadRow,
+    Format,
+    Reading,
+    check_readable,
+    open_rows,
+    read_rows,
+)
 
 _BATCH: Final = 100
-_CLOSING_MAX_S: Final = 120.0
-"""How long imported attempts may take to become episodes."""
+_BATCH_BYTES: Final = 4 << 20
+_KEPT: Final = 1_000
+"""Refused rows that the report lists; all of them are counted."""
+_SHOWN: Final = 20
 
-Send = Callable[[list[bytes]], Awaitable[None]]
+
+class RefusedRow(Struct, frozen=True, array_like=True):
+    """A row that was not taken."""
+
+    line: int
+    """Line of the file, or item of its array, from 1."""
+    reason: str
+    file: str
+    unit: str = "line"
 
 
-class Imported(Struct, frozen=True, kw_only=True):
+class Imported(Struct, kw_only=True):
     """What `honed import --json` prints."""
 
-    episodes: int
+    episodes: int = 0
     """Episodes that this import made; 0 when everything was known."""
-    trajectories: int
-    """Attempts that the file holds."""
-    total_episodes: int
+    trajectories: int = 0
+    """Attempts that the files hold."""
+    total_episodes: int = 0
     """Episodes of the scenario now."""
-    bad_rows: list[BadRow]
-    """Rows that could not be read."""
+    bad_rows: list[RefusedRow] = []
+    """The first rows that could not be taken."""
+    num_bad_rows: int = 0
+    known: int = 0
+    """Attempts that the store had."""
+    joined: int = 0
+    """Attempts that name one of another row: they share its episode."""
+    dropped_turns: int = 0
+    """Turns after the last assistant turn; nobody answered them."""
+    formats: Counter[str] = field(default_factory=Counter)
+    """Rows by the form they were read as."""
+    other_scenarios: Counter[str] = field(default_factory=Counter)
+    """Episodes of honed's own form that belong to another scenario; they stay there."""
+
+    def refuse(self, bad: BadRow, file: Path, unit: str) -> None:
+        """Count a row that cannot be taken."""
+        self.num_bad_rows += 1
+        if len(self.bad_rows) < _KEPT:
+            self.bad_rows.append(RefusedRow(bad.line, bad.reason, str(file), unit))
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands of this file."""
+    """Register the command of this file."""
     app.command("import", rich_help_panel="Data")(import_)
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="JSON lines: tau-bench or OpenAI messages.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="JSON lines or arrays, also .gz; - is stdin."),
+    ],
     config: ConfigFile = None,
     as_json: AsJson = False,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help=f"Read all rows as one of: {', '.join(FORMATS)}."),
+    ] = None,
 ) -> None:
-    """Bring in trajectories, one episode each; importing twice adds nothing."""
+    """Bring in trajectories, one episode each; importing twice adds nothing.
+
+    The form of each row is found by its keys unless --format says it. Rows that cannot be taken
+    over whole are reported and skipped; with nothing else in the files the exit status is 1.
+    """
+    if form is not None and form not in FORMATS:
+        raise typer.BadParameter(f"{form!r} is none of {', '.join(FORMATS)}", param_hint="--format")
     found = config_from(config)
-    imported = _run(_import, found, file, as_json)
+    imported: Imported = run_async(_import, found, files, FORMATS[form] if form else None, as_json)
     if as_json:
         print_json(imported)
     else:
-        known = imported.trajectories - imported.episodes
-        typer.echo(
-            f"{imported.episodes} episodes from {imported.trajectories} trajectories"
-            f"{f' ({known} known before)' if known else ''}; {imported.total_episodes} in all"
-        )
-        for bad in imported.bad_rows:
-            typer.echo(f"line {bad.line} skipped: {bad.reason}", err=True)
-    if imported.bad_rows and not imported.trajectories:
+        _show(imported, several=len(files) > 1)
+    if imported.num_bad_rows and not imported.trajectories:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _run(*call: Any) -> Any:
-    """Run the coroutine function; an error of honed, of its client or of the file leaves with a message."""
-    try:
-        return anyio.run(*call)
-    except Exception as error:
-        first: BaseException = error
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        if isinstance(first, HonedError):
-            leave(first)
-        if isinstance(first, FeedError):
-            leave(HonedError(str(first)))
-        raise
-
-
-async def _import(config: Config, file: Path, quiet: bool) -> Imported:
+async def _import(config: Config, files: list[Path], form: Format | None, quiet: bool) -> Imported:
     ours = EpisodeFilter(scenario=config.scenario)
-    bad_rows: list[BadRow] = []
-    num_trajectories = 0
+    imported = Imported()
+    for file in files:  # before anything is stored
+        check_readable(file)
     async with open_store(config.database) as store:
         before = await store.count_episodes(ours)
-        async with _intake(config, store) as send:
-            rows = read_trajectories(file)
-            for batch in _batches(track(rows, "importing", disable=quiet, total=None)):
-                readable = [_within(config.events.line_max, row) for row in batch]
-                trajectories = [row for row in readable if isinstance(row, ImportedTrajectory)]
-                bad_rows += [row for row in readable if isinstance(row, BadRow)]
-                num_trajectories += len(trajectories)
-                await send([line for row in trajectories for line in row.lines])
-            await _until_closed(config, store)
-        after = await store.count_episodes(ours)
-    return Imported(
-        episodes=after - before,
-        trajectories=num_trajectories,
-        total_episodes=after,
-        bad_rows=bad_rows,
+        async with open_intake(config, store) as intake:
+            with _progress(quiet) as bar:
+                for file in files:
+                    await _import_file(file, form, intake, imported, bar)
+            await intake.until_closed()
+        imported.total_episodes = await store.count_episodes(ours)
+    imported.known = intake.num_known
+    imported.other_scenarios = intake.elsewhere
+    imported.episodes = imported.total_episodes - before + intake.elsewhere.total()
+    imported.joined = max(0, imported.trajectories - imported.known - imported.episodes)
+    return imported
+
+
+async def _import_file(
+    file: Path, form: Format | None, intake: Intake, imported: Imported, bar: Progress
+) -> None:
+    with open_rows(file) as rows:
+        task = bar.add_task(f"importing {file.name}", total=rows.size)
+        for batch in _batches(read_rows(rows, form)):
+            for row in batch:
+                taken = await intake.take(row) if isinstance(row, Reading) else row
+                if isinstance(taken, BadRow):
+                    imported.refuse(taken, file, rows.unit)
+                    continue
+                imported.formats[taken.format] += 1
+                imported.trajectories += 1 if taken.episode else len(taken.trajectories)
+                imported.dropped_turns += sum(told.num_dropped for told in taken.trajectories)
+            await intake.flush()
+            bar.update(task, completed=rows.position)
+
+
+def _show(imported: Imported, *, several: bool) -> None:
+    known = f" ({imported.known} known before)" if imported.known else ""
+    typer.echo(
+        f"{imported.episodes} episodes from {imported.trajectories} trajectories{known};"
+        f" {imported.total_episodes} in all"
     )
+    for name, count in imported.formats.items():
+        typer.echo(f"  {count} rows of the form {name}")
+    for scenario, count in imported.other_scenarios.items():
+        typer.echo(f"  {count} episodes belong to the scenario {scenario or '(none)'}")
+    if imported.joined:
+        typer.echo(f"  {imported.joined} trajectories name an attempt that another row made")
+    if imported.dropped_turns:
+        typer.echo(f"  {imported.dropped_turns} turns after the last answer left out")
+    for bad in imported.bad_rows[:_SHOWN]:
+        where = f"{bad.file}: " if several else ""
+        typer.echo(f"{where}{bad.unit} {bad.line} skipped: {bad.reason}", err=True)
+    if (more := imported.num_bad_rows - _SHOWN) > 0:
+        typer.echo(f"{more} more rows skipped; --json lists the first {_KEPT}", err=True)
 
 
-def _within(line_max: int, row: ImportedTrajectory | BadRow) -> ImportedTrajectory | BadRow:
-    """The row, unless an event of it is longer than the feed takes; the same with and without a daemon."""
-    if isinstance(row, BadRow) or (longest := max(map(len, row.lines))) <= line_max:
-        return row
-    return BadRow(row.line, f"{longest} bytes: events.line_max allows {line_max}")
-
-
-@contextlib.asynccontextmanager
-async def _intake(config: Config, store: SqlStore) -> AsyncIterator[Send]:
-    """The daemon's feed if a daemon runs, else the same intake in this process."""
-    if await anyio.to_thread.run_sync(daemon_answers, config):
-        async with AsyncHonedClient(config.feed_socket) as client:
-
-            async def to_daemon(lines: list[bytes]) -> None:
-                await client.send_lines(lines)
-
-            yield to_daemon
-        return
-    with only_daemon_of(config.data_dir):
-        is_new = (await store.stats()).num_records == 0
-        sink = Sink(
-            store,
-            [create(config.learn.model)],
-            scenario=config.scenario,
-            secret=load_or_make_secret(config.data_dir / "secret.key", may_make=is_new),
-            settle=timedelta(0),
-            idle=timedelta(0),
-            on_episode=lambda episode: None,
-        )
-
-        async def to_sink(lines: list[bytes]) -> None:
-            ingested = await sink.ingest(lines)
-            for rejected in ingested.rejected:
-                raise StoreError(f"an imported event was refused: {rejected.message}")
-
-        async with running(sink.run):
-            yield to_sink
-
-
-async def _until_closed(config: Config, store: SqlStore) -> None:
-    """Wait until every ended attempt has become an episode."""
-    settle_ms = round(config.events.settle.total_seconds() * 1000)
-    with anyio.move_on_after(_CLOSING_MAX_S):
-        while True:
-            due_ms = await store.next_due_ms(settle_ms=settle_ms, idle_ms=0)
-            if due_ms is None or due_ms > time.time() * 1000 + settle_ms + 1000:
-                return  # what is left is held back: a learn model refused it
-            await anyio.sleep(0.05)
-
-
-def _batches(
-    rows: Iterable[ImportedTrajectory | BadRow],
-) -> Iterator[list[ImportedTrajectory | BadRow]]:
-    left = iter(rows)
-    while batch := list(itertools.islice(left, _BATCH)):
+def _batches(rows: Iterator[Reading | BadRow]) -> Iterator[list[Reading | BadRow]]:
+    """Cut by number and by bytes, so that memory does not follow the length of the rows."""
+    batch: list[Reading | BadRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        if isinstance(row, Reading):
+            size += sum(len(line) for told in row.trajectories for line in told.lines)
+        if len(batch) == _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    )

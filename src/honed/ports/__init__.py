@@ -30,8 +30,11 @@ from honed.ports.store import (
     EpisodeFilter,
     EpisodeRow,
     OpenGroup,
+    Provenance,
     Store,
+    StoredEvent,
     StoreStats,
+    Verdict,
 )
 
 __all__ = [
@@ -51,11 +54,14 @@ __all__ = [
     "OnProgress",
     "OpenGroup",
     "Processor",
+    "Provenance",
     "Rejected",
     "Store",
     "StoreStats",
+    "StoredEvent",
     "TrainRequest",
     "Trained",
     "TrainingSet",
     "TrainingSets",
+    "Verdict",
 ]

@@ -69,6 +69,30 @@ class EpisodeRow(Struct, frozen=True, kw_only=True):
     adapter_id: str | None
 
 
+class StoredEvent(NamedTuple):
+    """An event as it came."""
+
+    received_ms: int
+    body: bytes
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What was said about an episode, by whom and when; the newest counts."""
+
+    outcome: Outcome
+    source: str | None
+    at_ms: int
+
+
+class Provenance(NamedTuple):
+    """What an episode was made of."""
+
+    events: tuple[StoredEvent, ...]
+    """One for each record, in their order."""
+    verdicts: tuple[Verdict, ...]
+    """Oldest first."""
+
+
 class StoreStats(Struct, frozen=True, kw_only=True):
     """Counts since the store was made, and of the queue now."""
 
@@ -122,8 +146,21 @@ class Store(Protocol):
         open: read it again.
         """
 
-    async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:
-        """Store a ready-made episode with its events; False when its task is known (then nothing changes)."""
+    async def add_episode(
+        self,
+        episode: Episode,
+        lines: Sequence[IncomingEvent],
+        *,
+        verdicts: Sequence[Verdict] = (),
+    ) -> bool:
+        """Store a ready-made episode with its events and the verdicts on it, the newest being its outcome.
+
+        False, and nothing changes, when the store has it: the same id, or the same worker's attempt at the same
+        task, session or call. Raises ValidationError when an event is known with other content.
+        """
+
+    async def provenance(self, episode_ids: Sequence[str]) -> dict[str, Provenance]:
+        """The events and verdicts of episodes."""
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""

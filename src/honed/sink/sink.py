@@ -25,6 +25,7 @@ from honed.ports import (
     GroupMark,
     IncomingEvent,
     Ingested,
+    Provenance,
     Rejected,
     Store,
 )
@@ -129,6 +130,19 @@ class Sink:
         return Ingested(
             dispositions.count("stored"), dispositions.count("duplicate"), tuple(rejected)
         )
+
+    async def adopt(self, episode: Episode, provenance: Provenance) -> bool:
+        """Store an episode of another data folder as it is; False if the store has it.
+
+        Its events keep their bytes and their times, so that what arrives here again is a repeat.
+
+        Raises:
+            ValidationError: an event cannot be read, or is stored already with other content.
+            StoreError: nothing of it was stored.
+        """
+        lines = [self._incoming(event.body, event.received_ms) for event in provenance.events]
+        self._ends_group = False  # the episode is closed: no group falls due
+        return await self._store.add_episode(episode, lines, verdicts=provenance.verdicts)
 
     def _read(
         self, lines: Sequence[bytes], now_ms: int

@@ -13,8 +13,8 @@ from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, is_known, is_success, score
 from honed.domain.records import OutcomeRecord
 from honed.domain.times import now_ms
-from honed.errors import NotFoundError, StoreError
-from honed.ports import Closing, IncomingEvent
+from honed.errors import NotFoundError, StoreError, ValidationError
+from honed.ports import Closing, IncomingEvent, Verdict
 from honed.stores import reads
 from honed.stores import tables as t
 
@@ -38,6 +38,8 @@ class _New(NamedTuple):
     episode: Episode
     source_group: int
     record_ids: Sequence[int]
+    verdicts: Sequence[Verdict] = ()
+    """What was said about it where it comes from; empty: its outcome, by its learn model, now."""
 
 
 async def close_groups(db: AsyncConnection, closings: Sequence[Closing]) -> set[int]:
@@ -73,24 +75,43 @@ async def hold_groups(db: AsyncConnection, group_ids: Sequence[int], *, until_ms
 
 
 async def add_episode(
-    db: AsyncConnection, episode: Episode, lines: Sequence[IncomingEvent]
+    db: AsyncConnection,
+    episode: Episode,
+    lines: Sequence[IncomingEvent],
+    verdicts: Sequence[Verdict] = (),
 ) -> bool:
-    """Store a ready-made episode, its events and a closed group; False if its task is known."""
-    e = t.episodes.c
-    same_task = select(e.id).where(
-        e.task_id == episode.task_id,
-        e.learn_model == episode.learn_model,
-        e.scenario.is_not_distinct_from(episode.metadata.scenario),
-    )
-    if episode.task_id is not None and (await db.execute(same_task)).first() is not None:
+    """Store a ready-made episode, its events and a closed group; False if the store has it."""
+    if await _is_known(db, episode, _group_key(episode, lines)):
         return False
     record_ids = [await _insert_record(db, line) for line in lines]
     num_new = sum(is_new for _, is_new in record_ids)
     group_id = await _closed_group(db, episode, lines)
     ids = [record_id for record_id, _ in record_ids]
-    await _insert_episodes(db, [_New(episode, group_id, ids)])
+    await _insert_episodes(db, [_New(episode, group_id, ids, verdicts)])
     await db.execute(update(t.totals).values(num_records=t.totals.c.num_records + num_new))
     return True
+
+
+async def _is_known(db: AsyncConnection, episode: Episode, group_key: str) -> bool:
+    """Whether the store has the episode, or one of the same worker's attempt.
+
+    Episodes of several workers may share a task, so the task alone does not tell.
+    """
+    e, g = t.episodes.c, t.groups.c
+    same_id = select(e.id).where(e.id == episode.id)
+    same_attempt = select(e.id).where(
+        e.learn_model == episode.learn_model,
+        e.scenario.is_not_distinct_from(episode.metadata.scenario),
+        e.worker_id.is_not_distinct_from(episode.metadata.worker_id),
+    )
+    group = select(g.id).where(g.learn_model == episode.learn_model, g.group_key == group_key)
+    queries = [same_id, same_attempt.where(e.source_group.in_(group))]
+    if episode.task_id is not None:
+        queries.append(same_attempt.where(e.task_id == episode.task_id))
+    for query in queries:
+        if (await db.execute(query.limit(1))).first() is not None:
+            return True
+    return False
 
 
 async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
@@ -155,11 +176,7 @@ async def _insert_episodes(db: AsyncConnection, new: Sequence[_New]) -> None:
     if names:
         actions = [{"scenario": scenario, "name": name} for scenario, name in sorted(names)]
         await db.execute(upsert(t.actions).on_conflict_do_nothing(), actions)
-    verdicts = [
-        _outcome_row(episode.id, Said(episode.outcome, episode.learn_model))
-        for episode, _, _ in new
-        if is_known(episode.outcome)
-    ]
+    verdicts = [row for entry in new for row in _verdict_rows(entry)]
     if verdicts:
         await db.execute(insert(t.outcomes), verdicts)
 
@@ -234,6 +251,18 @@ def _outcome_row(episode_id: str, said: Said) -> dict[str, Any]:
     }
 
 
+def _verdict_rows(new: _New) -> list[dict[str, Any]]:
+    episode = new.episode
+    if new.verdicts:
+        return [
+            _outcome_row(episode.id, Said(said.outcome, said.source)) | {"at_ms": said.at_ms}
+            for said in new.verdicts
+        ]
+    if not is_known(episode.outcome):
+        return []
+    return [_outcome_row(episode.id, Said(episode.outcome, episode.learn_model))]
+
+
 async def _insert_record(db: AsyncConnection, line: IncomingEvent) -> tuple[int, bool]:
     """The id of the line's record, and whether it is new."""
     columns = dict(zip(IncomingEvent._fields[:10], line[:10], strict=True))
@@ -245,7 +274,7 @@ async def _insert_record(db: AsyncConnection, line: IncomingEvent) -> tuple[int,
     r = t.records.c
     found = (await db.execute(select(r.id, r.digest).where(r.event_id == line.event_id))).one()
     if found.digest != line.digest:
-        raise StoreError(f"event {line.event_id} is stored already, with other content")
+        raise ValidationError(f"event {line.event_id} is stored already, with other content")
     return int(found.id), False
 
 
@@ -253,18 +282,11 @@ async def _closed_group(
     db: AsyncConnection, episode: Episode, lines: Sequence[IncomingEvent]
 ) -> int:
     """A closed group of the lines' key, so that what still comes for the task finds its episode."""
-    marks = (
-        mark.key
-        for line in lines
-        for mark in line.groups
-        if mark.learn_model == episode.learn_model
-    )
-    key = next(marks, episode.task_id or episode.id)
     times = [line.received_ms for line in lines] or [episode.metadata.created_at_ms]
     g = t.groups.c
     query = upsert(t.groups).values(
         learn_model=episode.learn_model,
-        group_key=key,
+        group_key=_group_key(episode, lines),
         num_records=len(lines),
         first_ms=min(times),
         last_ms=max(times),
@@ -281,6 +303,16 @@ async def _closed_group(
         links = [{"receipt_id": receipt_id, "group_id": group_id} for receipt_id in sorted(calls)]
         await db.execute(upsert(t.receipts).on_conflict_do_nothing(), links)
     return group_id
+
+
+def _group_key(episode: Episode, lines: Sequence[IncomingEvent]) -> str:
+    marks = (
+        mark.key
+        for line in lines
+        for mark in line.groups
+        if mark.learn_model == episode.learn_model
+    )
+    return next(marks, episode.task_id or episode.id)
 
 
 def _outcome_columns(outcome: Outcome) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from honed.domain.events import parse_event
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record, record_from_event
 from honed.errors import NotFoundError, StoreError, ValidationError
-from honed.ports import EpisodeFilter, EpisodeRow, FilePosition, OpenGroup, StoreStats
+from honed.ports import (
+    EpisodeFilter,
+    EpisodeRow,
+    FilePosition,
+    OpenGroup,
+    Provenance,
+    StoredEvent,
+    StoreStats,
+    Verdict,
+)
 from honed.stores import tables as t
 
 _outcome = msgspec.json.Decoder(Outcome)
@@ -95,6 +104,27 @@ async def get_episode(db: AsyncConnection, episode_id: str) -> Episode:
     if not rows:
         raise NotFoundError(f"no episode has the id {episode_id}")
     return (await _whole(db, rows))[0]
+
+
+async def provenance(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, Provenance]:
+    """The events and verdicts of episodes, in their order."""
+    r, link, said = t.records.c, t.episode_records.c, t.outcomes.c
+    events: dict[str, list[StoredEvent]] = {episode_id: [] for episode_id in episode_ids}
+    query = (
+        select(link.episode_id, r.received_ms, r.body)
+        .join(t.records, link.record_id == r.id)
+        .where(link.episode_id.in_(episode_ids))
+        .order_by(link.episode_id, link.position)
+    )
+    for row in await db.execute(query):
+        events[row.episode_id].append(StoredEvent(row.received_ms, row.body))
+    verdicts: dict[str, list[Verdict]] = {episode_id: [] for episode_id in episode_ids}
+    told = select(said.episode_id, said.outcome, said.source, said.at_ms)
+    for row in await db.execute(told.where(said.episode_id.in_(episode_ids)).order_by(said.id)):
+        verdicts[row.episode_id].append(
+            Verdict(outcome=_outcome.decode(row.outcome), source=row.source, at_ms=row.at_ms)
+        )
+    return {id: Provenance(tuple(events[id]), tuple(verdicts[id])) for id in episode_ids}
 
 
 async def episode_page(

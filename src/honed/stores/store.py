@@ -30,7 +30,9 @@ from honed.ports import (
     FilePosition,
     IncomingEvent,
     OpenGroup,
+    Provenance,
     StoreStats,
+    Verdict,
 )
 from honed.stores import episodes as episode_writes
 from honed.stores import reads, runs
@@ -167,10 +169,17 @@ class SqlStore:
 
     # ------------------------------------------------------------ episodes
 
-    async def add_episode(self, episode: Episode, lines: Sequence[IncomingEvent]) -> bool:
-        """Store a ready-made episode with its events; False if its task is known already."""
+    async def add_episode(
+        self, episode: Episode, lines: Sequence[IncomingEvent], *, verdicts: Sequence[Verdict] = ()
+    ) -> bool:
+        """Store a ready-made episode with its events; False if the store has it already."""
         async with self._write() as db:
-            return await episode_writes.add_episode(db, episode, lines)
+            return await episode_writes.add_episode(db, episode, lines, verdicts)
+
+    async def provenance(self, episode_ids: Sequence[str]) -> dict[str, Provenance]:
+        """The events and verdicts of episodes."""
+        async with self._read() as db:
+            return await reads.provenance(db, episode_ids)
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""

@@ -1,18 +1,32 @@
 """Which episodes a run learns from, which are held out for ever, and the files that say so.
 
-`held_out` splits by a keyed hash, `builder` chooses and writes, `rows` is the form of the files,
-`trajectories` reads attempts that other systems have written down.
+`held_out` splits by a keyed hash, `builder` chooses and writes, `rows` is the form of the files.
+
+What other systems wrote down comes in through `row_files` (bytes to rows), `formats` (rows to
+trajectories, one module per family of forms), `trajectories` (those to events) and `reading` (all of
+it in order); `shapes` writes episodes in the same forms.
 """
 
 from honed.training_sets.builder import SftTrainingSets
+from honed.training_sets.formats import FORMATS, Format, StoredEpisode, format_episode
 from honed.training_sets.held_out import HeldOutSplit, load_or_make_secret
-from honed.training_sets.trajectories import BadRow, ImportedTrajectory, read_trajectories
+from honed.training_sets.reading import Reading, read_rows
+from honed.training_sets.row_files import BadRow, RowFile, check_readable, open_rows
+from honed.training_sets.trajectories import ImportedTrajectory
 
 __all__ = [
+    "FORMATS",
     "BadRow",
+    "Format",
     "HeldOutSplit",
     "ImportedTrajectory",
+    "Reading",
+    "RowFile",
     "SftTrainingSets",
+    "StoredEpisode",
+    "check_readable",
+    "format_episode",
     "load_or_make_secret",
-    "read_trajectories",
+    "open_rows",
+    "read_rows",
 ]

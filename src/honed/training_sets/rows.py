@@ -57,6 +57,8 @@ def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
             call["type"] = (
                 "function"  # a default, so left out; chat templates and servers ask for it
             )
+        if not isinstance(content := turn.get("content"), str | None):
+            turn["content"] = [{"type": "text"} | part for part in content]
     return turns
 
 

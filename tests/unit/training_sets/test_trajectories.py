@@ -11,7 +11,7 @@ from honed.domain.outcome import Failure, Outcome, Success, Unknown
 from honed.domain.records import record_from_event
 from honed.errors import SourceError
 from honed.learn_models import create
-from honed.training_sets import BadRow, ImportedTrajectory, read_trajectories
+from honed.training_sets import BadRow, ImportedTrajectory, Reading, open_rows, read_rows
 
 EXCERPT = Path(__file__).parents[2] / "data" / "tau-airline-excerpt.jsonl"
 ASKED = {"role": "user", "content": "hi"}
@@ -26,20 +26,30 @@ def write(folder: Path, *rows: Any) -> Path:
     return path
 
 
+def read_all(path: Path) -> list[Reading | BadRow]:
+    with open_rows(path) as rows:
+        return list(read_rows(rows))
+
+
+def trajectories(path: Path) -> list[ImportedTrajectory]:
+    return [told for row in read_all(path) if isinstance(row, Reading) for told in row.trajectories]
+
+
 def read_one(folder: Path, row: Any) -> ImportedTrajectory:
-    (trajectory,) = read_trajectories(write(folder, row))
-    assert isinstance(trajectory, ImportedTrajectory), trajectory
+    (reading,) = read_all(write(folder, row))
+    assert isinstance(reading, Reading), reading
+    (trajectory,) = reading.trajectories
     return trajectory
 
 
 def refused(folder: Path, row: Any) -> str:
-    (bad,) = read_trajectories(write(folder, row))
+    (bad,) = read_all(write(folder, row))
     assert isinstance(bad, BadRow)
     return bad.reason
 
 
 def outcome_of(trajectory: ImportedTrajectory) -> Outcome:
-    event = parse_event(trajectory.lines[1])
+    event = parse_event(trajectory.outcome)
     assert isinstance(event, OutcomeEvent)
     return event.outcome
 
@@ -47,12 +57,12 @@ def outcome_of(trajectory: ImportedTrajectory) -> Outcome:
 def test_tau_bench_trajectories() -> None:
     """Two trials of one task are two attempts in one group, tool calls and tool turns and all."""
     rows = [json.loads(line) for line in EXCERPT.read_text().splitlines()]
-    found = [row for row in read_trajectories(EXCERPT) if isinstance(row, ImportedTrajectory)]
+    found = trajectories(EXCERPT)
     assert len(found) == len(rows) == 3
     assert found[0].group_id == found[1].group_id == str(rows[0]["task_id"])
     assert {t.task_id for t in found} == {f"{row['task_id']}-{row['trial']}" for row in rows}
     for row, trajectory in zip(rows, found, strict=True):
-        call = parse_event(trajectory.lines[0])
+        call = parse_event(trajectory.calls[0])
         assert isinstance(call, LlmCallEvent)
         assert call.messages is not None
         assert call.response_message is not None
@@ -78,8 +88,7 @@ def test_tau_bench_trajectories() -> None:
 def test_a_trajectory_is_one_episode_that_teaches_every_assistant_turn() -> None:
     """The chat learn model makes one episode of the events, and all of its turns count."""
     chat = create("chat")
-    for trajectory in read_trajectories(EXCERPT):
-        assert isinstance(trajectory, ImportedTrajectory)
+    for trajectory in trajectories(EXCERPT):
         records = [record_from_event(parse_event(line), received_ms=1) for line in trajectory.lines]
         assert {chat.group_key(record) for record in records} == {f"task:{trajectory.task_id}"}
         (episode,) = chat.build_episodes(records, now_ms=1)
@@ -89,13 +98,13 @@ def test_a_trajectory_is_one_episode_that_teaches_every_assistant_turn() -> None
 
 def test_reading_twice_gives_the_same_events(tmp_path: Path) -> None:
     """Event ids come from the content: equal for equal rows, other for other rows."""
-    assert list(read_trajectories(EXCERPT)) == list(read_trajectories(EXCERPT))
+    assert read_all(EXCERPT) == read_all(EXCERPT)
     one = read_one(tmp_path, {"messages": [ASKED, SAID], "reward": 1})
     two = read_one(tmp_path, {"reward": 1, "messages": [dict(reversed(ASKED.items())), SAID]})
     assert one == two
     other = read_one(tmp_path, {"messages": [ASKED, SAID], "reward": 0})
-    assert (other.lines[0], other.task_id) == (one.lines[0], one.task_id)
-    assert parse_event(other.lines[1]).event_id != parse_event(one.lines[1]).event_id
+    assert (other.calls, other.task_id) == (one.calls, one.task_id)
+    assert parse_event(other.outcome).event_id != parse_event(one.outcome).event_id
 
 
 def test_openai_rows(tmp_path: Path) -> None:
@@ -105,7 +114,7 @@ def test_openai_rows(tmp_path: Path) -> None:
     trajectory = read_one(tmp_path, row)
     assert (trajectory.task_id, trajectory.group_id, trajectory.num_dropped) == ("7", "g", 1)
     assert outcome_of(trajectory) == Success(0.5)
-    call = parse_event(trajectory.lines[0])
+    call = parse_event(trajectory.calls[0])
     assert isinstance(call, LlmCallEvent)
     assert call.tools == tuple(tools)
     bare = read_one(tmp_path, {"messages": [ASKED, SAID]})
@@ -123,7 +132,7 @@ def test_openai_rows(tmp_path: Path) -> None:
     [
         ("{broken", "malformed"),
         ("[1]", "Expected `object`"),
-        ({"prompt": "x"}, 'neither "traj" nor "messages"'),
+        ({"prompt": "x"}, "no known form has the keys of this row: prompt"),
         ({"messages": [ASKED]}, "no turn of 1 is the assistant's"),
         ({"messages": []}, "no turn of 0"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "$.messages[0].role"),
@@ -143,17 +152,17 @@ def test_a_bad_row_does_not_stop_the_others(tmp_path: Path) -> None:
     """Line numbers count blank lines, and the rows around a bad one are read."""
     good = {"messages": [ASKED, SAID]}
     path = write(tmp_path, good, "", "nonsense", good, '{"messages": [{"role": "user"')
-    found = list(read_trajectories(path))
+    found = read_all(path)
     assert [row.line for row in found] == [1, 3, 4, 5]
     assert [isinstance(row, BadRow) for row in found] == [False, True, False, True]
 
 
 def test_a_row_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row over the limit is reported, and reading goes on behind it."""
-    monkeypatch.setattr("honed.training_sets.trajectories.MAX_LINE", 1_000)
+    monkeypatch.setattr("honed.training_sets.row_files.MAX_ROW", 1_000)
     good = {"messages": [ASKED, SAID]}
     path = write(tmp_path, "x" * 5_000, good, "y" * 1_001, good)
-    assert [isinstance(row, BadRow) for row in read_trajectories(path)] == [
+    assert [isinstance(row, BadRow) for row in read_all(path)] == [
         True,
         False,
         True,
@@ -164,4 +173,4 @@ def test_a_row_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """A missing file is named."""
     with pytest.raises(SourceError, match=r"nothing\.jsonl"):
-        list(read_trajectories(tmp_path / "nothing.jsonl"))
+        read_all(tmp_path / "nothing.jsonl")

@@ -1,0 +1,128 @@
+"""Where imported rows go: the feed of a running daemon, or the same intake in this process.
+
+Episodes in honed's own form are stored as they are, under their ids; a daemon sees them when it next
+looks. Everything else is events, and becomes episodes as live traffic does.
+"""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from honed.cli.asking import daemon_answers
+from honed.client import AsyncHonedClient
+from honed.config import Config
+from honed.daemon import only_daemon_of
+from honed.errors import StoreError, ValidationError
+from honed.learn_models import create
+from honed.process import running
+from honed.sink import Sink
+from honed.stores import SqlStore
+from honed.training_sets import BadRow, Reading, StoredEpisode, load_or_make_secret
+
+_CLOSING_MAX_S: Final = 120.0
+"""How long imported attempts may take to become episodes."""
+
+Send = Callable[[list[bytes]], Awaitable[int]]
+"""Stores events; gives how many of them were known."""
+
+
+class Intake:
+    """Takes rows, in batches that `flush` sends."""
+
+    def __init__(self, config: Config, store: SqlStore, sink: Sink, send: Send) -> None:
+        self._config = config
+        self._store = store
+        self._sink = sink
+        self._send = send
+        self._calls: list[bytes] = []
+        self._outcomes: list[bytes] = []
+        self.num_known = 0
+        """Attempts that the store had."""
+        self.elsewhere: Counter[str] = Counter()
+        """Episodes that were stored under another scenario, their own."""
+
+    async def take(self, row: Reading) -> Reading | BadRow:
+        """Take a row, or say why not; the same with and without a daemon."""
+        if row.episode is not None:
+            return await self._adopt(row, row.episode)
+        line_max = self._config.events.line_max
+        longest = max((len(line) for told in row.trajectories for line in told.lines), default=0)
+        if longest > line_max:
+            return BadRow(row.line, f"{longest} bytes: events.line_max allows {line_max}")
+        for told in row.trajectories:
+            self._calls += told.calls
+            self._outcomes.append(told.outcome)
+        return row
+
+    async def flush(self) -> None:
+        """Send what was taken; on disk when it returns."""
+        if self._calls:
+            await self._send(self._calls)
+            self.num_known += await self._send(self._outcomes)
+        self._calls, self._outcomes = [], []
+
+    async def until_closed(self) -> None:
+        """Wait until every ended attempt has become an episode."""
+        settle_ms = round(self._config.events.settle.total_seconds() * 1000)
+        with anyio.move_on_after(_CLOSING_MAX_S):
+            while True:
+                due_ms = await self._store.next_due_ms(settle_ms=settle_ms, idle_ms=0)
+                if due_ms is None or due_ms > time.time() * 1000 + settle_ms + 1000:
+                    return  # what is left is held back: a learn model refused it
+                await anyio.sleep(0.05)
+
+    async def _adopt(self, row: Reading, stored: StoredEpisode) -> Reading | BadRow:
+        await self.flush()  # an attempt that came in before it is known to the store
+        try:
+            is_new = await self._sink.adopt(*stored)
+        except ValidationError as error:
+            return BadRow(row.line, str(error))
+        scenario = stored.episode.metadata.scenario or ""
+        if not is_new:
+            self.num_known += 1
+        elif scenario != self._config.scenario:
+            self.elsewhere[scenario] += 1
+        return row
+
+
+@contextlib.asynccontextmanager
+async def open_intake(config: Config, store: SqlStore) -> AsyncIterator[Intake]:
+    """The intake of a data folder, whether a daemon runs on it or not."""
+    is_new = not await store.has_records()
+    with contextlib.ExitStack() as alone:
+        by_daemon = await anyio.to_thread.run_sync(daemon_answers, config)
+        if not by_daemon:
+            alone.enter_context(only_daemon_of(config.data_dir))
+        sink = Sink(
+            store,
+            [create(config.learn.model)],
+            scenario=config.scenario,
+            secret=load_or_make_secret(config.data_dir / "secret.key", may_make=is_new),
+            settle=timedelta(0),
+            idle=timedelta(0),
+            on_episode=lambda episode: None,
+            consent=config.consent.consent(),
+        )
+        if by_daemon:
+            async with AsyncHonedClient(config.feed_socket) as client:
+
+                async def to_daemon(lines: list[bytes]) -> int:
+                    return (await client.send_lines(lines)).duplicates
+
+                yield Intake(config, store, sink, to_daemon)
+            return
+
+        async def to_sink(lines: list[bytes]) -> int:
+            ingested = await sink.ingest(lines)
+            for rejected in ingested.rejected:
+                raise StoreError(f"an imported event was refused: {rejected.message}")
+            return ingested.duplicates
+
+        async with running(sink.run):
+            yield Intake(config, store, sink, to_sink)
