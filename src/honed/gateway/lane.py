@@ -231,6 +231,9 @@ class Lane:
     async def _keep_up(self) -> None:
         retry_s = _FIRST_RETRY_S
         while True:
+            self._changed = (
+                anyio.Event()
+            )  # before the look: what has changed until now is seen by it
             try:
                 async with self._starting:
                     if self.backend is None and self.base_gguf is not None:
@@ -241,19 +244,15 @@ class Lane:
                 self._failed(error)
                 is_other = isinstance(error, BaseMismatchError)
                 with anyio.move_on_after(_MISMATCH_RETRY_S if is_other else retry_s):
-                    await self._change()
+                    await self._changed.wait()
                 retry_s = min(_LAST_RETRY_S, retry_s * 2)
                 continue
-            await self._change()
+            await self._changed.wait()
             if self.backend is None and time.monotonic() - self._served_at_s < _LIVED_S:
                 await anyio.sleep(min(_LAST_CRASH_RETRY_S, retry_s))
                 retry_s = min(_LAST_RETRY_S, retry_s * 2)
             else:
                 retry_s = _FIRST_RETRY_S
-
-    async def _change(self) -> None:
-        await self._changed.wait()
-        self._changed = anyio.Event()
 
     async def _bring_up(self) -> None:
         """Start what should be served, with nothing serving now."""
