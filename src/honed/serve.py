@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 import anyio

@@ -140,7 +140,8 @@ class Sink:
             ValidationError: an event cannot be read, or is stored already with other content.
             StoreError: nothing of it was stored.
         """
-        lines = [self._incoming(event.body, event.received_ms) for event in provenance.events]
+        read = [self._incoming(event.body, event.received_ms) for event in provenance.events]
+        lines = [event for event in read if event is not None]
         self._ends_group = False  # the episode is closed: no group falls due
         return await self._store.add_episode(episode, lines, verdicts=provenance.verdicts)
 
