@@ -4,9 +4,10 @@ An event is `noun.verb_past`; everything else is a key. Ids, counts, durations a
 a conversation, a prompt or a secret never is.
 """
 
+import contextlib
 import logging
 import sys
-from typing import TextIO
+from typing import TextIO, cast
 
 from honed.lean import without_rich
 
@@ -86,9 +87,24 @@ def configure(*, level: str = "INFO", stream: TextIO | None = None) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Lossy(out))),
         cache_logger_on_first_use=False,
     )
+
+
+class _Lossy:
+    """A stream that loses what it cannot write: a full disk must not end a process through its log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def get(**bound: object) -> structlog.typing.FilteringBoundLogger:

@@ -157,6 +157,10 @@ class Chaos:
             for kill in self.kills
         )
 
+    def nearest(self, failure: Failure) -> Kill | None:
+        """The kill whose moment is nearest to the failure's beginning."""
+        return min(self.kills, key=lambda kill: abs(kill.at_s - failure.began_s), default=None)
+
     def _kill(self, kind: str, moments: random.Random) -> None:
         pids = self._pids(kind)
         if not pids:
