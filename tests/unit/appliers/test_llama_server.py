@@ -1,17 +1,29 @@
 """The applier and the gateway's control API over a real socket: registering, errors, versions."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from honed.appliers import LlamaServerApplier
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef
 from honed.domain.trained_model import TrainedModel
-from honed.errors import AdapterNotFoundError, ApplyError, ServerStartError
+from honed.errors import (
+    AdapterNotFoundError,
+    ApplyError,
+    BaseMismatchError,
+    ParityError,
+    ServerStartError,
+)
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
 from honed.listen import claim_unix_path, serving
@@ -119,6 +131,60 @@ async def test_base_that_differs_is_a_conflict(tmp_path: Path) -> None:
             await applier(path, base_gguf=tmp_path / "a.gguf").current()
         with pytest.raises(ApplyError, match="is served from"):
             await applier(path, base_gguf=tmp_path / "b.gguf").current()
+
+
+async def test_base_that_failed_its_comparison_is_not_registered(tmp_path: Path) -> None:
+    """The loop hears that it is the base model, and that from the worker's own words."""
+
+    async def make_base() -> tuple[Path, Path | None]:
+        raise ParityError("own.gguf is not the model in base: token 3", advice="serve the other")
+
+    async with controlled(tmp_path) as (gateway, path):
+        asked = LlamaServerApplier(
+            path, scenario="tiny", feed_socket=Path("/run/feed.sock"), make_base=make_base
+        )
+        with pytest.raises(BaseMismatchError, match=r"own\.gguf is not the model") as raised:
+            await asked.current()
+        assert raised.value.advice == "serve the other"
+        assert not gateway.lanes
+
+
+async def test_lane_without_a_servable_base_is_a_mismatch(tmp_path: Path) -> None:
+    """What the gateway found out of a server reaches the daemon as what it is."""
+    async with controlled(tmp_path) as (gateway, path):
+        await gateway.refuse_base("tiny", "the server tokenises 'a' otherwise")
+        with pytest.raises(BaseMismatchError, match="nothing is served: the server tokenises 'a'"):
+            await applier(path).current()
+
+
+async def test_gateway_from_before_facts_is_registered_with_without_them(tmp_path: Path) -> None:
+    """It refuses the field, and serves as it did."""
+    received: list[dict[str, Any]] = []
+
+    async def register(request: Request) -> Response:
+        body = json.loads(await request.body())
+        received.append(body)
+        if "base_facts" in body:
+            refusal = "Object contains unknown field `base_facts`"
+            return JSONResponse({"code": "INVALID_INPUT", "message": refusal}, 422)
+        lane = {"state": "active", "model_id": None, "is_serving": True, "address": None}
+        counts = {"in_flight": 0, "requests": 0, "failed": 0, "captured": {}}
+        return JSONResponse(lane | counts)
+
+    former = Starlette(routes=[Route("/v1/scenarios/{scenario}", register, methods=["PUT"])])
+    (tmp_path / "base.gguf").write_bytes(b"")
+
+    async def make_base() -> tuple[Path, Path | None]:
+        return tmp_path / "base.gguf", tmp_path / "base.facts.json"
+
+    path = tmp_path / "serve.sock"
+    async with serving(former, claim_unix_path(path), drain_s=1):
+        asked = LlamaServerApplier(
+            path, scenario="tiny", feed_socket=Path("/run/feed.sock"), make_base=make_base
+        )
+        assert await asked.current() is None
+        assert await asked.current() is None
+    assert ["base_facts" in body for body in received] == [True, False, False]
 
 
 @pytest.mark.parametrize(

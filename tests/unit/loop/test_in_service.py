@@ -5,7 +5,14 @@ from typing import Any
 import anyio
 import pytest
 
-from honed.errors import ApplyError, NoPreviousModelError, NotFoundError
+from honed.domain.trained_model import TrainedModel
+from honed.errors import (
+    ApplyError,
+    BaseMismatchError,
+    ForeignAdapterError,
+    NoPreviousModelError,
+    NotFoundError,
+)
 from honed.loop import InService, in_service
 from honed.loop.in_service import AppliedNow, Skipped
 from honed.stores import SqlStore
@@ -155,3 +162,60 @@ async def test_at_start_the_gateway_is_made_to_follow_the_history(store: SqlStor
     serving.served = "airline@7"
     await _in_service(store, serving).reconcile()
     assert serving.served == "airline@1"
+
+
+class Particular(Serving):
+    """An applier whose gateway serves another base model than some adapters were trained on."""
+
+    def __init__(self, *foreign: str) -> None:
+        super().__init__()
+        self.foreign = foreign
+
+    async def apply(self, model: TrainedModel | None, *, previous: TrainedModel | None) -> None:
+        if model is not None and model.id in self.foreign:
+            raise ForeignAdapterError(f"{model.id} was trained on another base model")
+        await super().apply(model, previous=previous)
+
+
+async def test_rollback_passes_over_adapters_of_another_base(store: SqlStore) -> None:
+    """The base model was changed after two adapters: there is a way out, and it says which it passed."""
+    serving = Particular()
+    service = _in_service(store, serving)
+    for number, incumbent in ((1, None), (2, "airline@1"), (3, "airline@2")):
+        await _added(store, number, "pass", incumbent)
+        await service.apply(f"airline@{number}")
+    serving.foreign = ("airline@2", "airline@3")
+    with pytest.raises(ForeignAdapterError):
+        await service.apply("airline@2", force=True)
+    assert await service.rollback() == "airline@1"
+    assert [entry.model_id for entry in await store.history(SCENARIO)] == ["airline@1"]
+    serving.foreign = ("airline@1",)
+    assert await service.rollback() is None
+    assert serving.served is None
+
+
+async def test_another_base_in_service_is_a_problem_of_the_base(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter of a former base is not: the base that is served is then the one that is trained on."""
+    monkeypatch.setattr(in_service, "_LOOK_S", 0.01)
+    monkeypatch.setattr(in_service, "_FIRST_RETRY_S", 0.01)
+    serving = Serving()
+    service = _in_service(store, serving)
+
+    async def until(base_problem: str | None, problem: str | None) -> None:
+        with anyio.fail_after(5):
+            while (service.base_problem, service.problem) != (base_problem, problem):
+                await anyio.sleep(0.005)
+
+    serving.fault = BaseMismatchError("served is another tokenizer")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.follow)
+        await until("served is another tokenizer", "served is another tokenizer")
+        serving.fault = ApplyError("no gateway listens")  # nothing new is known of the base
+        await until("served is another tokenizer", "no gateway listens")
+        serving.fault = ForeignAdapterError("airline@1 was trained on another base")
+        await until(None, "airline@1 was trained on another base")
+        serving.fault = None
+        await until(None, None)
+        tasks.cancel_scope.cancel()

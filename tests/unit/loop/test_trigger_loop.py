@@ -11,7 +11,7 @@ import pytest
 
 from honed.domain.job import TrainSettings
 from honed.domain.run import Run
-from honed.errors import ControlError, ProcessFailedError, StoreError
+from honed.errors import ControlError, ParityError, ProcessFailedError, StoreError
 from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
 from honed.stores import SqlStore
 from honed.triggers import parse
@@ -29,15 +29,16 @@ class Parts:
         self.training = Training()
         self.events: list[tuple[str, dict[str, Any]]] = []
         announce = lambda type, details: self.events.append((type, details))  # noqa: E731
-        in_service = InService(
+        self.in_service = InService(
             store, self.serving, scenario=SCENARIO, max_history=5, auto=True, announce=announce
         )
+        self.base_fault: ParityError | None = None
         runs = TrainingRuns(
             store,
             Sets(store),
             self.training,
             Always(decision),
-            in_service,
+            self.in_service,
             scenario=SCENARIO,
             learn_model="chat",
             base_model="org/tiny",
@@ -45,6 +46,7 @@ class Parts:
             runs_dir=folder / "runs",
             first_backoff_s=60,
             announce=announce,
+            check_base=self._check_base,
         )
         self.loop = TriggerLoop(
             store,
@@ -54,6 +56,11 @@ class Parts:
             learn_model="chat",
             check_interval=timedelta(milliseconds=20),
         )
+
+    async def _check_base(self) -> Path:
+        if self.base_fault is not None:
+            raise self.base_fault
+        return Path("/llama/base.facts.json")
 
     async def add(self, first: int, last: int) -> None:
         """Episodes `first` to `last`."""
@@ -281,3 +288,32 @@ async def test_a_full_disk_holds_runs_off_and_the_loop_goes_on(
                 await tried.wait()
         (run,) = await parts.ended()
     assert run.state == "done"
+
+
+async def test_nothing_is_trained_for_a_base_that_is_not_served(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """Neither by the trigger nor by hand; the episodes wait until the problem is gone."""
+    async with _loop(store, tmp_path, trigger="count(2)") as parts:
+        parts.in_service.base_problem = "served is another tokenizer"
+        await parts.add(1, 3)
+        await parts.loop.beat()
+        with pytest.raises(ControlError, match="nothing is trained: served is another tokenizer"):
+            parts.loop.train_now()
+        assert await parts.runs() == []
+        parts.in_service.base_problem = None
+        assert [run.state for run in await parts.ended()] == ["done"]
+        assert parts.training.requests[0].base_facts_path == Path("/llama/base.facts.json")
+
+
+async def test_base_that_was_changed_fails_the_run_before_it_trains(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """It is looked at right before each run; the run says what it found."""
+    async with _loop(store, tmp_path, trigger="manual()") as parts:
+        parts.base_fault = ParityError("the base model was changed since this process started")
+        await parts.add(1, 3)
+        parts.loop.train_now()
+        [run] = await parts.ended()
+        assert (run.state, parts.training.requests) == ("failed", [])
+        assert "was changed since this process started" in (run.message or "")

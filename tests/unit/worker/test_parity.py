@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from honed.domain.base_facts import BaseFacts, FileFacts, dated, read_facts
+from honed.domain.base_facts import BaseDigests, BaseFacts, FileFacts, dated, read_facts
 from honed.domain.job import CompareBaseJob
 from honed.errors import ParityError
 from honed.worker.base_facts import STRINGS, write_facts
+from honed.worker.base_model import load_tokenizer
+from honed.worker.home import digests_of
 from honed.worker.parity import compare_base
 from tests.gguf_files import rewrite, value_of
 from tests.tiny_models import make_tiny_base, make_tiny_gguf
@@ -266,3 +268,50 @@ def test_unchanged_files_are_not_read_again(
     assert next(f for f in again.files if f.path == weights.path).digest == "0" * 64
     Path(weights.path).touch()
     assert facts_of(base, tiny_gguf, tmp_path).digests == facts.digests
+
+
+# ---------------------------------------------------------------- before training
+
+
+def asked(base: Path, facts: Path | None, incumbent: Path | None = None) -> BaseDigests:
+    return digests_of(
+        base,
+        load_tokenizer(base),
+        facts_path=str(facts) if facts else None,
+        incumbent_path=str(incumbent) if incumbent else None,
+    )
+
+
+def test_another_base_than_the_served_one_is_not_trained_on(
+    tiny_base: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """One changed setting is another model; the digests say so before anything is loaded."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    facts = facts_of(base, tiny_gguf, tmp_path)
+    assert asked(base, tmp_path / "facts.json") == facts.digests
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"initializer_range": 0.03}))
+    with pytest.raises(ParityError, match="not the one that is served: another base model"):
+        asked(base, tmp_path / "facts.json")
+
+
+def test_adapter_of_another_base_is_no_incumbent(
+    tiny_base: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """A candidate cannot be measured against an adapter that was trained on another template."""
+    digests = facts_of(tiny_base, tiny_gguf, tmp_path).digests
+    incumbent = tmp_path / "tiny@4"
+    incumbent.mkdir()
+    assert asked(tiny_base, None, incumbent) == digests
+    for template, is_same in ((digests.chat_template, True), ("0" * 64, False)):
+        told = {
+            "base_model": digests.base_model,
+            "tokenizer": digests.tokenizer,
+            "chat_template": template,
+        }
+        (incumbent / "manifest.json").write_text(json.dumps({"digests": told}))
+        if is_same:
+            assert asked(tiny_base, None, incumbent) == digests
+        else:
+            with pytest.raises(ParityError, match="tiny@4, was trained on another chat template"):
+                asked(tiny_base, None, incumbent)
