@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from honed.domain.rendered import RenderedExample
 from honed.domain.trained_model import TrainingMetrics
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -128,7 +129,19 @@ class ExamineJob(Struct, frozen=True, kw_only=True, tag="examine", tag_field="jo
     result_path: str
 
 
-Job = TrainJob | ScoreJob | ExportBaseJob | CompareBaseJob | PretrainJob | ExamineJob
+class RenderJob(Struct, frozen=True, kw_only=True, tag="render", tag_field="job"):
+    """Show conversations as a run would train on them; the model's weights are not loaded."""
+
+    base_model: str
+    data_path: str
+    """JSON lines in the form of `TrainJob.data_path`."""
+    max_length: int
+    result_path: str
+    left_out: tuple[dict[int, str], ...] = ()
+    """For line n, why which of its turns are not to be learned from."""
+
+
+Job = TrainJob | ScoreJob | ExportBaseJob | CompareBaseJob | PretrainJob | ExamineJob | RenderJob
 
 
 class Progress(
@@ -220,6 +233,12 @@ class ExamineResult(Struct, frozen=True, kw_only=True, tag="examined", tag_field
     base_advice: str | None = None
 
 
+class RenderResult(Struct, frozen=True, kw_only=True, tag="rendered", tag_field="result"):
+    """A finished RenderJob."""
+
+    examples: tuple[RenderedExample, ...]
+
+
 class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="result"):
     """A job that ended with a fault."""
 
@@ -236,6 +255,7 @@ JobResult = (
     | CompareBaseResult
     | PretrainResult
     | ExamineResult
+    | RenderResult
     | JobFailed
 )
 

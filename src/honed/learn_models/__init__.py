@@ -10,9 +10,9 @@ from typing import Final
 from honed.errors import ConfigError
 from honed.learn_models.chat import ChatLearnModel
 from honed.learn_models.decision_sequence import DecisionSequenceLearnModel
-from honed.learn_models.learn_model import LearnModel
+from honed.learn_models.learn_model import LearnModel, LeftOut
 
-__all__ = ["ChatLearnModel", "DecisionSequenceLearnModel", "LearnModel", "create"]
+__all__ = ["ChatLearnModel", "DecisionSequenceLearnModel", "LearnModel", "LeftOut", "create"]
 
 _LEARN_MODELS: Final[dict[str, Callable[[], LearnModel]]] = {
     "chat": ChatLearnModel,

@@ -15,6 +15,7 @@ from honed.domain.training_data import ChatExample, TrainingMetadata
 from honed.errors import LearnError, ValidationError
 from honed.learn_models import attempt
 from honed.learn_models.conversation import Assembly, assemble
+from honed.learn_models.learn_model import LeftOut
 
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
 
@@ -98,7 +99,7 @@ class ChatLearnModel:
         trained = conversation.trained_turns
         try:
             return ChatExample(
-                messages=tuple(_as_text(i, message) for i, message in enumerate(messages)),
+                messages=tuple(_only_text(i, message) for i, message in enumerate(messages)),
                 tools=conversation.tools,
                 trained_turns=None if trained == assistant else trained,
                 metadata=TrainingMetadata(
@@ -113,14 +114,30 @@ class ChatLearnModel:
         except ValidationError as error:
             raise LearnError(f"episode {episode.id} cannot teach: {error}") from None
 
+    def left_out(self, episode: Episode) -> Sequence[LeftOut]:
+        """Turns that may not be imitated, calls that failed, and all but the longest conversation."""
+        assembly = self.assemble(episode)
+        longest = assembly.longest
+        found = [
+            LeftOut(f"turn {i}", turn.reason, i)
+            for i, turn in enumerate(longest.turns if longest else ())
+            if turn.reason is not None and turn.message.role == "assistant"
+        ]
+        for number, conversation in enumerate(assembly.conversations, 1):
+            if conversation is not longest:
+                what = f"conversation {number}, {len(conversation.turns)} turns"
+                found.append(LeftOut(what, "the longest conversation of an attempt is learned"))
+        if assembly.num_failed:
+            found.append(LeftOut(f"calls: {assembly.num_failed}", "they failed or came back empty"))
+        return found
 
-def _as_text(index: int, message: Message) -> Message:
-    """The message with its text parts joined."""
-    if message.content is None or isinstance(message.content, str):
-        return message
-    if kinds := sorted({part.type for part in message.content if part.type != "text"}):
+
+def _only_text(index: int, message: Message) -> Message:
+    """The message, its text parts as they are: how they are joined is the chat template's affair."""
+    parts = message.content if isinstance(message.content, tuple) else ()
+    if kinds := sorted({part.type for part in parts if part.type != "text"}):
         raise ValidationError(
             f"turn {index} ({message.role}) has content of type {', '.join(kinds)}: expected text",
             path=f"$.messages[{index}].content",
         )
-    return msgspec.structs.replace(message, content=message.text)
+    return message

@@ -26,6 +26,8 @@ class Turn(NamedTuple):
 
     message: Message
     is_trained: bool
+    reason: str | None = None
+    """Why a turn of the assistant may not be imitated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,14 @@ class _Desk:
     def add(self, call: LlmCallRecord) -> None:
         sent, answer = _sent(call), _answer(call)
         keys = [_key(message) for message in sent]
-        may_teach = call.may_teach and call.trust == "trusted"
+        reason = _why_not(call)
         continued = [c for c in self.open if keys[: len(c.keys)] == c.keys]
         conversation = max(continued, key=_length) if continued else self._begin(keys)
         known = len(conversation.keys)
         new = [*sent[known:], answer]
-        conversation.turns += [Turn(m, may_teach and m.role == "assistant") for m in new]
+        conversation.turns += [
+            Turn(m, reason is None and m.role == "assistant", reason) for m in new
+        ]
         conversation.keys += [*keys[known:], _key(answer)]
         conversation.tools = call.tools or conversation.tools
 
@@ -124,6 +128,15 @@ def assemble(calls: Sequence[LlmCallRecord]) -> Assembly:
         forks=desk.forks,
         num_failed=len(calls) - len(usable),
     )
+
+
+def _why_not(call: LlmCallRecord) -> str | None:
+    """Why what a call brought in may not be imitated."""
+    if not call.train:
+        return "its sender asked not to train on it (train: false)"
+    if call.purpose != "work":
+        return f"it was no work but {call.purpose}"
+    return None if call.trust == "trusted" else f"its sender is {call.trust}"
 
 
 def _sent(call: LlmCallRecord) -> tuple[Message, ...]:

@@ -15,6 +15,7 @@ from honed.domain.records import (
 from honed.domain.training_data import ChatExample, TrainingMetadata, sft
 from honed.errors import LearnError
 from honed.learn_models import attempt
+from honed.learn_models.learn_model import LeftOut
 
 DEFAULT_SYSTEM_PROMPT: Final = (
     "You are a worker in a swarm. Choose the actions that complete the task, in order."
@@ -122,6 +123,14 @@ class DecisionSequenceLearnModel:
                 group=episode.split_key,
             ),
         )
+
+    def left_out(self, episode: Episode) -> Sequence[LeftOut]:
+        """The actions that failed."""
+        return [
+            LeftOut(f"action {_written(action)} of tick {action.tick}", "it failed")
+            for action in self._own(episode.records)
+            if not action.success
+        ]
 
     def _own(self, records: Iterable[Record]) -> list[ActionRecord]:
         """Actions of workers, the engine's own events left out."""

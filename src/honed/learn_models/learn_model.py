@@ -1,12 +1,21 @@
 """What a learn model promises: records in, episodes out; an episode in, training data out."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.training_data import TrainingData
+
+
+class LeftOut(NamedTuple):
+    """Something of an episode that is not learned from."""
+
+    what: str
+    reason: str
+    turn: int | None = None
+    """Its index in the training data's messages; None when it is not in them."""
 
 
 class LearnModel(Protocol):
@@ -56,3 +65,6 @@ class LearnModel(Protocol):
         Raises:
             LearnError: the episode cannot teach; the message names it.
         """
+
+    def left_out(self, episode: Episode) -> Sequence[LeftOut]:
+        """What of an episode `convert` leaves out, or marks as not to be learned, and why."""

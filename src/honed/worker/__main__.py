@@ -20,6 +20,7 @@ from honed.domain.job import (
     JobResult,
     PretrainJob,
     Progress,
+    RenderJob,
     ScoreJob,
     TrainJob,
     parse_job,
@@ -110,6 +111,10 @@ def _do(job: Job, report: Report) -> JobResult:
             from honed.worker.examine import examine
 
             return examine(job)
+        case RenderJob():
+            from honed.worker.render import render
+
+            return render(job)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,22 @@ of the conversation are learned all the same.
 """
 
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from honed.worker.examples import Example
-from honed.worker.served import ServedTemplate, UnservableError
+from honed.worker.served import ServedTemplate, UnservableError, num_shared
 
 FOLLOWS_ITSELF: Final = (
     "follows another turn of the assistant, which the server would have gone on with"
 )
 _AFTER_THOUGHT: Final = "</think>"
+_OTHER: Final = "\ue000"
+"""A reply that begins like no other."""
+_LONGEST_OPENING: Final = 200
+"""Characters that a template may put before the words of a reply."""
+_LAST_WORDS: Final = 12
+"""Characters of the prompt's end that must stand before the reply."""
 
 
 class TurnSpan(NamedTuple):
@@ -93,24 +100,56 @@ def reply_of(example: Example, turn: int, template: ServedTemplate) -> Reply:
         raise UnservableError(FOLLOWS_ITSELF)
     prompt = template.render(messages[:turn], tools, add_generation_prompt=True)
     answered = template.render(messages[: turn + 1], tools, add_generation_prompt=False)
-    shared = _num_shared(prompt, answered)
+    answered = answered.removesuffix(template.closing)
+    shared = num_shared(prompt, answered)
     if prompt[shared:].strip():
-        raise UnservableError(
-            f"the chat template begins a reply with {prompt[shared:]!r} and shows a finished one "
-            "without it",
-            advice="use the chat template that belongs to the base model; one that opens a thought "
-            "needs turns with reasoning_content",
-        )
-    reply = answered[shared:]  # without the white space that ends some prompts
+        reply = answered[_beginning(example, turn, template, prompt, answered) :]
+    else:
+        reply = answered[shared:]  # without the white space that ends some prompts
     _see_that_it_says(reply, messages[turn])
     return Reply(prompt + reply, len(prompt))
 
 
-def _num_shared(a: str, b: str) -> int:
-    """Characters that two texts begin with in common."""
-    if b.startswith(a):
-        return len(a)
-    return next((i for i, (c, d) in enumerate(zip(a, b, strict=False)) if c != d), len(b))
+def _beginning(
+    example: Example, turn: int, template: ServedTemplate, prompt: str, answered: str
+) -> int:
+    """Where the reply begins in a text that shows the turns before it otherwise than the prompt does.
+
+    Mistral's templates write the system text into the last turn if it is a user's, so it moves when
+    a reply follows; LFM2.5's keep the thoughts of the last reply alone. What ends the prompt must
+    stand before the reply all the same.
+    """
+    other = template.render(
+        [*example.messages[:turn], {"role": "assistant", "content": _OTHER}],
+        example.tools,
+        add_generation_prompt=False,
+    )
+    latest = num_shared(answered, other)
+    beginning, agreed = max(
+        (
+            (at, _num_agreed(prompt, answered[:at]))
+            for at in range(max(0, latest - _LONGEST_OPENING), latest + 1)
+        ),
+        key=itemgetter(1),
+    )
+    asked = example.messages[turn - 1].get("content")
+    last_words = asked.strip()[-_LAST_WORDS:] if isinstance(asked, str) else ""
+    if agreed < _LAST_WORDS or last_words not in prompt[-agreed:]:
+        raise UnservableError(
+            f"the chat template ends its prompt with {prompt[-_LAST_WORDS:]!r} and does not show "
+            "it before a finished reply",
+            advice="use the chat template that belongs to the base model; of one that opens a "
+            "thought for the model, nothing can be learned",
+        )
+    return beginning
+
+
+def _num_agreed(a: str, b: str) -> int:
+    """Characters that two texts end with in common."""
+    return next(
+        (i for i, (c, d) in enumerate(zip(reversed(a), reversed(b), strict=False)) if c != d),
+        min(len(a), len(b)),
+    )
 
 
 def _see_that_it_says(reply: str, message: dict[str, Any]) -> None:

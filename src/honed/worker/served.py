@@ -76,6 +76,19 @@ class ServedTemplate:
             functools.partial(self._execute, datetime.now().astimezone().strftime)
         )
 
+    @functools.cached_property
+    def closing(self) -> str:
+        """What the template writes at the end when no turn is begun (Phi-3: the end of text)."""
+        eos_token = self._tokens["eos_token"]
+        asked = [{"role": "user", "content": "User message"}]
+        try:
+            closed = self.render(asked, add_generation_prompt=False)
+            begun = self.render(asked, add_generation_prompt=True)
+        except UnservableError:
+            return ""
+        is_closed = closed.endswith(eos_token) and not begun.startswith(closed)
+        return eos_token if is_closed else ""
+
     @classmethod
     def of(cls, tokenizer: Any) -> "ServedTemplate":
         """The template of a tokenizer; of several named ones the default."""
@@ -155,6 +168,13 @@ class ServedTemplate:
 
     def _execute(self, strftime: Strftime, variables: Mapping[str, Any]) -> str:
         return self._template.render(variables, strftime_now=strftime)
+
+
+def num_shared(a: str, b: str) -> int:
+    """Characters that two texts begin with in common."""
+    if b.startswith(a):
+        return len(a)
+    return next((i for i, (c, d) in enumerate(zip(a, b, strict=False)) if c != d), len(b))
 
 
 def served_message(message: Message) -> Message:
