@@ -4,7 +4,7 @@ import typer
 
 import honed
 from honed import log
-from honed.cli import config, data, demo, doctor, init, learning, service, state
+from honed.cli import config, data, demo, doctor, export, init, learning, service, show, state
 
 app = typer.Typer(
     name="honed",
@@ -43,5 +43,7 @@ doctor.add_to(app)
 config.add_to(app)
 demo.add_to(app)
 state.add_to(app)
+show.add_to(app)
 learning.add_to(app)
 data.add_to(app)
+export.add_to(app)

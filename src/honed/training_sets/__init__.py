@@ -4,10 +4,11 @@
 
 What other systems wrote down comes in through `row_files` (bytes to rows), `formats` (rows to
 trajectories, one module per family of forms), `trajectories` (those to events) and `reading` (all of
-it in order); `shapes` writes episodes in the same forms.
+it in order). `shapes` writes conversations in the same forms, `export` takes them out of the store.
 """
 
 from honed.training_sets.builder import SftTrainingSets
+from honed.training_sets.export import EXPORTS, Export
 from honed.training_sets.formats import FORMATS, Format, StoredEpisode, format_episode
 from honed.training_sets.held_out import HeldOutSplit, load_or_make_secret
 from honed.training_sets.reading import Reading, read_rows
@@ -15,8 +16,10 @@ from honed.training_sets.row_files import BadRow, RowFile, check_readable, open_
 from honed.training_sets.trajectories import ImportedTrajectory
 
 __all__ = [
+    "EXPORTS",
     "FORMATS",
     "BadRow",
+    "Export",
     "Format",
     "HeldOutSplit",
     "ImportedTrajectory",

@@ -72,15 +72,17 @@ class RowFile:
 
     def _rows(self) -> Iterator[Row | BadRow]:
         number, head = 0, b""
-        while line := self._file.readline(MAX_ROW + 1):
+        while not head.strip():
+            if not (head := self._file.readline(_CHUNK)):
+                return
             number += 1
-            head = line.removeprefix(_BOM) if number == 1 else line
-            if head.strip():
-                break
-        if head.lstrip().startswith(b"["):
+            head = head.removeprefix(_BOM) if number == 1 else head
+        if head.lstrip().startswith(b"["):  # perhaps all on one line: only its first piece is here
             self.unit = "item"
             yield from _items(self._file, bytearray(head.lstrip()[1:]))
         else:
+            if not head.endswith(b"\n"):
+                head += self._file.readline(MAX_ROW + 1 - len(head))
             yield from _lines(self._file, number, head)
 
 

@@ -25,17 +25,17 @@ def format_row(data: TrainingData) -> bytes:
     row: dict[str, Any]
     match data:
         case ChatExample():
-            row = {"messages": _turns(data.messages)}
+            row = {"messages": format_turns(data.messages)}
         case PreferencePair():
             row = {
-                "prompt": _turns(data.prompt),
-                "chosen": _turns(data.chosen),
-                "rejected": _turns(data.rejected),
+                "prompt": format_turns(data.prompt),
+                "chosen": format_turns(data.chosen),
+                "rejected": format_turns(data.rejected),
             }
         case LabelledExample():
             row = {
-                "prompt": _turns(data.prompt),
-                "completion": _turns(data.completion),
+                "prompt": format_turns(data.prompt),
+                "completion": format_turns(data.completion),
                 "label": data.label,
             }
     if data.tools:
@@ -50,7 +50,8 @@ def format_metadata(data: TrainingData) -> bytes:
     return _encoder.encode(data.metadata)
 
 
-def _turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+def format_turns(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Turns as trainers and chat templates read them."""
     turns: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
     for turn in turns:
         for call in turn.get("tool_calls", ()):

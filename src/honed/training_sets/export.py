@@ -1,0 +1,168 @@
+"""Episodes out of the store, one line each, in any shape; what a shape cannot hold is counted.
+
+Episodes stream; for preference rows the ids of all groups are kept, and one group's attempts.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final, get_args
+
+import msgspec
+
+from honed.domain.episode import Episode
+from honed.domain.outcome import Outcome, is_known, is_success
+from honed.domain.training_data import ChatExample
+from honed.errors import LearnError, ValidationError
+from honed.learn_models import ChatLearnModel, LearnModel
+from honed.ports import EpisodeFilter, EpisodeRow, Store
+from honed.training_sets.formats import StoredEpisode, format_episode
+from honed.training_sets.harvest import MAY_NOT_TEACH, NO_ROW
+from honed.training_sets.shapes import (
+    NO_FAILURE,
+    NO_GROUP,
+    NO_OUTCOME,
+    NO_SUCCESS,
+    SHAPES,
+    InexpressibleError,
+    ShapeName,
+    pairs,
+)
+
+OWN: Final = "honed"
+EXPORTS: Final = (OWN, *get_args(ShapeName))
+"""Names of what `Export.lines` writes."""
+_PAGE: Final = 16
+_LISTED: Final = 1_000
+
+
+@dataclass(slots=True)
+class Export:
+    """One export: what to write, and what came of it."""
+
+    store: Store
+    learn_model: LearnModel
+    scenario: str
+    shape: str
+    """One of `EXPORTS`."""
+    filter: EpisodeFilter
+    num_episodes: int = 0
+    """Episodes looked at so far."""
+    num_rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason to number of attempts that are in no row."""
+    num_forks: int = 0
+    """Conversations of an attempt besides its longest one, which alone is written."""
+    fault: str | None = None
+    """The first episode that could not be converted, in its learn model's words."""
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The rows, without newlines."""
+        if self.shape == OWN:
+            lines = self._own()
+        elif self.shape == "preference":
+            lines = self._preferences()
+        else:
+            lines = self._examples()
+        async for line in lines:
+            self.num_rows += 1
+            yield line
+
+    async def _own(self) -> AsyncIterator[bytes]:
+        page: list[Episode] = []
+        async for episode in self.store.query_episodes(self.filter):
+            page.append(episode)
+            if len(page) == _PAGE:
+                async for line in self._whole(page):
+                    yield line
+                page = []
+        async for line in self._whole(page):
+            yield line
+
+    async def _whole(self, page: list[Episode]) -> AsyncIterator[bytes]:
+        provenance = await self.store.provenance([episode.id for episode in page])
+        for episode in page:
+            self.num_episodes += 1
+            told = provenance[episode.id]
+            if told.verdicts:  # one may have come since the episode was read
+                episode = msgspec.structs.replace(episode, outcome=told.verdicts[-1].outcome)
+            yield format_episode(StoredEpisode(episode, told))
+
+    async def _examples(self) -> AsyncIterator[bytes]:
+        write = next(write for name, write in SHAPES.items() if name == self.shape)
+        actions = await self.store.distinct_actions(self.scenario)
+        async for episode in self.store.query_episodes(self.filter):
+            self.num_episodes += 1
+            example = self._example(episode, actions)
+            if example is None:
+                continue
+            try:
+                line = write(example, episode.outcome)
+            except (InexpressibleError, ValidationError) as error:
+                self.left_out[_countable(error)] += 1
+                continue
+            yield line
+
+    async def _preferences(self) -> AsyncIterator[bytes]:
+        actions = await self.store.distinct_actions(self.scenario)
+        for ids in (await self._comparable()).values():
+            attempts: list[tuple[ChatExample, Outcome]] = []
+            for episode_id in ids:
+                episode = await self.store.get_episode(episode_id)
+                example = self._example(episode, actions)
+                if example is not None:
+                    attempts.append((example, episode.outcome))
+            rows, left_out = pairs(attempts)
+            self.left_out.update(left_out)
+            for row in rows:
+                yield row
+
+    async def _comparable(self) -> dict[str, list[str]]:
+        """Ids of the episodes in groups with a success and a failure."""
+        groups: dict[str, list[str]] = {}
+        successes, failures = Counter[str](), Counter[str]()
+        async for row in self._listed():
+            self.num_episodes += 1
+            if row.group_id is None or not is_known(row.outcome):
+                self.left_out[NO_GROUP if row.group_id is None else NO_OUTCOME] += 1
+                continue
+            (successes if is_success(row.outcome) else failures)[row.group_id] += 1
+            groups.setdefault(row.group_id, []).append(row.id)
+        for group, ids in list(groups.items()):
+            if not (successes[group] and failures[group]):
+                self.left_out[NO_FAILURE if successes[group] else NO_SUCCESS] += len(ids)
+                del groups[group]
+        return groups
+
+    async def _listed(self) -> AsyncIterator[EpisodeRow]:
+        offset = 0
+        while True:
+            filter = msgspec.structs.replace(self.filter, offset=offset, limit=_LISTED)
+            rows = await self.store.list_episodes(filter)
+            for row in rows:
+                yield row
+            if len(rows) < _LISTED:
+                return
+            offset += _LISTED
+
+    def _example(self, episode: Episode, actions: list[str]) -> ChatExample | None:
+        """The episode's conversation; None, and counted, where there is none to write."""
+        if not episode.may_teach:
+            self.left_out[MAY_NOT_TEACH] += 1
+            return None
+        try:
+            example = self.learn_model.convert(episode, available_actions=actions)
+        except LearnError as error:
+            self.left_out[NO_ROW] += 1
+            self.fault = self.fault or str(error)
+            return None
+        if not isinstance(example, ChatExample):
+            self.left_out[NO_ROW] += 1
+            return None
+        if isinstance(self.learn_model, ChatLearnModel):
+            self.num_forks += len(self.learn_model.assemble(episode).conversations) - 1
+        return example
+
+
+def _countable(error: InexpressibleError | ValidationError) -> str:
+    return NO_ROW if isinstance(error, ValidationError) else str(error)
