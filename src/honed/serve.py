@@ -130,8 +130,9 @@ async def _serve_own_base(gateway: Gateway, config: Config) -> None:
         await gateway.register(config.scenario, Registration())  # so that its state can be seen
         _see_named(config)
         named = config.serve.base_model_path
-        base = await ensure_base(config.base_model, config.llama_dir, gguf=named)
-        await gateway.use_base(config.scenario, base.gguf, base.facts)
+        with gateway.lanes[config.scenario].preparing():
+            base = await ensure_base(config.base_model, config.llama_dir, gguf=named)
+            await gateway.use_base(config.scenario, base.gguf, base.facts)
     except ParityError as error:
         # What is served already goes on; it was compared when it was put into service.
         await gateway.refuse_base(config.scenario, str(error))

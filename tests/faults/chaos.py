@@ -169,7 +169,7 @@ class Chaos:
         with contextlib.suppress(ProcessLookupError):
             at_s = time.monotonic()
             os.kill(pid, signal.SIGKILL)
-            while is_alive(pid):
+            while _has_threads(pid):
                 time.sleep(0.001)
             self.kills.append(Kill(kind, at_s, time.monotonic(), pid))
 
@@ -202,6 +202,15 @@ class Chaos:
     def _train(self) -> None:
         self.loop.ask("POST", "/v1/train-now", {})
         self.orders["trained"] += 1
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether anything of a killed process still runs: its leader may be dead while a thread holds its sockets."""
+    try:
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except OSError:
+        return False
+    return threads > 1 or is_alive(pid)
 
 
 def _repeat(stop: threading.Event, order: Callable[[], None]) -> None:

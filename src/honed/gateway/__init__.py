@@ -9,6 +9,7 @@ Names are imported from the modules, not from here: `llama_child` runs as a proc
     upstream        one fresh connection to llama-server per request
     capture, merge  what was said, as `llm_call` events; feed sends them to the daemon
     lane            one scenario: its state, its server, the way back after a crash
+    waiting         requests that find no server
     backend         a server in service, and its pulse
     switch, probe   blue/green, and the proof that the right adapter answers
     adapter         what must be in an adapter's folder, unchanged

@@ -13,6 +13,11 @@ from honed.gateway import probe
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
+_CROWDED: Final = 32
+"""Requests in flight from which on a health check may wait behind them: llama-server has 64 threads
+for HTTP, and one whose client has left may hold its thread to the end.
+"""
+
 
 class Pulse(NamedTuple):
     """How a server that hangs is noticed; one that ends is noticed at once."""
@@ -43,6 +48,11 @@ class Backend:
     """Set by whatever comes from the server, taken back by each health check."""
     idle: anyio.Event = field(default_factory=anyio.Event)
     """Set when the last request has gone; made anew by whoever waits for it."""
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a health check may have to wait behind its requests."""
+        return self.in_flight >= _CROWDED
 
     @property
     def model_id(self) -> str | None:

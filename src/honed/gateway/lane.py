@@ -8,8 +8,8 @@ releasing  the new one answers, the old one finishes what it has
 """
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +28,10 @@ from honed.gateway.launch import Launch, see_files, warn_if_unsure
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.parity import check_server
 from honed.gateway.refusal import Refused
+from honed.gateway.waiting import Waiting
 
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one scenario that may be open at a time; more are told to come back."""
-
-MAX_HELD: Final = 1024
-"""Requests of one scenario that may wait for a server; their bodies are counted by the relay."""
 
 _FIRST_RETRY_S: Final = 0.2
 _LAST_RETRY_S: Final = 30.0
@@ -46,10 +44,6 @@ _LIVED_S: Final = 10.0
 _HOPELESS: Final = 3
 """Starts that failed in a row, after which requests are told why instead of waiting."""
 _FLUSH_S: Final = 2.0
-_CROWDED: Final = 32
-"""Requests in flight from which on a health check may wait behind them: llama-server has 64 threads
-for HTTP, and one whose client has left may hold its thread to the end.
-"""
 
 
 class Lane:
@@ -82,7 +76,7 @@ class Lane:
         self.requests = 0
         self.failed = 0
         self.refused = 0
-        self.held = 0
+        self.waiting = Waiting()
         self.is_preparing = False
         """Whether its base model is still being made; a server comes up after that."""
         self.captured = Captured(scenario)
@@ -93,7 +87,6 @@ class Lane:
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
-        self._news = anyio.Event()
         self._num_failed_starts = 0
         self._served_at_s = -_LIVED_S
         self._tasks: TaskGroup | None = None
@@ -132,15 +125,11 @@ class Lane:
         Raises:
             Refused: none came until then, none will, or too many wait already.
         """
-        if self.held >= MAX_HELD:
-            raise self._turned_away("busy", f"{self.held} requests wait for a server")
-        self.held += 1
-        try:
-            with anyio.CancelScope(deadline=until):
-                while self.backend in (None, gone) and self._is_coming:
-                    await self._news.wait()
-        finally:
-            self.held -= 1
+        if self.waiting.is_full:
+            raise self._turned_away("busy", f"{self.waiting.num} requests wait for a server")
+        await self.waiting.until(
+            lambda: self.backend not in (None, gone) or not self._is_coming, deadline_s=until
+        )
         if self.backend in (None, gone):
             raise self._not_serving()
 
@@ -148,11 +137,6 @@ class Lane:
     def _is_coming(self) -> bool:
         has_base = self.base_gguf is not None or self.is_preparing
         return has_base and self._num_failed_starts < _HOPELESS
-
-    def _tell(self) -> None:
-        """Wake who is held."""
-        self._news.set()
-        self._news = anyio.Event()
 
     def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""
@@ -174,7 +158,7 @@ class Lane:
             requests=self.requests,
             failed=self.failed,
             refused=self.refused,
-            held=self.held,
+            held=self.waiting.num,
             captured=self.captured.counts(),
             error=self.error,
             is_compared=backend is not None and backend.facts is not None,
@@ -198,7 +182,22 @@ class Lane:
                         ends.start_soon(self._kill, server)
             self.backend, self.state = None, "down"
             self._num_failed_starts = _HOPELESS
-            self._tell()
+            self.waiting.tell()
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Say `starting`, and hold requests, while the base model of a lane that has none is made."""
+        self.is_preparing = self.base_gguf is None
+        if self.is_preparing:
+            self.state = "starting"
+        try:
+            yield
+        except BaseException:
+            self.state = "active" if self.backend else "down"
+            raise
+        finally:
+            self.is_preparing = False
+            self.waiting.tell()
 
     def notify(self) -> None:
         """Something that decides about starting has changed."""
@@ -209,7 +208,7 @@ class Lane:
         self.base_problem = problem
         if self.backend is None:
             self.error = problem
-        self._tell()
+        self.waiting.tell()
 
     async def rebase(self, base_gguf: Path, base_facts: Path | None) -> None:
         """Serve another base model from now on, alone: adapters belong to one base. What is in
@@ -283,7 +282,7 @@ class Lane:
         if isinstance(error, BaseMismatchError):
             self.base_problem = str(error)
             self._num_failed_starts = _HOPELESS
-        self._tell()
+        self.waiting.tell()
         log.get(scenario=self.scenario).error(
             log.SWITCH_FAILED, error=str(error), kind=type(error).__name__, advice=error.advice
         )
@@ -341,7 +340,7 @@ class Lane:
         self.state = "active" if old is None else "releasing"
         self._num_failed_starts = 0
         self._served_at_s = time.monotonic()
-        self._tell()
+        self.waiting.tell()
         assert self._tasks is not None
         self._tasks.start_soon(self._feel_pulse, backend)
         return old
@@ -393,7 +392,7 @@ class Lane:
         hangs = await backend.feel_pulse(
             self._pulse,
             is_in_service=lambda: self.backend is backend,
-            is_excused=lambda: self._starting.locked() or backend.in_flight >= _CROWDED,
+            is_excused=lambda: self._starting.locked() or backend.is_crowded,
         )
         if hangs:
             name = backend.server.plan.name

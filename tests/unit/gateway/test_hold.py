@@ -3,6 +3,7 @@ must.
 """
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import anyio
 import httpx
 import pytest
 
-from honed.gateway import lane as lanes
+from honed.errors import TrainingError
+from honed.gateway import waiting
 from honed.gateway.lane import Lane
 from honed.gateway.upstream import Address
 from tests.unit.gateway.stub import ANSWER, CHAT, answering, backend_at, fronted, lane_to, upstream
@@ -27,7 +29,7 @@ def coming_up(folder: Path, *, hold_s: float = 20) -> Lane:
 
 async def until_held(lane: Lane, count: int) -> None:
     with anyio.fail_after(5):
-        while lane.held != count:
+        while lane.waiting.num != count:
             await anyio.sleep(0.001)
 
 
@@ -43,9 +45,9 @@ async def test_request_waits_for_the_server_and_is_served(tmp_path: Path) -> Non
         answers = [tasks.create_task(client.post(CHAT, json={})) for _ in range(8)]
         await until_held(lane, 8)
         lane.backend = backend_at(seen.address)
-        lane._tell()
+        lane.waiting.tell()
     assert [answer.result().json() for answer in answers] == [ANSWER] * 8
-    assert (lane.requests, lane.refused, lane.failed, lane.held) == (8, 0, 0, 0)
+    assert (lane.requests, lane.refused, lane.failed, lane.waiting.num) == (8, 0, 0, 0)
 
 
 async def test_request_to_a_server_that_has_just_died_goes_to_the_next(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ async def test_request_to_a_server_that_has_just_died_goes_to_the_next(tmp_path:
         await until_held(lane, 1)
         assert before.in_flight == 0
         lane.backend = backend_at(seen.address)
-        lane._tell()
+        lane.waiting.tell()
     assert answer.result().status_code == 200
     assert lane.failed == 0
 
@@ -78,14 +80,14 @@ async def test_wait_is_bounded(tmp_path: Path) -> None:
     ):
         answer = await client.post(CHAT, json={})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert (lane.refused, lane.held) == (1, 0)
+    assert (lane.refused, lane.waiting.num) == (1, 0)
 
 
 async def test_number_of_waiting_requests_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One more is told at once."""
-    monkeypatch.setattr(lanes, "MAX_HELD", 2)
+    monkeypatch.setattr(waiting, "MAX_WAITING", 2)
     lane = coming_up(tmp_path)
     async with (
         upstream(answering()) as seen,
@@ -99,7 +101,7 @@ async def test_number_of_waiting_requests_is_bounded(
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "busy"
         lane.backend = backend_at(seen.address)
-        lane._tell()
+        lane.waiting.tell()
     assert [each.result().status_code for each in held] == [200, 200]
 
 
@@ -123,3 +125,38 @@ async def test_client_that_leaves_waits_no_longer(tmp_path: Path) -> None:
         writer.close()
         await until_held(lane, 0)
     assert lane.refused == 0
+
+
+async def test_request_waits_while_the_base_model_is_made(tmp_path: Path) -> None:
+    """The first start converts it; health says `starting`, not `down`, and nobody is sent away."""
+    lane = lane_to(None, tmp_path, hold_s=20)
+    async with (
+        upstream(answering()) as seen,
+        fronted({"tiny": lane}) as address,
+        httpx.AsyncClient(base_url=str(address), timeout=20) as client,
+        asyncio.TaskGroup() as tasks,
+    ):
+        with lane.preparing():
+            health = await client.get("/health")
+            answer = tasks.create_task(client.post(CHAT, json={}))
+            await until_held(lane, 1)
+            lane.base_gguf = tmp_path / "base.gguf"
+        assert health.json()["scenarios"] == {"tiny": "starting"}
+        lane.backend = backend_at(seen.address)
+        lane.waiting.tell()
+    assert answer.result().status_code == 200
+
+
+async def test_request_is_told_when_no_base_model_could_be_made(tmp_path: Path) -> None:
+    """Whoever waited for it waits no longer."""
+    lane = lane_to(None, tmp_path, hold_s=20)
+    async with (
+        fronted({"tiny": lane}) as address,
+        httpx.AsyncClient(base_url=str(address), timeout=20) as client,
+    ):
+        with contextlib.suppress(TrainingError), lane.preparing():
+            answer = asyncio.create_task(client.post(CHAT, json={}))
+            await until_held(lane, 1)
+            raise TrainingError("it cannot be converted")
+        assert (await answer).status_code == 503
+    assert lane.state == "down"
