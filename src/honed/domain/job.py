@@ -88,7 +88,7 @@ class ExportBaseJob(Struct, frozen=True, kw_only=True, tag="export_base", tag_fi
     output_path: str
     """The GGUF file, written aside and renamed."""
     result_path: str
-    outtype: Literal["f32", "f16"] = "f32"
+    outtype: Literal["f32", "f16", "bf16", "q8_0"] = "f32"
     facts_path: str | None = None
     """Where the base model's facts (`domain.base_facts`) go, once the file is there."""
 

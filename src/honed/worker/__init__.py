@@ -11,7 +11,10 @@ their job runs.
     sft                    LoRA with TRL's trainer
     export, manifest       the adapter folder and its lineage
     scores, fingerprint    what base and adapter say to given tokens
-    architectures          which models can be served, and how their tensors are called in GGUF
+    architectures          which models can be served: a row for each family of GGUF
+    limits, rope           what of a config llama.cpp computes alike, and what it does not
     gguf_base, gguf_lora   Hugging Face's files to llama.cpp's
+    gguf_tokenizer         the same for the vocabulary: byte-level (pre_tokenizers) or sentencepiece
+    lora_targets           where a LoRA may sit, asked before training
     pretrain               a tiny base model from nothing, for demo and tests
 """
