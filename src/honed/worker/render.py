@@ -9,7 +9,7 @@ from honed.domain.job import RenderJob, RenderResult
 from honed.domain.rendered import Drop, RenderedExample, RenderedRow, Segment, State
 from honed.worker.base_model import base_folder, load_tokenizer
 from honed.worker.examples import Example, read_examples
-from honed.worker.renderings import Rendering, TurnSpan, renderings, reply_of
+from honed.worker.renderings import Rendering, TurnSpan, renderings, reply_of, with_fitting_ids
 from honed.worker.rows import CUT, IGNORED, encode, num_tokens, token_spans, tokenised
 from honed.worker.served import ServedTemplate, UnservableError
 
@@ -61,7 +61,7 @@ class _Showing:
         max_length: int,
         reasons: Mapping[int, str],
     ) -> None:
-        self._example = example
+        self._example = with_fitting_ids(example, template)
         self._template = template
         self._tokenizer = tokenizer
         self._max_length = max_length

@@ -10,7 +10,8 @@ A reply that a model could not have been asked for is refused with its reason, a
 of the conversation are learned all the same.
 """
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,7 @@ _OTHER: Final = "\ue000"
 """A reply that begins like no other."""
 _LONGEST_OPENING: Final = 200
 """Characters that a template may put before the words of a reply."""
+_ID_LENGTH: Final = 9
 _LAST_WORDS: Final = 12
 """Characters of the prompt's end that must stand before the reply."""
 
@@ -71,6 +73,7 @@ class Reply(NamedTuple):
 
 def renderings(example: Example, template: ServedTemplate) -> Renderings:
     """The texts that together show every target turn as the model would write it."""
+    example = with_fitting_ids(example, template)
     found = Renderings()
     for turn in reversed(example.targets):
         try:
@@ -86,6 +89,34 @@ def renderings(example: Example, template: ServedTemplate) -> Renderings:
             home.spans.insert(0, span)
     found.texts.reverse()
     return found
+
+
+def with_fitting_ids(example: Example, template: ServedTemplate) -> Example:
+    """The conversation with ids of tool calls that the template takes.
+
+    Conversations of other models have other ids than the server would have given: Mistral's
+    templates refuse all but nine letters or digits.
+    """
+    if not template.wants_short_ids:
+        return example
+    return replace(example, messages=[_with_fitting_ids(message) for message in example.messages])
+
+
+def _with_fitting_ids(message: dict[str, Any]) -> dict[str, Any]:
+    fitted = dict(message)
+    if message.get("tool_call_id"):
+        fitted["tool_call_id"] = _fitting_id(message["tool_call_id"])
+    if calls := message.get("tool_calls"):
+        fitted["tool_calls"] = [
+            call | {"id": _fitting_id(call["id"])} if call.get("id") else call for call in calls
+        ]
+    return fitted
+
+
+def _fitting_id(name: str) -> str:
+    if len(name) == _ID_LENGTH and name.isalnum():
+        return name
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_LENGTH]
 
 
 def reply_of(example: Example, turn: int, template: ServedTemplate) -> Reply:

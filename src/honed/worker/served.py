@@ -89,6 +89,24 @@ class ServedTemplate:
         is_closed = closed.endswith(eos_token) and not begun.startswith(closed)
         return eos_token if is_closed else ""
 
+    @functools.cached_property
+    def wants_short_ids(self) -> bool:
+        """Whether the ids of tool calls must have nine letters or digits (Mistral)."""
+        return not self._takes_id("call_of_more_than_nine") and self._takes_id("call00001")
+
+    def _takes_id(self, name: str) -> bool:
+        function = {"name": "look", "arguments": {}}
+        talk: list[Message] = [
+            {"role": "user", "content": "User message"},
+            {"role": "assistant", "tool_calls": [{"id": name, "function": function}]},
+            {"role": "tool", "tool_call_id": name, "content": "Tool response"},
+        ]
+        try:
+            self.render(talk, add_generation_prompt=True)
+        except UnservableError:
+            return False
+        return True
+
     @classmethod
     def of(cls, tokenizer: Any) -> "ServedTemplate":
         """The template of a tokenizer; of several named ones the default."""

@@ -1,5 +1,6 @@
 """The chat templates of the families: trained on as llama-server shows them, to the letter."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -359,6 +360,19 @@ def test_text_that_a_template_hides_behind_a_call_is_not_learned(
     )
     assert prepared.rows == []
     assert list(prepared.dropped) == ["the chat template does not show the text of the reply"]
+
+
+@pytest.mark.parametrize("name", ["mistral-v3", "mistral-nemo", "mistral-small-3.2"])
+def test_ids_of_other_models_are_fitted(tokenizers: dict[str, Any], name: str) -> None:
+    """Mistral's templates refuse OpenAI's ids: calls and results get ids of nine letters."""
+    called = CALLED | {"tool_calls": [call("call_kKL2c0XjP8Qd", "cancel", "{}")]}
+    result = RESULT | {"tool_call_id": "call_kKL2c0XjP8Qd"}
+    template = ServedTemplate.of(tokenizers[name])
+    found = renderings(Example([ASKED, called, result, REPLY], TOOLS), template)
+    assert found.refused == {}
+    ids = re.findall(r"(?:CALL_ID\]|id\": \"|TOOL_RESULTS\])(\w{9})\b", found.texts[-1].text)
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
 
 
 def test_arguments_that_are_no_json_are_refused(tokenizers: dict[str, Any]) -> None:
