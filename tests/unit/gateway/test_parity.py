@@ -32,6 +32,7 @@ pytestmark = pytest.mark.anyio
 
 SECTION = ServeSection(ctx_size=256, parallel=2, threads=1)
 TEMPLATE = "tokenizer.chat_template"
+TEMPLATES = Path(__file__).parents[2] / "templates"
 
 
 def facts_of(base: Path, gguf: Path, path: Path) -> Path:
@@ -216,6 +217,27 @@ async def test_facts_are_remembered(tiny_gguf: Path, facts: Path, tmp_path: Path
     async with opened(tmp_path) as gateway:
         status = await until(gateway, lambda status: status.is_serving)
         assert status.is_compared
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral-nemo", "qwen3", "gemma-3"])
+async def test_template_of_a_published_model_passes(
+    tiny_base: Path, tmp_path: Path, name: str
+) -> None:
+    """Dates, a beginning token in the text, tools in a format of its own, no system role: no false alarm."""
+    from honed.worker.gguf_base import write_base
+
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    shutil.copy(TEMPLATES / f"{name}.jinja", base / "chat_template.jinja")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings["bos_token"] = "<|endoftext|>"
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    gguf = tmp_path / "base.gguf"
+    write_base(base, gguf)
+    facts = facts_of(base, gguf, tmp_path / "facts.json")
+    assert ("%d %b %Y" in known(facts).conversations[0].text) == (name == "llama-3.1")
+    async with opened(tmp_path) as gateway:
+        status = await served(gateway, gguf, facts)
+    assert (status.error, status.is_compared) == (None, True)
 
 
 # ---------------------------------------------------------------- adapters
