@@ -127,9 +127,20 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
     Console(highlight=False).print(table)
 
 
-def adapters(config: ConfigFile = None, as_json: AsJson = False) -> None:
+def adapters(
+    adapter: Annotated[str | None, typer.Argument(help="Only this one, in full.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Trained adapters with their verdicts, newest first; `*` marks the one in service."""
     found = config_from(config)
+    if adapter is not None:
+        model = with_store(found, lambda store: store.get_model(adapter))
+        if as_json:
+            print_json(model)
+        else:
+            _show_adapter(model)
+        return
     models = with_store(found, lambda store: store.list_models(found.scenario))
     history = with_store(found, lambda store: store.history(found.scenario))
     current = history[-1].model_id if history else None
@@ -148,9 +159,45 @@ def adapters(config: ConfigFile = None, as_json: AsJson = False) -> None:
             _time(model.created_at_ms),
             str(len(model.episode_ids)),
             _loss(model),
-            f"{model.gate.decision}: {model.gate.reason}" if model.gate else "not judged",
+            _verdict(model),
         )
     Console(highlight=False).print(table)
+
+
+def _verdict(model: TrainedModel) -> str:
+    """The gate's decision with its figure; the whole reason is shown with one adapter."""
+    gate = model.gate
+    if gate is None:
+        return "not judged"
+    decision = gate.decision.replace("_", " ")
+    if gate.contrast is None:
+        return f"{decision} ({gate.proof})"
+    chance = "" if gate.p_value is None else f", p {gate.p_value:.3f}"
+    return f"{decision}, contrast {gate.contrast.value:+.3f}{chance}"
+
+
+def _show_adapter(model: TrainedModel) -> None:
+    rows = {
+        "adapter": model.id,
+        "trained": f"{_time(model.created_at_ms)} UTC, {model.method} on {len(model.episode_ids)} episodes "
+        f"({model.selection})",
+        "run": model.run_id,
+        "base model": model.base_model,
+        "parent": model.parent_id or "the base model",
+        "loss": _loss(model),
+        "verdict": f"{model.gate.decision.replace('_', ' ')}: {model.gate.reason}"
+        if model.gate
+        else "not judged",
+        "folder": model.adapter_path,
+        "digest": model.digest,
+        "data digest": model.data_digest,
+    }
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
 
 
 def episodes(

@@ -1,0 +1,66 @@
+"""`honed adapters`: the list, and one of them in full."""
+
+import json
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from honed.cli.app import app
+from honed.domain.trained_model import GateResult, Interval
+from honed.stores import open_store
+from tests.contract.test_store import model
+
+REASON = "successes gained over failures: contrast +0.5527 [+0.2996, +0.8266], p 0.003 against 0.01"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A scenario with two adapters: one that passed, one that was not judged."""
+    (tmp_path / "honed.toml").write_text(f'scenario = "airline"\ndata_dir = "{tmp_path}"\n')
+    gate = GateResult(
+        decision="pass",
+        proof="outcome",
+        incumbent_id=None,
+        reason=REASON,
+        num_successes=14,
+        num_failures=88,
+        contrast=Interval(value=0.5527, low=0.2996, high=0.8266),
+        p_value=0.003,
+    )
+
+    async def fill() -> None:
+        async with open_store(f"sqlite:///{tmp_path / 'honed.db'}") as store:
+            await store.add_model(msgspec.structs.replace(model(1), gate=gate))
+            await store.add_model(model(2))
+
+    anyio.run(fill)
+    return str(tmp_path / "honed.toml")
+
+
+def test_the_list_says_each_verdict_in_one_line(config: str) -> None:
+    """Decision and figure; an adapter without a verdict says so."""
+    shown = CliRunner().invoke(app, ["adapters", "--config", config]).stdout
+    assert "pass, contrast" in " ".join(shown.split())
+    assert "not judged" in " ".join(shown.split())
+    assert REASON not in shown
+
+
+def test_one_adapter_is_shown_in_full(config: str) -> None:
+    """With the gate's whole reason, its run and its digests; as JSON it is the stored value."""
+    shown = CliRunner().invoke(app, ["adapters", "airline@1", "--config", config])
+    assert shown.exit_code == 0
+    words = " ".join(shown.stdout.split())
+    assert "p 0.003 against 0.01" in words
+    assert "sft on 2 episodes (successes)" in words
+    as_json = CliRunner().invoke(app, ["adapters", "airline@1", "--config", config, "--json"])
+    assert json.loads(as_json.stdout)["gate"]["reason"] == REASON
+
+
+def test_an_adapter_that_is_not_there_is_named(config: str) -> None:
+    """Exit status 1 and one line."""
+    shown = CliRunner().invoke(app, ["adapters", "airline@7", "--config", config])
+    assert shown.exit_code == 1
+    assert "airline@7" in shown.stderr
