@@ -120,9 +120,14 @@ async def provenance(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[st
         events[row.episode_id].append(StoredEvent(row.received_ms, row.body))
     verdicts: dict[str, list[Verdict]] = {episode_id: [] for episode_id in episode_ids}
     told = select(said.episode_id, said.outcome, said.source, said.at_ms)
-    for row in await db.execute(told.where(said.episode_id.in_(episode_ids)).order_by(said.id)):
-        verdicts[row.episode_id].append(
-            Verdict(outcome=_outcome.decode(row.outcome), source=row.source, at_ms=row.at_ms)
+    told = told.where(said.episode_id.in_(episode_ids)).order_by(said.id)
+    for verdict in await db.execute(told):
+        verdicts[verdict.episode_id].append(
+            Verdict(
+                outcome=_outcome.decode(verdict.outcome),
+                source=verdict.source,
+                at_ms=verdict.at_ms,
+            )
         )
     return {id: Provenance(tuple(events[id]), tuple(verdicts[id])) for id in episode_ids}
 

@@ -51,11 +51,7 @@ class RowFile:
         self.size = path.stat().st_size if path is not None and path.is_file() else None
         """Bytes of the file on disk; None for a pipe."""
         is_gzip = raw.peek(2)[:2] == _GZIP_MAGIC
-        self._file = (
-            io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK)  # type: ignore[type-var]
-            if is_gzip
-            else raw
-        )
+        self._file = io.BufferedReader(gzip.GzipFile(fileobj=raw), _CHUNK) if is_gzip else raw
         self.unit: Literal["line", "item"] = "line"
         """What the numbers count; known with the first row."""
 
