@@ -197,6 +197,29 @@ def test_turns_that_may_not_be_imitated_are_context(mark: dict[str, Any]) -> Non
         CHAT.convert(episode_of(first))
 
 
+def test_what_is_left_out_has_its_reason() -> None:
+    """Turns that may not be imitated, shorter conversations and failed calls are told."""
+    untrusted = call(user("a"), answer="A", trust="untrusted")
+    second = call(user("a"), said("A"), user("b"), answer="B")
+    other = call(user("x"), answer="X")
+    failed = call(user("y"), answer="", error="cut off")
+    found = CHAT.left_out(episode_of(untrusted, second, other, failed))
+    assert [(each.what, each.turn) for each in found] == [
+        ("turn 1", 1),
+        ("conversation 2, 2 turns", None),
+        ("calls: 1", None),
+    ]
+    assert found[0].reason == "its sender is untrusted"
+
+
+def test_parts_of_a_turn_stay_parts() -> None:
+    """How they are joined is the chat template's affair; what is no text is refused."""
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    example = CHAT.convert(episode_of(call({"role": "user", "content": parts}, answer="A")))
+    assert example.messages[0].text == "ab"
+    assert not isinstance(example.messages[0].content, str)
+
+
 def test_failed_calls_are_ignored() -> None:
     """A call with an error or an empty answer is not part of the conversation."""
     episode = episode_of(

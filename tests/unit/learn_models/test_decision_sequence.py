@@ -102,6 +102,19 @@ def test_scores() -> None:
     assert MODEL.evaluate([act("a"), act("done"), told]) == Failure("wrong")
 
 
+def test_what_is_left_out_has_its_reason() -> None:
+    """Failed actions are told; the engine's own events are no actions."""
+    records = [
+        act("a", **seen("x")),
+        act("b", ok=False, target="db", tick=7),
+        act("c"),
+        act("done"),
+    ]
+    (episode,) = MODEL.build_episodes(records, now_ms=1)
+    (failed,) = MODEL.left_out(episode)
+    assert failed == ("action b(db) of tick 7", "it failed", None)
+
+
 def test_what_cannot_teach() -> None:
     """No success, no task, or actions that may not be imitated: refused with the episode's id."""
     names = ("a", "b", "c")

@@ -9,7 +9,7 @@ import pytest
 from honed.errors import TrainingError
 from honed.worker.base_model import load_tokenizer
 from honed.worker.examples import Example, read_examples
-from honed.worker.rows import IGNORED, Row, rows_of
+from honed.worker.rows import CUT, IGNORED, Row, prepare, rows_of
 
 TALK: list[dict[str, Any]] = [
     {"role": "system", "content": "You operate services."},
@@ -142,6 +142,25 @@ def test_long_row_is_cut_at_its_end(tokenizer: Any) -> None:
 def test_row_without_a_reply_is_left_out(tokenizer: Any) -> None:
     """What cutting leaves without a word of the agent teaches nothing."""
     assert rows(TALK, tokenizer, max_length=16) == []
+
+
+def test_what_is_cut_is_counted(tokenizer: Any) -> None:
+    """Kept and dropped tokens add up to the replies, whether a row keeps some or none."""
+    (whole,) = rows(TALK, tokenizer)
+    for max_length in (len(whole.input_ids), len(whole.input_ids) - 6, 16):
+        prepared = prepare([Example(TALK)], tokenizer, max_length=max_length)
+        assert prepared.num_targets + prepared.dropped[CUT] == whole.num_targets
+        assert len(prepared.rows) == (max_length > 16)
+
+
+def test_one_bad_conversation_costs_no_other(tokenizer: Any) -> None:
+    """A conversation that cannot be rendered is left out with its reason, the others are learned."""
+    image = [{"role": "user", "content": [{"type": "image_url"}]}, TALK[2]]
+    prepared = prepare([Example(image), Example(TALK)], tokenizer, max_length=512)
+    assert [row.example for row in prepared.rows] == [1]
+    ((reason, count),) = prepared.dropped.items()
+    assert "image_url" in reason
+    assert count == len(tokenizer.encode("disk: inspect", add_special_tokens=False))
 
 
 def test_opening_turn_answers_nothing(tokenizer: Any) -> None:

@@ -68,7 +68,9 @@ THOUGHT_IN_TEXT: Final = {
     "role": "assistant",
     "content": "<think>\nold thoughts\n</think>\n\nTomorrow.",
 }
-NUMBERS: Final = '{"seats": 2, "to": "ZRH", "price": 3.0, "x": [1, 2.50, 1e-7, null, true, "ü\\n"]}'
+NUMBERS: Final = (
+    '{"seats": 2, "to": "ZRH", "price": 3.0, "x": [1, 2.50, 1e-7, 1234567.5, null, true]}'
+)
 CALLED: Final = {
     "role": "assistant",
     "content": None,
