@@ -74,7 +74,13 @@ FAMILIES: Final = {
     ),
     "gemma2": Family(
         "Gemma2",
-        {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16},
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 16,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
         tolerance=5e-3,
     ),
     "gemma3": Family(

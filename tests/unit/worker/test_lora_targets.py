@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from honed.domain.job import TrainJob, TrainSettings
 from honed.errors import TrainingError
 from honed.worker.base_model import load_config
 from honed.worker.gguf_base import write_base
 from honed.worker.lora_targets import check_targets
+from honed.worker.train import train
 from tests.unit.worker.families import FAMILIES, log_probabilities, make_adapter, make_model
 from tests.unit.worker.llama import llama_server, next_token_logprobs
 
@@ -50,3 +52,30 @@ def test_head_of_its_own_is_served_with_its_lora(tmp_path: Path) -> None:
         served = next_token_logprobs(client, prompt_ids, len(expected))
     assert max(abs(s - e) for s, e in zip(served, expected, strict=True)) < 1e-4
     assert max(abs(b - e) for b, e in zip(of_base, expected, strict=True)) > 0.5
+
+
+@pytest.mark.parametrize("outcome", ["target", "architecture"])
+def test_train_job_is_refused_before_its_data_are_read(tmp_path: Path, outcome: str) -> None:
+    """A run that could not be served costs nothing: there are no data here to read."""
+    base = make_model(FAMILIES["llama, tied"], tmp_path / "base")
+    if outcome == "architecture":
+        path = base / "config.json"
+        path.write_text(path.read_text().replace("LlamaForCausalLM", "MixtralForCausalLM"))
+    targets = ("embed_tokens",) if outcome == "target" else None
+    job = TrainJob(
+        run_id="r",
+        model_id="tiny@1",
+        scenario="tiny",
+        learn_model="chat",
+        base_model=str(base),
+        data_path=str(tmp_path / "none.jsonl"),
+        held_out_path=None,
+        incumbent_path=None,
+        output_path=str(tmp_path / "out"),
+        result_path="",
+        settings=TrainSettings(target_modules=targets, device="cpu", threads=1),
+    )
+    with pytest.raises(TrainingError, match=r"embed_tokens|MixtralForCausalLM") as raised:
+        train(job, lambda progress: None)
+    assert raised.value.advice
+    assert not (tmp_path / "out").exists()
