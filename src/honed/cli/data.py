@@ -173,6 +173,8 @@ def _batches(rows: Iterator[Reading | BadRow]) -> Iterator[list[Reading | BadRow
         batch.append(row)
         if isinstance(row, Reading):
             size += sum(len(line) for told in row.trajectories for line in told.lines)
+        if isinstance(row, Reading) and row.episode is not None:
+            size += sum(len(event.body) for event in row.episode.provenance.events)
         if len(batch) == _BATCH or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0

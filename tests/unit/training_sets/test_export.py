@@ -22,6 +22,7 @@ from honed.sink import Sink
 from honed.stores import SqlStore, open_store
 from honed.training_sets import FORMATS, Export, StoredEpisode
 from honed.training_sets.formats.own import read_episode
+from honed.training_sets.harvest import MAY_NOT_TEACH
 from honed.training_sets.trajectories import Trajectory, events_of
 from tests.unit.training_sets.conversations import TEXT, trajectories
 
@@ -226,12 +227,15 @@ def test_what_may_not_teach_is_in_no_training_set_but_in_the_whole() -> None:
     async def test() -> None:
         async with place() as here:
             await here.tell(told("t1", Success(1.0), train=False))
+            await here.tell(told("t2", Success(1.0), train=False, group_id="g"))
+            await here.tell(told("t3", Failure("no"), "5", group_id="g"))
             for shape in ("sft", "labelled", "prompt-completion", "sharegpt", "preference"):
-                lines, export = await here.export(shape)
-                assert lines == []
-                assert export.left_out.total() == export.num_episodes == 1
-            ((line,), _) = await here.export()
-            assert not read_episode(line).episode.may_teach
+                lines, export = await here.export(shape, outcomes=frozenset({"success", "failure"}))
+                assert len(lines) == (shape != "preference")
+                assert export.left_out[MAY_NOT_TEACH] == (1 if shape == "preference" else 2)
+            lines, _ = await here.export()
+            marks = [read_episode(line).episode.may_teach for line in lines]
+            assert marks == [False, False, True]
 
     anyio.run(test)
 
