@@ -62,8 +62,9 @@ STRINGS: Final = (
     "Word. Next sentence! (And a third?) \u201cquoted\u201d \u2014 dash\u2026",
     "control \x01\x7f characters",
 )
-"""Asked of tokenizer and server; each special token of the model is asked between words as well. All
-are in NFC: Qwen's tokenizers normalise to it and llama.cpp does not, which docs/serving.md says.
+"""Asked of tokenizer and server; each special token of the model is asked after a word as well
+(what follows one is in the conversations). All are in NFC: Qwen's tokenizers normalise to it and
+llama.cpp does not, which docs/serving.md says.
 """
 _MAX_SPECIAL: Final = 24
 
@@ -201,8 +202,20 @@ def write_facts(
 
 def _strings(tokenizer: Any) -> Iterator[TokenizedText]:
     special = list(dict.fromkeys(tokenizer.all_special_tokens))[:_MAX_SPECIAL]
-    for text in (*STRINGS, *(f"before {token}after" for token in special)):
-        yield TokenizedText(text=text, token_ids=_ids(tokenizer, text))
+    beginning = _beginning_of_chat(tokenizer)
+    for text in (*STRINGS, *(f"before {token}" for token in special)):
+        asked = beginning + text
+        yield TokenizedText(text=asked, token_ids=_ids(tokenizer, asked))
+
+
+def _beginning_of_chat(tokenizer: Any) -> str:
+    """What the template puts before a user's words: Llama 2's and Mistral's tokenizers treat the very start
+    of a text as llama.cpp cannot, and no chat has words there (docs/models.md).
+    """
+    marker = "\ufffc"
+    turn = {"role": "user", "content": marker}
+    text: str = tokenizer.apply_chat_template([turn], tokenize=False)
+    return text.partition(marker)[0]
 
 
 def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
