@@ -97,7 +97,9 @@ def listening_unix(path: Path) -> Iterator[socket.socket]:
 
 
 def _exec_with(fds: list[int], names: str, command: list[str]) -> None:
-    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds]  # out of the way of 3 and up
+    aside = [
+        fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 100) for fd in fds
+    ]  # out of the way of 3 and up
     for fd in fds:
         os.set_inheritable(fd, False)
     for target, fd in enumerate(aside, 3):
