@@ -254,6 +254,43 @@ async def test_a_receipt_of_a_closed_group_finds_its_episode(store: SqlStore) ->
     assert (await store.get_episode(made.id)).outcome == Failure("wrong")
 
 
+async def test_what_is_said_later_belongs_to_the_episode(store: SqlStore) -> None:
+    """Its record joins the others once, however often it comes; a comment changes no verdict."""
+    await store.append([incoming(call(task_id="t1", receipt_id="r1"))])
+    [made] = await close_all(store)
+    better = incoming(failure("wrong", receipt_id="r1", demonstration="look twice"))
+    comment = {"type": "outcome", "event_id": "c", "task_id": "t1", "comment": "odd"}
+    for event in (better, incoming(comment), better):
+        await store.append([event])
+    found = await store.get_episode(made.id)
+    assert [type(record).__name__ for record in found.records] == [
+        "LlmCallRecord",
+        "OutcomeRecord",
+        "OutcomeRecord",
+    ]
+    assert found.outcome == Failure("wrong")
+    assert [record.demonstration for record in found.demonstrations] == ["look twice"]
+
+
+async def test_verdicts_are_kept_with_who_said_them(store: SqlStore) -> None:
+    """In order of arrival; an older version of a source does not undo its newer one."""
+    first = {"task_id": "t1", "source": "judge", "version": "v10"}
+    await store.append([incoming(call(task_id="t1")), incoming(success(0.9, **first))])
+    [made] = await close_all(store)
+    await store.append([incoming(failure("old", task_id="t1", source="judge", version="v9"))])
+    assert (await store.get_episode(made.id)).outcome == Success(0.9)
+    said = {"task_id": "t1", "source": "ann", "comment": "it broke again"}
+    await store.append([incoming(failure("reopened", **said))])
+    assert (await store.get_episode(made.id)).outcome == Failure("reopened")
+    told = (await store.provenance([made.id]))[made.id].verdicts
+    assert [(said.source, said.version, said.comment) for said in told] == [
+        ("judge", "v10", None),
+        ("judge", "v9", None),
+        ("ann", None, "it broke again"),
+    ]
+    assert await counts(store) == (1, 1, 0)
+
+
 async def test_set_outcome_moves_the_counters_both_ways(store: SqlStore) -> None:
     """Known and success follow every change; an unknown id is refused."""
     one = episode(task_id="t1")

@@ -70,30 +70,36 @@ def outcome_event(
     reason: str | None = None,
     receipt_id: str | None = None,
     group_id: str | None = None,
+    comment: str | None = None,
+    demonstration: str | dict[str, Any] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """A verdict on a task or on one call.
+    """What is said about one call, an attempt, or (naming a group alone) all attempts of a group.
 
     `success` False is a failure with its `reason`; True, or a score above 0 alone, a success of
-    that score (1.0 when none is given); a score of 0 alone a failure.
+    that score (1.0 when none is given); a score of 0 alone a failure. `demonstration` is the answer
+    as it should have been, a text or a message; `source` and `version` say who speaks.
 
     Raises:
-        ValueError: it names no task and no receipt, or says neither success nor score.
+        ValueError: it names no task, receipt, session or group, or says nothing.
     """
-    if task_id is None and receipt_id is None:
-        raise ValueError("an outcome must name a task_id or a receipt_id")
-    if success is None and score is None:
-        raise ValueError("an outcome must say success or score")
+    if not any((task_id, receipt_id, group_id, fields.get("session_id"))):
+        raise ValueError("an outcome must name a task_id, a receipt_id or a group_id")
+    outcome: dict[str, Any] | None = None
     if success or (success is None and score):
         outcome = {"type": "success", "score": 1.0 if score is None else score}
-    else:
+    elif success is not None or score is not None:
         outcome = {"type": "failure", "reason": reason or ""}
+    if outcome is None and comment is None and demonstration is None:
+        raise ValueError("an outcome must say success, score, comment or demonstration")
     event = {
         "type": "outcome",
         "task_id": task_id,
         "outcome": outcome,
         "receipt_id": receipt_id,
         "group_id": group_id,
+        "comment": comment,
+        "demonstration": demonstration,
         **fields,
     }
     return _present(event)

@@ -64,7 +64,10 @@ class TaskBase(Generic[R]):
         reason: str | None = None,
         **fields: Any,
     ) -> R:
-        """Say how the attempt went; leaving the context says nothing more then."""
+        """Say how the attempt went; leaving the context says nothing more then.
+
+        Fields as in `client.events.outcome_event`: `comment`, `demonstration`, `source`, ...
+        """
         said = events.outcome_event(
             task_id=self.task_id,
             success=success,

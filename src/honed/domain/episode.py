@@ -7,7 +7,14 @@ from typing import Protocol
 from msgspec import Struct
 
 from honed.domain.outcome import Outcome, Unknown
-from honed.domain.records import ActionRecord, LlmCallRecord, R, Record, records_of
+from honed.domain.records import (
+    ActionRecord,
+    LlmCallRecord,
+    OutcomeRecord,
+    R,
+    Record,
+    records_of,
+)
 
 
 class EpisodeMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,6 +50,12 @@ class Episode(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return records_of(self.records, cls)
 
     @property
+    def demonstrations(self) -> list[OutcomeRecord]:
+        """What was said with an answer as it should have been, in order."""
+        told = records_of(self.records, OutcomeRecord)
+        return [record for record in told if record.corrected is not None]
+
+    @property
     def may_teach(self) -> bool:
         """Whether it may enter a training set: all of its records allow it."""
         return all(record.may_teach for record in self.records)
@@ -58,7 +71,8 @@ class Episode(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if named is not None:
             return named
         for record in self.records:
-            if record.session_id is not None:
+            # a verdict may come after the split was drawn, and must not move the episode
+            if record.session_id is not None and not isinstance(record, OutcomeRecord):
                 return f"session:{record.session_id}"
         return self._opening or self.id
 

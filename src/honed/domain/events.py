@@ -139,14 +139,30 @@ class LlmCallEvent(
 class OutcomeEvent(
     Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="outcome", tag_field="type"
 ):
-    """A verdict on a task, on a group's task or on one call (`receipt_id`), now or days later."""
+    """What somebody says about an attempt, now or days later: a verdict, a comment, a better answer.
 
-    outcome: Outcome
+    It speaks of one call (`receipt_id`), of an attempt (`task_id`, `session_id`), or, naming a `group_id`
+    alone, of every attempt of the group that had begun by then. docs/outcomes.md tells what becomes of it.
+    """
+
+    outcome: Outcome | None = None
+    """How the attempt ended; None says nothing about that, `unknown` takes back what was said."""
     receipt_id: str | None = None
+    comment: str | None = None
+    """Words for people; nothing is learned from them."""
+    demonstration: Message | str | None = None
+    """The answer as it should have been: of the call, else the last one of the attempt."""
     source: str | None = None
     """Who says so: a verifier, a judge, a person."""
     version: str | None = None
     """Which version of the source said so."""
+
+    def __post_init__(self) -> None:
+        said = self.demonstration
+        if self.outcome is None and self.comment is None and said is None:
+            raise ValueError("expected an outcome, a comment or a demonstration")
+        if said is not None and (not said if isinstance(said, str) else said.is_empty):
+            raise ValueError("the demonstration is empty: expected a text or a tool call")
 
 
 class DependencyGraphEvent(

@@ -109,13 +109,24 @@ class LlmCallRecord(
 class OutcomeRecord(
     RecordFields, frozen=True, kw_only=True, omit_defaults=True, tag="outcome", tag_field="type"
 ):
-    """A verdict on a task or on one call."""
+    """What somebody said about an attempt or one call of it."""
 
-    outcome: Outcome
+    outcome: Outcome | None = None
     receipt_id: str | None = None
+    comment: str | None = None
+    demonstration: Message | str | None = None
     source: str | None = None
     version: str | None = None
     worker_id: None = None
+
+    @property
+    def corrected(self) -> Message | None:
+        """The answer as it should have been; None without one, or from a sender that is not trusted."""
+        if self.demonstration is None or self.trust != "trusted":
+            return None
+        if isinstance(self.demonstration, str):
+            return Message(role="assistant", content=self.demonstration)
+        return msgspec.structs.replace(self.demonstration, role="assistant")
 
 
 class DependencyGraphRecord(

@@ -16,6 +16,8 @@ class TrainingMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
     outcome_score: float | None = None
     model: str | None = None
     adapter_id: str | None = None
+    demonstrated_by: str | None = None
+    """Who gave the answer that is learned; None when it is the agent's own."""
     group: str | None = None
     """The key that keeps attempts at one task on one side of every split."""
 

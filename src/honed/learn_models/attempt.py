@@ -7,6 +7,7 @@ from honed.domain.episode import Episode, EpisodeMetadata
 from honed.domain.ids import EpisodeIds
 from honed.domain.outcome import Failure, Outcome, Success
 from honed.domain.records import ActionRecord, LlmCallRecord, OutcomeRecord, Record, records_of
+from honed.domain.verdict import Told, standing
 
 DONE: Final = "done"
 """The action that ends a task; its result is the task's."""
@@ -40,14 +41,21 @@ def is_done(record: Record) -> bool:
 
 
 def is_closing(record: Record) -> bool:
-    """Whether the record ends its group: a verdict, or the action `done`."""
-    return isinstance(record, OutcomeRecord) or is_done(record)
+    """Whether the record ends its group: a verdict or a better answer, or the action `done`."""
+    if isinstance(record, OutcomeRecord):
+        return record.outcome is not None or record.demonstration is not None
+    return is_done(record)
 
 
 def verdict(records: Sequence[Record]) -> Outcome | None:
-    """The newest outcome that was told, else what the newest `done` says, else None."""
-    if told := records_of(records, OutcomeRecord):
-        return told[-1].outcome
+    """The outcome that was told and stands, else what the newest `done` says, else None."""
+    told = [
+        Told(record.outcome, record.source, record.version)
+        for record in records_of(records, OutcomeRecord)
+        if record.outcome is not None
+    ]
+    if said := standing(told):
+        return said.outcome
     dones = [record for record in records_of(records, ActionRecord) if is_done(record)]
     if not dones:
         return None

@@ -15,6 +15,7 @@ from honed.domain.training_data import ChatExample, TrainingMetadata
 from honed.errors import LearnError, ValidationError
 from honed.learn_models import attempt
 from honed.learn_models.conversation import Assembly, assemble
+from honed.learn_models.correction import correction
 from honed.learn_models.learn_model import LeftOut
 
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
@@ -81,13 +82,14 @@ class ChatLearnModel:
         return assemble(episode.records_of(LlmCallRecord))
 
     def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> ChatExample:
-        """The longest conversation with a turn to imitate.
+        """The conversation up to a corrected answer, else the longest with a turn to imitate.
 
         Raises:
             LearnError: no call came back, none may be imitated, or a turn is not text.
         """
+        corrected = correction(episode)
         assembly = self.assemble(episode)
-        conversation = assembly.longest
+        conversation = corrected.conversation if corrected else assembly.longest
         if conversation is None:
             found = len(assembly.conversations)
             raise LearnError(
@@ -108,6 +110,7 @@ class ChatLearnModel:
                     outcome_score=score_of(episode.outcome),
                     model=episode.records_of(LlmCallRecord)[-1].model or None,
                     adapter_id=episode.metadata.adapter_id,
+                    demonstrated_by=corrected.given_by if corrected else None,
                     group=episode.split_key,
                 ),
             )
@@ -117,12 +120,16 @@ class ChatLearnModel:
     def left_out(self, episode: Episode) -> Sequence[LeftOut]:
         """Turns that may not be imitated, calls that failed, and all but the longest conversation."""
         assembly = self.assemble(episode)
-        longest = assembly.longest
+        corrected = correction(episode)
+        longest = corrected.conversation if corrected else assembly.longest
         found = [
             LeftOut(f"turn {i}", turn.reason, i)
             for i, turn in enumerate(longest.turns if longest else ())
             if turn.reason is not None and turn.message.role == "assistant"
         ]
+        if corrected:
+            what = f"conversations: {len(assembly.conversations)}"
+            return [*found, LeftOut(what, f"an answer was corrected by {corrected.given_by}")]
         for number, conversation in enumerate(assembly.conversations, 1):
             if conversation is not longest:
                 what = f"conversation {number}, {len(conversation.turns)} turns"

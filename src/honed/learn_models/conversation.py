@@ -88,8 +88,8 @@ class _Desk:
     forks: dict[str, int] = field(default_factory=dict)
 
     def add(self, call: LlmCallRecord) -> None:
-        sent, answer = _sent(call), _answer(call)
-        keys = [_key(message) for message in sent]
+        sent, answer = sent_by(call), answer_of(call)
+        keys = [key_of(message) for message in sent]
         reason = _why_not(call)
         continued = [c for c in self.open if keys[: len(c.keys)] == c.keys]
         conversation = max(continued, key=_length) if continued else self._begin(keys)
@@ -98,7 +98,7 @@ class _Desk:
         conversation.turns += [
             Turn(m, reason is None and m.role == "assistant", reason) for m in new
         ]
-        conversation.keys += [*keys[known:], _key(answer)]
+        conversation.keys += [*keys[known:], key_of(answer)]
         conversation.tools = call.tools or conversation.tools
 
     def _begin(self, keys: list[object]) -> _Open:
@@ -120,7 +120,7 @@ class _Desk:
 def assemble(calls: Sequence[LlmCallRecord]) -> Assembly:
     """Sort calls, in order of arrival, into conversations."""
     desk = _Desk()
-    usable = [call for call in calls if call.is_success and _sent(call)]
+    usable = [call for call in calls if call.is_success and sent_by(call)]
     for call in usable:
         desk.add(call)
     return Assembly(
@@ -139,13 +139,15 @@ def _why_not(call: LlmCallRecord) -> str | None:
     return None if call.trust == "trusted" else f"its sender is {call.trust}"
 
 
-def _sent(call: LlmCallRecord) -> tuple[Message, ...]:
+def sent_by(call: LlmCallRecord) -> tuple[Message, ...]:
+    """The messages that a call sent; its prompt when only that is known."""
     if call.messages is not None:
         return call.messages
     return (Message(role="user", content=call.prompt),) if call.prompt else ()
 
 
-def _answer(call: LlmCallRecord) -> Message:
+def answer_of(call: LlmCallRecord) -> Message:
+    """The turn that a call brought back."""
     if call.response_message is None or call.response_message.is_empty:
         return Message(role="assistant", content=call.response)
     return msgspec.structs.replace(call.response_message, role="assistant")
@@ -159,7 +161,7 @@ def _num_shared(a: Sequence[object], b: Sequence[object]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
-def _key(message: Message) -> object:
+def key_of(message: Message) -> object:
     """What a turn says, however it is written."""
     role = "system" if message.role == "developer" else message.role
     parts = message.content if isinstance(message.content, tuple) else ()

@@ -76,12 +76,17 @@ class StoredEvent(NamedTuple):
     body: bytes
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
-    """What was said about an episode, by whom and when; the newest counts."""
+class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was said about an episode, by whom and when; `domain.verdict` tells which one counts."""
 
     outcome: Outcome
     source: str | None
     at_ms: int
+    version: str | None = None
+    """Which version of the source said so."""
+    comment: str | None = None
+    event_id: str | None = None
+    """The event that brought it; None when the learn model judged by itself."""
 
 
 class Provenance(NamedTuple):

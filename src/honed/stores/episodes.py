@@ -1,7 +1,7 @@
 """Writes of episodes and verdicts; each function runs inside its caller's write transaction."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, is_known, is_success, score
-from honed.domain.records import OutcomeRecord
+from honed.domain.records import OutcomeRecord, records_of
 from honed.domain.times import now_ms
+from honed.domain.verdict import Told, standing
 from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import Closing, IncomingEvent, Verdict
 from honed.stores import reads
@@ -30,6 +31,7 @@ class Said(NamedTuple):
     outcome: Outcome
     source: str | None = None
     record_id: int | None = None
+    version: str | None = None
 
 
 class _New(NamedTuple):
@@ -39,7 +41,9 @@ class _New(NamedTuple):
     source_group: int
     record_ids: Sequence[int]
     verdicts: Sequence[Verdict] = ()
-    """What was said about it where it comes from; empty: its outcome, by its learn model, now."""
+    """What was said about it where it comes from; empty: what its records say."""
+    said_by: Mapping[str, int] = {}
+    """The records of those verdicts, by event."""
 
 
 async def close_groups(db: AsyncConnection, closings: Sequence[Closing]) -> set[int]:
@@ -87,7 +91,8 @@ async def add_episode(
     num_new = sum(is_new for _, is_new in record_ids)
     group_id = await _closed_group(db, episode, lines)
     ids = [record_id for record_id, _ in record_ids]
-    await _insert_episodes(db, [_New(episode, group_id, ids, verdicts)])
+    said_by = {line.event_id: id for line, id in zip(lines, ids, strict=True) if line.event_id}
+    await _insert_episodes(db, [_New(episode, group_id, ids, verdicts, said_by)])
     await db.execute(update(t.totals).values(num_records=t.totals.c.num_records + num_new))
     return True
 
@@ -115,17 +120,16 @@ async def _is_known(db: AsyncConnection, episode: Episode, group_key: str) -> bo
 
 
 async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
-    """Append a verdict, make it the episode's outcome and move the counters."""
+    """Append a verdict, make the one that stands the episode's outcome and move the counters."""
     e = t.episodes.c
     query = select(e.scenario, e.learn_model, e.outcome).where(e.id == episode_id)
     episode = (await db.execute(query)).first()
     if episode is None:
         raise NotFoundError(f"no episode has the id {episode_id}")
     await db.execute(insert(t.outcomes), [_outcome_row(episode_id, said)])
-    await db.execute(
-        update(t.episodes).where(e.id == episode_id).values(**_outcome_columns(said.outcome))
-    )
-    now, before = said.outcome, _decode_outcome(episode.outcome)
+    now = await _standing(db, episode_id, said)
+    await db.execute(update(t.episodes).where(e.id == episode_id).values(**_outcome_columns(now)))
+    before = _decode_outcome(episode.outcome)
     more_known = int(is_known(now)) - int(is_known(before))
     more_successes = int(is_success(now)) - int(is_success(before))
     s = t.learning_states.c
@@ -139,8 +143,42 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
     )
 
 
+async def _standing(db: AsyncConnection, episode_id: str, newest: Said) -> Outcome:
+    """The outcome that counts, now that `newest` is the last verdict."""
+    if newest.source is None or newest.version is None:
+        return newest.outcome
+    verdicts = (await reads.provenance(db, [episode_id]))[episode_id].verdicts
+    told = standing([Told(said.outcome, said.source, said.version) for said in verdicts])
+    assert told is not None
+    return told.outcome
+
+
+async def say(db: AsyncConnection, episode_id: str, record_id: int, record: OutcomeRecord) -> None:
+    """Add to a closed episode what was said about it later: its record, and the verdict if it has one."""
+    link = t.episode_records
+    known = select(link.c.position).where(
+        link.c.episode_id == episode_id, link.c.record_id == record_id
+    )
+    if (await db.execute(known)).first() is not None:
+        return
+    newest = select(func.max(link.c.position)).where(link.c.episode_id == episode_id)
+    position = await db.scalar(newest)
+    values = {
+        "episode_id": episode_id,
+        "position": 0 if position is None else position + 1,
+        "record_id": record_id,
+    }
+    await db.execute(insert(link), [values])
+    e = t.episodes.c
+    more = update(t.episodes).where(e.id == episode_id).values(num_records=e.num_records + 1)
+    await db.execute(more)
+    if record.outcome is not None:
+        said = Said(record.outcome, record.source, record_id, record.version)
+        await set_outcome(db, episode_id, said)
+
+
 async def settle_late_outcomes(db: AsyncConnection) -> None:
-    """Make every outcome that found its group closed the outcome of the group's episodes."""
+    """Add every outcome that found its group closed to the group's episodes."""
     late = (await db.execute(select(t.late_outcomes).order_by(t.late_outcomes.c.record_id))).all()
     records = await reads.outcome_records(db, {row.record_id for row in late})
     for row in late:
@@ -149,8 +187,7 @@ async def settle_late_outcomes(db: AsyncConnection) -> None:
         e = t.episodes.c
         query = select(e.id).where(e.source_group == row.group_id)
         for episode_id in (await db.execute(query)).scalars().all():
-            said = Said(record.outcome, record.source, row.record_id)
-            await set_outcome(db, episode_id, said)
+            await say(db, episode_id, row.record_id, record)
     await db.execute(delete(t.late_outcomes))
 
 
@@ -255,12 +292,21 @@ def _verdict_rows(new: _New) -> list[dict[str, Any]]:
     episode = new.episode
     if new.verdicts:
         return [
-            _outcome_row(episode.id, Said(said.outcome, said.source)) | {"at_ms": said.at_ms}
+            _outcome_row(
+                episode.id, Said(said.outcome, said.source, new.said_by.get(said.event_id or ""))
+            )
+            | {"at_ms": said.at_ms}
             for said in new.verdicts
         ]
-    if not is_known(episode.outcome):
-        return []
-    return [_outcome_row(episode.id, Said(episode.outcome, episode.learn_model))]
+    told = [
+        Said(record.outcome, record.source or episode.learn_model, record.record_id, record.version)
+        for record in records_of(episode.records, OutcomeRecord)
+        if record.outcome is not None
+    ]
+    stands = standing([Told(said.outcome, said.source, said.version) for said in told])
+    if is_known(episode.outcome) and (stands is None or stands.outcome != episode.outcome):
+        told.append(Said(episode.outcome, episode.learn_model))  # the learn model's own
+    return [_outcome_row(episode.id, said) for said in told]
 
 
 async def _insert_record(db: AsyncConnection, line: IncomingEvent) -> tuple[int, bool]:

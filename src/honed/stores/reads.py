@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.episode import Episode, EpisodeMetadata
-from honed.domain.events import parse_event
+from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record, record_from_event
 from honed.errors import NotFoundError, StoreError, ValidationError
@@ -119,7 +119,8 @@ async def provenance(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[st
     for row in await db.execute(query):
         events[row.episode_id].append(StoredEvent(row.received_ms, row.body))
     verdicts: dict[str, list[Verdict]] = {episode_id: [] for episode_id in episode_ids}
-    told = select(said.episode_id, said.outcome, said.source, said.at_ms)
+    told = select(said.id, said.episode_id, said.outcome, said.source, said.at_ms, r.body)
+    told = told.join(t.records, said.record_id == r.id, isouter=True)
     told = told.where(said.episode_id.in_(episode_ids)).order_by(said.id)
     for verdict in await db.execute(told):
         verdicts[verdict.episode_id].append(
@@ -127,9 +128,18 @@ async def provenance(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[st
                 outcome=_outcome.decode(verdict.outcome),
                 source=verdict.source,
                 at_ms=verdict.at_ms,
+                **_told_with(verdict.body),
             )
         )
     return {id: Provenance(tuple(events[id]), tuple(verdicts[id])) for id in episode_ids}
+
+
+def _told_with(body: bytes | None) -> dict[str, str | None]:
+    """What a verdict's own event says besides the outcome; nothing once that is gone."""
+    event = parse_event(body) if body is not None else None
+    if not isinstance(event, OutcomeEvent):
+        return {}
+    return {"version": event.version, "comment": event.comment, "event_id": event.event_id}
 
 
 async def episode_page(

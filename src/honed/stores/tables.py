@@ -146,7 +146,7 @@ outcomes = Table(
     Column("at_ms", Integer, nullable=False),
     Index("outcomes_episode", "episode_id"),
 )
-"""Every verdict on an episode, in order; the first is the learn model's own."""
+"""Every verdict on an episode, in order; one without a record is the learn model's own."""
 
 actions = Table(
     "actions",

@@ -13,6 +13,7 @@ import msgspec
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, is_known, is_success
 from honed.domain.training_data import ChatExample
+from honed.domain.verdict import Told, standing
 from honed.errors import LearnError, ValidationError
 from honed.learn_models import ChatLearnModel, LearnModel
 from honed.ports import EpisodeFilter, EpisodeRow, Store
@@ -84,8 +85,9 @@ class Export:
         for episode in page:
             self.num_episodes += 1
             told = provenance[episode.id]
-            if told.verdicts:  # one may have come since the episode was read
-                episode = msgspec.structs.replace(episode, outcome=told.verdicts[-1].outcome)
+            verdicts = [Told(said.outcome, said.source, said.version) for said in told.verdicts]
+            if stands := standing(verdicts):  # one may have come since the episode was read
+                episode = msgspec.structs.replace(episode, outcome=stands.outcome)
             yield format_episode(StoredEpisode(episode, told))
 
     async def _examples(self) -> AsyncIterator[bytes]:

@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 from honed.domain.episode import Episode
 from honed.domain.outcome import Success, is_known, is_success
 from honed.domain.trained_model import Selection
+from honed.domain.training_data import TrainingData
 from honed.errors import EmptyDataError, LearnError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import HeldOut, TrainingSet
@@ -104,31 +105,39 @@ class Harvest:
         known = is_known(episode.outcome)
         if not episode.may_teach:
             return MAY_NOT_TEACH
+        corrected = bool(episode.demonstrations)  # it may teach, whatever its outcome
         if self._rules.split.is_held_out(episode.split_key):
-            return self._hold_out(episode) if known else NO_OUTCOME
-        if not known and self._rules.unlabelled == "wait":
+            return self._hold_out(episode) if known or corrected else NO_OUTCOME
+        if not known and not corrected and self._rules.unlabelled == "wait":
             return NO_OUTCOME
         reason = self._why_not_taught(episode)
-        if reason and self._selection == "successes":
+        if reason and not corrected and self._selection == "successes":
             return reason
-        spooled = self._spooled(episode)
-        if spooled is None:
+        data = self._converted(episode)
+        if data is None:
             return NO_ROW
-        self._rows.append(_Row(episode.id, reason is None, spooled))
+        if data.metadata.demonstrated_by:
+            reason = None
+        elif corrected and (reason or not known) and self._selection == "successes":
+            return reason or NO_OUTCOME
+        self._rows.append(_Row(episode.id, reason is None, self._spool.add(data)))
         return None
 
     def _hold_out(self, episode: Episode) -> str:
-        spooled = self._spooled(episode)
-        if spooled is None:
+        data = self._converted(episode)
+        if data is None:
             return NO_ROW
+        is_corrected = data.metadata.demonstrated_by is not None
+        if not is_corrected and not is_known(episode.outcome):
+            return NO_OUTCOME
         self._held_out.append(
             (
                 HeldOut(
                     episode_id=episode.id,
                     group=episode.split_key,
-                    is_success=is_success(episode.outcome),
+                    is_success=is_corrected or is_success(episode.outcome),
                 ),
-                spooled,
+                self._spool.add(data),
             )
         )
         return HELD_OUT
@@ -140,13 +149,12 @@ class Harvest:
             case outcome:
                 return NO_SUCCESS if is_known(outcome) else None
 
-    def _spooled(self, episode: Episode) -> SpooledRow | None:
+    def _converted(self, episode: Episode) -> TrainingData | None:
         try:
-            data = self._rules.learn_model.convert(episode, available_actions=self._actions)
+            return self._rules.learn_model.convert(episode, available_actions=self._actions)
         except LearnError as error:
             self.fault = self.fault or error
             return None
-        return self._spool.add(data)
 
     def _selected(self) -> list[_Row]:
         """The rows of the training file, in their final order."""

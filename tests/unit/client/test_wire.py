@@ -81,8 +81,18 @@ def test_an_outcome_without_an_object_or_a_verdict_is_refused() -> None:
     """Before it is sent."""
     with pytest.raises(ValueError, match="task_id"):
         outcome_event(success=True)
-    with pytest.raises(ValueError, match="success or score"):
+    with pytest.raises(ValueError, match="success, score, comment or demonstration"):
         outcome_event(task_id="t")
+
+
+def test_a_better_answer_and_a_comment_say_nothing_of_success() -> None:
+    """They go along with who said them; a group may be named alone."""
+    told = parse_event(
+        encode(outcome_event(group_id="g", comment="odd", demonstration="go left", source="ann"))
+    )
+    assert isinstance(told, OutcomeEvent)
+    assert (told.group_id, told.outcome, told.comment) == ("g", None, "odd")
+    assert (told.demonstration, told.source) == ("go left", "ann")
 
 
 def exchange(count: int) -> Exchange:

@@ -322,3 +322,31 @@ def test_sequences_list_the_actions_of_the_scenario(tmp_path: Path) -> None:
             )
 
     with_store(test, tmp_path)
+
+
+def test_a_corrected_attempt_teaches_whatever_its_outcome(tmp_path: Path) -> None:
+    """Failed or not judged, the better answer is a row; held out, it is a success."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        for name, outcome in [
+            (KEPT[0], Failure("wrong")),
+            (KEPT[1], Failure("wrong")),
+            (HELD_OUT[0], Failure("wrong")),
+        ]:
+            events = told(name, outcome, answer="no")
+            if name != KEPT[1]:
+                events[1]["demonstration"] = "better"
+            await add(store, events)
+        unjudged = told(KEPT[2], Unknown(), answer="no")
+        unjudged[1] |= {"demonstration": "better", "source": "ann"}
+        del unjudged[1]["outcome"]
+        await add(store, unjudged)
+        built = await build(store, folder)
+        answers = [row["messages"][-1]["content"] for row in rows(built.data_path)]
+        assert answers == ["better", "better"]
+        said = [row.get("demonstrated_by") for row in rows(folder / "chat.meta.jsonl")]
+        assert sorted(said) == ["ann", "somebody"]
+        assert [one.is_success for one in built.held_out] == [True]
+        assert built.left_out == {"held out": 1, "not a success": 1}
+
+    with_store(test, tmp_path)

@@ -155,7 +155,7 @@ def test_a_late_verdict_and_what_was_said_before_it_go_along() -> None:
                 [episode.id]
             )
             verdicts = (await there.store.provenance([episode.id]))[episode.id].verdicts
-            assert [said.source for said in verdicts] == ["chat", "a person"]
+            assert [said.source for said in verdicts] == ["judge", "a person"]
             # and one that comes still later finds it there
             late = {"type": "outcome", "outcome": {"type": "success"}, "task_id": "t1"}
             await there.sink.ingest([json.dumps(late).encode()])

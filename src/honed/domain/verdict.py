@@ -1,0 +1,41 @@
+"""Which of several verdicts on one attempt counts."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from honed.domain.outcome import Outcome
+
+
+class Told(NamedTuple):
+    """A verdict, who said it, and which version of them."""
+
+    outcome: Outcome
+    source: str | None = None
+    version: str | None = None
+
+
+def standing(verdicts: Sequence[Told]) -> Told | None:
+    """The verdict that counts, of verdicts in order of arrival; None without any.
+
+    The newest arrival, leaving out what its own source has said in a newer version: the old judge that
+    catches up must not undo the new one. Versions are compared by their numbers (`v9` is before `v10`);
+    a verdict without source or version is never outdated.
+    """
+    newest: dict[str, list[tuple[int, int, str]]] = {}
+    for told in verdicts:
+        if told.source is not None and told.version is not None:
+            key = _order(told.version)
+            newest[told.source] = max(newest.get(told.source, key), key)
+    for told in reversed(verdicts):
+        if told.source is None or told.version is None:
+            return told
+        if _order(told.version) == newest[told.source]:
+            return told
+    return None
+
+
+def _order(version: str) -> list[tuple[int, int, str]]:
+    """Digits compare as numbers, and come after other text."""
+    parts = re.findall(r"\d+|\D+", version)
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
