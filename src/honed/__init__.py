@@ -7,6 +7,7 @@ The rooms, in the order data flows:
     redaction       secrets and personal data out of an event, before the first write
     sink            validates them, stores records, closes groups into episodes
     stores          records, episodes, counters, runs and models in SQLite
+    keeping         backups, forgetting, clearing away what is old
     learn_models    records to episodes, episodes to training data
     triggers        when to learn: values with `&`, `|`, `~`
     loop            wake, look, judge, train, gate, apply, write down what happened

@@ -27,6 +27,7 @@ from honed.domain.times import iso_utc
 from honed.domain.trained_model import Selection
 from honed.errors import StoreError, TriggerError
 from honed.gate import OutcomeGate
+from honed.keeping import Keeper
 from honed.learn_models import create
 from honed.learn_models.learn_model import LearnModel
 from honed.listen import claim_unix_path, serving
@@ -117,7 +118,9 @@ class LearningDaemon:
             if control is None:
                 control = claim_unix_path(config.control_socket)
                 rooms.callback(config.control_socket.unlink, missing_ok=True)
-            app = control_app(self, self._events)
+            keeper = Keeper(config, store, store.keeping, at_rest=loop.at_rest)
+            await rooms.enter_async_context(running(keeper.run))
+            app = control_app(self, self._events, keeper)
             await rooms.enter_async_context(serving(app, control, drain_s=1))
             source = self._feed = SocketSource(
                 config.feed_socket,

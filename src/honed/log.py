@@ -65,6 +65,9 @@ CAPTURE_SKIPPED = "capture.skipped"
 STATE_UNWRITTEN = "state.unwritten"
 SUPERVISOR_LOST = "supervisor.lost"
 WATCHDOG_UNFED = "watchdog.unfed"
+DATA_FORGOTTEN = "data.forgotten"
+DATA_CLEANED = "data.cleaned"
+CLEANUP_FAILED = "cleanup.failed"
 
 
 def configure(*, level: str = "INFO", stream: TextIO | None = None) -> None:

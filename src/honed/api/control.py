@@ -7,6 +7,8 @@
     POST /v1/cancel                       stop the run in progress
     POST /v1/apply {model_id, force}      -> {model_id, previous_model_id} or {model_id, skipped}
     POST /v1/rollback                     -> {model_id}; null is the base model
+    POST /v1/forget {kind, name, dry}     -> counts, runs, adapters; 409 while a run is in progress
+    POST /v1/cleanup {dry}                -> counts, runs, adapters
 
 An error is `{"code", "message", "advice"}`; unknown keys in a request are refused.
 """
@@ -25,6 +27,7 @@ from honed import log
 from honed.api.events import EventStream
 from honed.domain.trained_model import Selection
 from honed.errors import ApplyError, ControlError, HonedError, NoPreviousModelError, NotFoundError
+from honed.ports import Whose, WhoseKind
 
 T = TypeVar("T", bound=Struct)
 
@@ -57,6 +60,26 @@ class Controls(Protocol):
         """Go back one adapter; returns the id now in service."""
 
 
+class Keeps(Protocol):
+    """What takes data out again."""
+
+    async def forget(self, whose: Whose, *, dry: bool) -> Struct:
+        """Take all of somebody's data out, or only look at it."""
+
+    async def cleanup(self, *, dry: bool) -> Struct:
+        """Clear away what is old, or only look at it."""
+
+
+class _Forget(Struct, forbid_unknown_fields=True):
+    kind: WhoseKind
+    name: str
+    dry: bool = False
+
+
+class _Cleanup(Struct, forbid_unknown_fields=True):
+    dry: bool = False
+
+
 class _TrainNow(Struct, forbid_unknown_fields=True):
     selection: Selection = "successes"
     against: Literal["incumbent", "base"] = "incumbent"
@@ -67,7 +90,7 @@ class _Apply(Struct, forbid_unknown_fields=True):
     force: bool = False
 
 
-def control_app(controls: Controls, events: EventStream) -> Starlette:
+def control_app(controls: Controls, events: EventStream, keeper: Keeps) -> Starlette:
     """The ASGI application of the control API."""
 
     async def status(request: Request) -> Any:
@@ -94,6 +117,14 @@ def control_app(controls: Controls, events: EventStream) -> Starlette:
     async def rollback(request: Request) -> Any:
         return {"model_id": await controls.rollback()}
 
+    async def forget(request: Request) -> Any:
+        order = await _body(request, _Forget)
+        return await keeper.forget(Whose(order.kind, order.name), dry=order.dry)
+
+    async def cleanup(request: Request) -> Any:
+        order = await _body(request, _Cleanup)
+        return await keeper.cleanup(dry=order.dry)
+
     async def stream(request: Request) -> Response:
         return StreamingResponse(_sse(events), media_type="text/event-stream")
 
@@ -107,6 +138,8 @@ def control_app(controls: Controls, events: EventStream) -> Starlette:
             Route("/v1/cancel", _json(cancel), methods=["POST"]),
             Route("/v1/apply", _json(apply), methods=["POST"]),
             Route("/v1/rollback", _json(rollback), methods=["POST"]),
+            Route("/v1/forget", _json(forget), methods=["POST"]),
+            Route("/v1/cleanup", _json(cleanup), methods=["POST"]),
         ]
     )
 

@@ -4,7 +4,19 @@ import typer
 
 import honed
 from honed import log
-from honed.cli import config, data, demo, doctor, export, init, learning, service, show, state
+from honed.cli import (
+    config,
+    data,
+    demo,
+    doctor,
+    export,
+    init,
+    keeping,
+    learning,
+    service,
+    show,
+    state,
+)
 
 app = typer.Typer(
     name="honed",
@@ -47,3 +59,4 @@ show.add_to(app)
 learning.add_to(app)
 data.add_to(app)
 export.add_to(app)
+keeping.add_to(app)

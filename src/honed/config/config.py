@@ -15,6 +15,7 @@ from honed.config.sections import (
     ConsentSection,
     EventsSection,
     GateSection,
+    KeepSection,
     LearnSection,
     ServeSection,
     TrainSection,
@@ -60,6 +61,8 @@ class Config(BaseSettings):
     consent: ConsentSection = ConsentSection()
     """Who must not be learned from, and whose content is not trusted. A rule is `FIELD=PATTERN`: FIELD is scenario,
     agent, role, user, task, group, session or tag.NAME; the pattern may hold `*` and `?`, and fits the whole value."""
+    keep: KeepSection = KeepSection()
+    """For how long data are kept; 0 for ever. Looked at once a day, and by `honed cleanup`."""
     learn: LearnSection = LearnSection()
     """How records become episodes and training data."""
     train: TrainSection = TrainSection()

@@ -70,6 +70,23 @@ class ConsentSection(Section):
         return Consent(self.exclude, self.untrusted, self.excluded == "drop")
 
 
+class KeepSection(Section):
+    """For how long data are kept; 0 for ever. Looked at once a day, and by `honed cleanup`."""
+
+    loose: Duration = timedelta(days=30)
+    """Records that are part of no attempt: evaluations, probes, what came too late."""
+    unlabelled: Duration = timedelta(0)
+    """Episodes without an outcome."""
+    trained: Duration = timedelta(0)
+    """Episodes with an outcome that a training has had the chance to learn from."""
+    untrained: Duration = timedelta(0)
+    """Episodes with an outcome that no training has seen yet."""
+    runs: Duration = timedelta(days=90)
+    """The folders of ended runs: training files and logs."""
+    rejected: Duration = timedelta(days=30)
+    """Weights of adapters that the gate has refused and that never served; manifests stay."""
+
+
 class LearnSection(Section):
     """How records become episodes and training data."""
 

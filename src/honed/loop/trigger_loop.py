@@ -1,6 +1,7 @@
 """The loop proper: sleeps until an episode or a deadline, asks the trigger, starts at most one run."""
 
 import contextlib
+from collections.abc import Iterator
 from datetime import timedelta
 
 import anyio
@@ -47,6 +48,7 @@ class TriggerLoop:
         self._running: anyio.CancelScope | None = None
         self._running_id: str | None = None
         self._seen_count = -1
+        self._num_holds = 0
         self._log = log.get(scenario=scenario)
 
     def notify(self) -> None:
@@ -82,6 +84,25 @@ class TriggerLoop:
         self._wake.set()
         return self._ordered.id
 
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Start no run while the body works on what runs read.
+
+        Raises:
+            ControlError: a run is in progress.
+        """
+        if busy := self._running_id or (self._ordered.id if self._ordered else None):
+            raise ControlError(
+                f"run {busy} is in progress and may have read it",
+                advice="wait until it has ended, or stop it with `honed cancel`",
+            )
+        self._num_holds += 1
+        try:
+            yield
+        finally:
+            self._num_holds -= 1
+            self._wake.set()
+
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id, None when nothing trains."""
         if self._running is not None:
@@ -116,6 +137,8 @@ class TriggerLoop:
         )
 
     async def _next_order(self) -> RunOrder | None:
+        if self._num_holds:
+            return None
         if self._ordered is not None:
             order, self._ordered = self._ordered, None
             return order
@@ -134,7 +157,7 @@ class TriggerLoop:
         except (TriggerError, StoreError) as error:
             self._log.error(log.TRIGGER_FAILED, error=str(error))
             return None
-        if not verdict.fires:
+        if not verdict.fires or self._num_holds:
             return None
         self._log.info(log.TRIGGER_FIRED, trigger=str(self._trigger), verdict=str(verdict))
         return RunOrder(id=self._runs.new_id(), reason=str(self._trigger))

@@ -14,6 +14,7 @@ from honed.ports.intake import (
     Ingested,
     Rejected,
 )
+from honed.ports.keeping import Aged, Extent, Keeping, Whose, WhoseKind
 from honed.ports.learning import (
     Applier,
     Gate,
@@ -38,6 +39,7 @@ from honed.ports.store import (
 )
 
 __all__ = [
+    "Aged",
     "Applier",
     "Closing",
     "DataSink",
@@ -45,12 +47,14 @@ __all__ = [
     "EpisodeFilter",
     "EpisodeRow",
     "EventSource",
+    "Extent",
     "FilePosition",
     "Gate",
     "GroupMark",
     "HeldOut",
     "IncomingEvent",
     "Ingested",
+    "Keeping",
     "OnProgress",
     "OpenGroup",
     "Processor",
@@ -64,4 +68,6 @@ __all__ = [
     "TrainingSet",
     "TrainingSets",
     "Verdict",
+    "Whose",
+    "WhoseKind",
 ]

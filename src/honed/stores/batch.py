@@ -25,6 +25,10 @@ _UPSERT_GROUPS: Final = (
     " WHERE closed = 0 RETURNING learn_model, group_key, id"
 )
 _INSERT_MEMBERSHIPS: Final = "INSERT INTO memberships (group_id, record_id) VALUES {rows}"
+_NEXT_RECORD_ID: Final = (
+    "SELECT max(coalesce((SELECT max(id) FROM records), 0),"
+    " (SELECT newest_record_id FROM removed)) + 1"
+)
 
 
 class Written(NamedTuple):
@@ -98,7 +102,31 @@ def _insert_records(
     db: sqlite3.Connection, events: Sequence[IncomingEvent]
 ) -> tuple[list[Disposition], list[_Stored]]:
     """Insert what is new; ids are given here, so that rows left out can be told by theirs."""
-    (next_id,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM records").fetchone()
+    if db.execute("SELECT 1 FROM forgotten LIMIT 1").fetchone():
+        return _insert_but_forgotten(db, events)
+    return _insert_new(db, events)
+
+
+def _insert_but_forgotten(
+    db: sqlite3.Connection, events: Sequence[IncomingEvent]
+) -> tuple[list[Disposition], list[_Stored]]:
+    """The same where events were forgotten: those are repeats, and stay out."""
+    known: set[bytes] = set()
+    for start, size in _slices(len(events)):
+        digests = [event.digest for event in events[start : start + size]]
+        query = _statement("SELECT digest FROM forgotten WHERE digest IN {rows}", 1, size)
+        known.update(digest for (digest,) in db.execute(query, digests))
+    is_known = [event.event_id is not None and event.digest in known for event in events]
+    fresh = [event for event, gone in zip(events, is_known, strict=True) if not gone]
+    dispositions, stored = _insert_new(db, fresh)
+    told = iter(dispositions)
+    return ["duplicate" if gone else next(told) for gone in is_known], stored
+
+
+def _insert_new(
+    db: sqlite3.Connection, events: Sequence[IncomingEvent]
+) -> tuple[list[Disposition], list[_Stored]]:
+    (next_id,) = db.execute(_NEXT_RECORD_ID).fetchone()
     dispositions: list[Disposition] = []
     stored: list[_Stored] = []
     for start, size in _slices(len(events)):
@@ -241,7 +269,7 @@ def _slices(count: int) -> Iterator[tuple[int, int]]:
 
 
 def _statement(template: str, rows: int, width: int) -> str:
-    key = (template, rows)
+    key = (template, rows, width)
     text = _statements.get(key)
     if text is None:
         row = "(" + ", ".join("?" * width) + ")"
@@ -249,5 +277,5 @@ def _statement(template: str, rows: int, width: int) -> str:
     return text
 
 
-_statements: dict[tuple[str, int], str] = {}
-"""Texts by template and size: at most eight sizes of five templates."""
+_statements: dict[tuple[str, int, int], str] = {}
+"""Texts by template and size: at most eight sizes of six templates."""

@@ -52,13 +52,12 @@ async def close_groups(db: AsyncConnection, closings: Sequence[Closing]) -> set[
     query = select(g.id, g.num_records, g.closed)
     query = query.where(g.id.in_([closing.group_id for closing in closings]))
     groups = {group.id: group for group in await db.execute(query)}
-    for closing in closings:
-        if closing.group_id not in groups:
-            raise NotFoundError(f"no group has the id {closing.group_id}")
     unchanged = [
         closing
         for closing in closings
-        if not groups[closing.group_id].closed
+        # one that is gone was forgotten since it was read
+        if closing.group_id in groups
+        and not groups[closing.group_id].closed
         and groups[closing.group_id].num_records == closing.num_records
     ]
     new = [

@@ -45,6 +45,8 @@ class Place(NamedTuple):
         )
         # FULL syncs at each commit: that is what makes an ack outlive a power cut.
         db.execute("PRAGMA synchronous = FULL")
+        # What is deleted or moved is overwritten with zeros, so that forgetting can be kept.
+        db.execute("PRAGMA secure_delete = ON")
         return db
 
 

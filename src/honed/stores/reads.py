@@ -228,7 +228,7 @@ async def file_position(db: AsyncConnection, path: str) -> FilePosition | None:
 
 async def has_records(db: AsyncConnection) -> bool:
     """Whether any event was ever stored."""
-    return await db.scalar(select(t.records.c.id).limit(1)) is not None
+    return bool(await db.scalar(select(t.totals.c.num_records)))
 
 
 def _record(row: _Row) -> Record:

@@ -1,9 +1,7 @@
 """The store: one SQLite database, written by one thread and read through SQLAlchemy.
 
-Events go through the writer thread (`writer.py`). Everything else is a short transaction on
-SQLAlchemy, shielded from cancellation: a cancelled one would leave its connection in the middle of
-a statement. Writers borrow the thread's turn; SQLite's own lock, taken at the start (`BEGIN
-IMMEDIATE`), keeps other processes out.
+Events go through the writer thread (`writer.py`), everything else is a short transaction
+(`transactions.py`). Taking data out again is `keeping.py`'s.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -12,9 +10,8 @@ from datetime import UTC, datetime
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import AsyncAdaptedQueuePool, Connection, delete, event
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome
@@ -36,9 +33,11 @@ from honed.ports import (
 )
 from honed.stores import episodes as episode_writes
 from honed.stores import reads, runs
-from honed.stores.files import BUSY_TIMEOUT_S, Place, open_first, parse_url
+from honed.stores.files import open_first, parse_url
+from honed.stores.keeping import SqlKeeping
 from honed.stores.migrations import migrate
 from honed.stores.tables import file_positions
+from honed.stores.transactions import Transactions, make_engine
 from honed.stores.writer import Writer
 from honed.triggers.context import TriggerContext
 
@@ -61,7 +60,7 @@ async def open_store(
     """
     place = parse_url(url)
     first = await anyio.to_thread.run_sync(open_first, place)
-    engine = _engine(place)
+    engine = make_engine(place)
     writer = Writer(
         place.connect, queue_size=queue_size, queue_bytes=queue_bytes, batch_max=batch_max
     )
@@ -84,9 +83,11 @@ class SqlStore:
     """`ports.Store` on SQLite; made by `open_store`."""
 
     def __init__(self, engine: AsyncEngine, writer: Writer) -> None:
-        self._engine = engine
-        self._writing_engine = engine.execution_options(writes=True)
+        transactions = Transactions(engine, writer)
         self._writer = writer
+        self._read = transactions.read
+        self._write = transactions.write
+        self.keeping = SqlKeeping(transactions)
 
     async def prepare(self) -> None:
         """Bring the schema up to date and finish what a killed process left half done."""
@@ -339,61 +340,6 @@ class SqlStore:
         """Whether any event was ever stored."""
         async with self._read() as db:
             return await reads.has_records(db)
-
-    # ------------------------------------------------------------ transactions
-
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        with anyio.CancelScope(shield=True):
-            try:
-                async with self._engine.connect() as db:
-                    yield db
-            except SQLAlchemyError as error:
-                raise StoreError(f"the store cannot be read: {_cause(error)}") from error
-
-    @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
-        with anyio.CancelScope(shield=True):
-            try:
-                async with self._writer.turn(), self._writing_engine.begin() as db:
-                    yield db
-            except SQLAlchemyError as error:
-                raise StoreError(f"the store cannot be written: {_cause(error)}") from error
-
-
-def _engine(place: Place) -> AsyncEngine:
-    engine = create_async_engine(
-        place.url(),
-        # SQLAlchemy's own choice in memory is one connection for all, which mixes transactions.
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=2,
-        max_overflow=2,
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _set_up(connection: object, _: object) -> None:
-        cursor = connection.cursor()  # type: ignore[attr-defined]
-        cursor.execute("PRAGMA synchronous = FULL")
-        if place.path is None:
-            # Connections to one database in memory lock whole tables; readers would fail at once.
-            cursor.execute("PRAGMA read_uncommitted = 1")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # A deferred transaction that reads first and writes later fails at the upgrade, whatever
-        # the busy timeout.
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _cause(error: SQLAlchemyError) -> str:
-    """The driver's own words; SQLAlchemy's would repeat the statement with its values."""
-    cause = error.__cause__ or getattr(error, "orig", None) or error
-    return f"{type(cause).__name__}: {cause}"
 
 
 def _utc(ms: int) -> datetime:

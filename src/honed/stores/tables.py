@@ -235,3 +235,20 @@ totals = Table(
     Column("num_late", Integer, nullable=False),
 )
 """One row: what became of all events since the store was made."""
+
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("digest", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("digest"),
+    sqlite_with_rowid=False,
+)
+"""Keyed digests of forgotten events that had an id: sent again, they are repeats."""
+
+removed = Table(
+    "removed",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("newest_record_id", Integer, nullable=False),
+)
+"""One row: the highest id of a record that was taken out; ids are not given twice."""

@@ -11,7 +11,9 @@ import pytest
 from honed.api import EventStream, control_app
 from honed.domain.trained_model import Selection
 from honed.errors import ControlError, NoPreviousModelError, NotFoundError
+from honed.keeping import Cleaned
 from honed.listen import claim_unix_path, serving
+from honed.ports import Whose
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +49,16 @@ class Daemon:
         raise NoPreviousModelError("nothing to go back to")
 
 
+class Keeper:
+    """Just enough of a keeper to be asked."""
+
+    async def forget(self, whose: Whose, *, dry: bool) -> Whose:
+        return whose
+
+    async def cleanup(self, *, dry: bool) -> Cleaned:
+        return Cleaned(done=not dry, records=0, episodes=0, runs=(), adapters=())
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -59,7 +71,7 @@ async def asked(tmp_path: Path) -> Any:
     events = EventStream()
     transport = httpx.AsyncHTTPTransport(uds=str(path))
     async with (
-        serving(control_app(Daemon(), events), claim_unix_path(path), drain_s=1),
+        serving(control_app(Daemon(), events, Keeper()), claim_unix_path(path), drain_s=1),
         httpx.AsyncClient(transport=transport, base_url="http://honed") as client,
     ):
         client.events = events  # type: ignore[attr-defined]

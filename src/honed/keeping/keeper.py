@@ -1,0 +1,101 @@
+"""Keeps one data folder: forgets on request, clears away what is old once a day."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Final
+
+import anyio
+
+from honed import log
+from honed.config import Config
+from honed.domain.times import now_ms
+from honed.errors import StoreError
+from honed.keeping.cleanup import Cleaned, Cleanup, KeepFor
+from honed.keeping.forgetting import Forgetting, Forgotten
+from honed.ports import Keeping, Store, Whose
+
+_FIRST_S: Final = 600.0
+"""A daemon that has just started has events to catch up with."""
+_EVERY_S: Final = 86_400.0
+
+
+class Keeper:
+    """Forgetting and cleaning up for one scenario.
+
+    Args:
+        config: its places and its section `keep`.
+        store: where episodes, runs and models are.
+        keeping: what takes rows out of it.
+        at_rest: holds trainings off while something is forgotten.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        keeping: Keeping,
+        *,
+        at_rest: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._log = log.get(scenario=config.scenario)
+        self._at_rest = at_rest
+        self._forgetting = Forgetting(keeping, runs_dir=config.runs_dir)
+        keep = config.keep
+        self._cleanup = Cleanup(
+            store,
+            keeping,
+            scenario=config.scenario,
+            keep_for=KeepFor(
+                loose_ms=_ms(keep.loose),
+                unlabelled_ms=_ms(keep.unlabelled),
+                seen_ms=_ms(keep.trained),
+                unseen_ms=_ms(keep.untrained),
+                runs_ms=_ms(keep.runs),
+                rejected_ms=_ms(keep.rejected),
+            ),
+            runs_dir=config.runs_dir,
+            adapters_dir=config.adapters_dir,
+        )
+
+    async def run(self) -> None:
+        """Clear away what is old, once a day; until cancelled."""
+        await anyio.sleep(_FIRST_S)
+        while True:
+            try:
+                await self.cleanup(dry=False)
+            except StoreError as error:
+                self._log.error(log.CLEANUP_FAILED, error=str(error), advice=error.advice)
+            await anyio.sleep(_EVERY_S)
+
+    async def forget(self, whose: Whose, *, dry: bool) -> Forgotten:
+        """Take all of somebody's data out, or only look at it."""
+        if dry:
+            return await self._forgetting.look(whose)
+        with self._at_rest():
+            forgotten = await self._forgetting.forget(whose)
+        self._log.info(
+            log.DATA_FORGOTTEN,
+            kind=whose.kind,
+            records=forgotten.records,
+            episodes=forgotten.episodes,
+            adapters=sorted(forgotten.adapters),
+        )
+        return forgotten
+
+    async def cleanup(self, *, dry: bool) -> Cleaned:
+        """Clear away what is old, or only look at it."""
+        cleaned = await self._cleanup.clean(now_ms=now_ms(), dry=dry)
+        if not dry:
+            self._log.info(
+                log.DATA_CLEANED,
+                records=cleaned.records,
+                episodes=cleaned.episodes,
+                runs=len(cleaned.runs),
+                adapters=list(cleaned.adapters),
+            )
+        return cleaned
+
+
+def _ms(age: timedelta) -> int:
+    return round(age.total_seconds() * 1000)

@@ -1,0 +1,92 @@
+"""The files that trainings read: rows of episodes that must go, taken out again.
+
+A data file and its metadata have one line each per row, in the same order, and the metadata names the
+episode. A pair that does not fit together is deleted whole.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+_META: Final = ".meta.jsonl"
+_LOG: Final = "worker.log"
+
+
+class _Metadata(msgspec.Struct):
+    episode_id: str
+
+
+_decode = msgspec.json.Decoder(_Metadata).decode
+
+
+def take_out(runs_dir: Path, episode_ids: Collection[str]) -> list[str]:
+    """Take the rows of these episodes out of every run's files; the runs that had some.
+
+    The worker's log of such a run goes as well: it may quote a row. Raises OSError.
+    """
+    wanted = frozenset(episode_ids)
+    return [folder.name for folder in _folders(runs_dir) if _clear(folder, wanted)]
+
+
+def runs_with(runs_dir: Path, episode_ids: Collection[str]) -> list[str]:
+    """The runs whose files hold rows of these episodes."""
+    wanted = frozenset(episode_ids)
+    return [
+        folder.name
+        for folder in _folders(runs_dir)
+        if any(_lines_of(path, wanted) for path in folder.glob(f"*{_META}"))
+    ]
+
+
+def _clear(folder: Path, wanted: frozenset[str]) -> bool:
+    changed = False
+    for metadata in sorted(folder.glob(f"*{_META}")):
+        gone = _lines_of(metadata, wanted)
+        if not gone:
+            continue
+        changed = True
+        data = metadata.with_name(metadata.name.removesuffix(_META) + ".jsonl")
+        if not data.exists() or _count(data) != _count(metadata):
+            data.unlink(missing_ok=True)
+            metadata.unlink()
+            continue
+        for path in (data, metadata):
+            _rewrite(path, gone)
+    if changed:
+        (folder / _LOG).unlink(missing_ok=True)
+    return changed
+
+
+def _lines_of(metadata: Path, wanted: frozenset[str]) -> set[int]:
+    """The numbers of the lines that are about the episodes; all of them when one cannot be read."""
+    found: set[int] = set()
+    with metadata.open("rb") as file:
+        for number, line in enumerate(file):
+            try:
+                if _decode(line).episode_id in wanted:
+                    found.add(number)
+            except msgspec.DecodeError:
+                found.add(number)
+    return found
+
+
+def _rewrite(path: Path, without: set[int]) -> None:
+    aside = path.with_name(f".{path.name}")
+    with path.open("rb") as old, aside.open("wb") as new:
+        new.writelines(line for number, line in enumerate(old) if number not in without)
+        new.flush()
+        os.fsync(new.fileno())
+    aside.replace(path)
+
+
+def _count(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _folders(runs_dir: Path) -> Iterator[Path]:
+    if runs_dir.is_dir():
+        yield from sorted(path for path in runs_dir.iterdir() if path.is_dir())

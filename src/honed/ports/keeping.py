@@ -1,0 +1,64 @@
+"""What is taken out of a store again: on somebody's wish, or because it is old."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+WhoseKind = Literal["episode", "task", "group", "session", "agent", "user"]
+
+
+class Whose(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose data: all that belongs to one episode, task, group, session, agent or user."""
+
+    kind: WhoseKind
+    name: str
+
+
+class Extent(NamedTuple):
+    """What hangs together and can only go together."""
+
+    record_ids: frozenset[int]
+    group_ids: frozenset[int]
+    episode_ids: frozenset[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.record_ids or self.group_ids or self.episode_ids)
+
+
+class Aged(Struct, frozen=True, kw_only=True):
+    """What may go because of its age: all that arrived before a time, Unix milliseconds; None keeps all."""
+
+    loose_before_ms: int | None = None
+    """Records that are part of no attempt: evaluations, probes, what came too late."""
+    unlabelled_before_ms: int | None = None
+    """Attempts that ended without an outcome."""
+    seen_before_ms: int | None = None
+    """Attempts that a training has had the chance to learn from."""
+    unseen_before_ms: int | None = None
+    """Attempts that none has."""
+
+
+class Keeping(Protocol):
+    """Takes data out of a store; totals and counters never go back."""
+
+    async def find(self, whose: Whose) -> Extent:
+        """All that belongs to them, and all that cannot stay without it; empty when there is nothing."""
+
+    async def aged(self, aged: Aged, *, limit: int) -> Extent:
+        """The oldest of what may go, `limit` attempts at most."""
+
+    async def remove(self, extent: Extent, *, forever: bool) -> None:
+        """Delete it, in transactions short enough for events to pass between them.
+
+        With `forever`, its events are repeats when they are sent again. What was interrupted can be done again.
+        """
+
+    async def learned_from(self, episode_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The adapters that were trained on any of the episodes, and on which of them."""
+
+    async def scrub(self) -> bool:
+        """Leave no byte of what was removed in the store's files; False when readers kept it from that."""
+
+    async def compact(self) -> int:
+        """Write the store anew without its gaps, and scrub it; bytes that were given back."""
