@@ -3,7 +3,7 @@ r"""What a pattern is, and the two forms in which it is written.
 The **tight** form runs over decoded strings and says what is replaced: its last group, else the whole
 match. The **wide** form runs over the raw JSON line and only says "look closer". The law, a property test
 for every pattern: where the tight form finds something in a decoded string, the wide form matches the
-line. So a wide form
+line, and the string itself. So a wide form
 
 - has no boundary on the left that an escape could spoil: in `\nghp_...` the `n` is a word character;
 - takes, wherever white space, a quote or a backslash is allowed, the letters of their escapes too;
@@ -77,7 +77,7 @@ def token(
     )
 
 
-def options(max_mem: int = 2 << 20) -> re2.Options:
+def options(max_mem: int = 1 << 20) -> re2.Options:
     """How patterns are compiled: quietly, and with a bound on what matching may keep in memory.
 
     RE2 builds its automaton while it reads and starts afresh when it reaches the bound, so hostile

@@ -13,12 +13,14 @@ import msgspec
 
 from honed.errors import ValidationError
 
-_STRING: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"(?:(\s*+:)\s*+([0-9]{13,19}(?![0-9.eE]))?)?')
+_STRING: Final = re.compile(
+    rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"(?:(\s*+:)\s*+([0-9]{13,19}(?![0-9.eE]))?)?'
+)
 """Body; the colon of a key; a long number that follows one. Possessive, so that it never goes back."""
 AFTER_KEY: Final = b'": "'
 """Stands between a key and its value in `joined`."""
 
-_check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
+_read = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string = msgspec.json.Decoder(str).decode
 
 
@@ -35,26 +37,35 @@ class JsonString(NamedTuple):
     is_number: bool
 
 
+def check_syntax(line: bytes) -> None:
+    """Raise ValidationError where the line is not JSON."""
+    try:
+        _read(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValidationError(f"the line is not JSON: {error}") from None
+
+
 def joined(line: bytes) -> bytes:
-    """All strings one after another, to be searched at once.
+    """All strings one after another, each after a newline, to be searched at once.
 
     Raises:
         ValidationError: the line is not JSON.
     """
-    try:
-        _check_syntax(line)
-        return b"\n".join(
-            [
-                (_decoded(body) if b"\\" in body else body) + (AFTER_KEY + number if colon else b"")
-                for body, colon, number in _STRING.findall(line)
-            ]
-        )
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValidationError(f"the line is not JSON: {error}") from None
+    check_syntax(line)
+    return b"\n" + b"\n".join(
+        [
+            (_decoded(body) if b"\\" in body else body) + (AFTER_KEY + number if colon else b"")
+            for body, colon, number in _STRING.findall(line)
+        ]
+    )
 
 
 def strings(line: bytes) -> Iterator[JsonString]:
-    """The strings of a line that `joined` could read, in order."""
+    """The strings of a line with good syntax, in order.
+
+    Raises:
+        ValidationError: one is not UTF-8.
+    """
     key: bytes | None = None
     after_key = -1
     for found in _STRING.finditer(line):
@@ -68,4 +79,7 @@ def strings(line: bytes) -> Iterator[JsonString]:
 
 
 def _decoded(body: bytes) -> bytes:
-    return _decode_string(b'"' + body + b'"').encode()
+    try:
+        return _decode_string(b'"' + body + b'"').encode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValidationError(f"the line is not JSON: {error}") from None
