@@ -101,10 +101,12 @@ async def test_what_never_comes_true_has_a_limit(tmp_path: Path) -> None:
 
 
 _CRASHING = """
-import sys, time, anyio
+import signal, sys, time, anyio
 from pathlib import Path
 from honed.demo import stage
 from honed.demo.environment import World
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
 
 async def main():
     async with stage.opened(Path(sys.argv[1]), World(1)) as on:

@@ -66,7 +66,9 @@ def test_init_writes_what_doctor_passes_and_the_daemon_starts_with(
 
 
 def _diagnosis(folder: Path, file: Path) -> dict[str, dict[str, str]]:
-    done = _honed(folder, "doctor", "--config", str(file), "--json")
+    # the port of the starter file may be taken by whatever runs beside the tests
+    port = {"HONED__SERVE__PORT": "0"}
+    done = _honed(folder, "doctor", "--config", str(file), "--json", **port)
     assert done.returncode == 0, done.stdout + done.stderr
     return {finding["check"]: finding for finding in json.loads(done.stdout)}
 
@@ -150,6 +152,7 @@ def test_doctor_tells_scripts_by_its_status(tmp_path: Path) -> None:
     assert len(faults) == 2
     (tmp_path / "honed.toml").write_text(
         f'scenario = "a"\ndata_dir = "{tmp_path / "d"}"\n[train]\ndevice = "cpu"\n'
+        "[serve]\nport = 0\n"
     )
     assert _honed(tmp_path, "doctor").returncode == 0
     assert _honed(tmp_path, "doctor", "--strict").returncode == 1  # no base model
