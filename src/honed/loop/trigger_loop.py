@@ -146,7 +146,8 @@ class TriggerLoop:
             return None
         try:
             state = await self.state()
-            if (state.backoff_until_ms or 0) > now_ms():
+            left_ms = (state.backoff_until_ms or 0) - now_ms()
+            if 0 < left_ms <= 1000 * state.backoff_s:  # more is left when the clock was set back
                 return None
             if (
                 state.episode_count <= state.last_train_count

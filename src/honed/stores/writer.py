@@ -22,6 +22,12 @@ from honed.stores.batch import Written, write_batch
 
 TURN_MAX_S: Final = 60.0
 """How long the thread waits for a borrowed turn; then SQLite's own lock decides."""
+_ADVICE: Final = {
+    sqlite3.SQLITE_FULL: "make room on the disk; the events may be sent again",
+    sqlite3.SQLITE_BUSY: "another program holds the database; end it and send the events again",
+    sqlite3.SQLITE_CORRUPT: "stop the daemon, then restore a backup or see `honed doctor`",
+}
+"""What to do about a failed commit, by SQLite's primary result code."""
 
 
 class _Append(NamedTuple):
@@ -302,7 +308,7 @@ def _transact(
 
 def _store_error(failure: Exception) -> StoreError:
     error = StoreError(f"events could not be committed: {type(failure).__name__}: {failure}")
-    if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        error.add_note("make room on the disk; the events may be sent again")
+    if advice := _ADVICE.get(getattr(failure, "sqlite_errorcode", 0) & 0xFF):
+        error.add_note(advice)
     error.__cause__ = failure
     return error

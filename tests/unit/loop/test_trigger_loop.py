@@ -165,6 +165,38 @@ async def test_a_failed_run_backs_off_and_keeps_its_episodes(
     assert [run.state for run in runs] == ["done", "failed"]
 
 
+async def test_a_clock_that_was_set_back_does_not_lengthen_the_back_off(
+    store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More left to wait than the back-off is long: the next run starts instead of an hour later."""
+    async with _loop(store, tmp_path) as parts:
+        parts.training.fault = ProcessFailedError("the worker was ended by SIGKILL", exit_code=-1)
+        await parts.add(1, 3)
+        await parts.ended()
+        parts.training.fault = None
+        before = trigger_loop.now_ms() - 3_600_000
+        monkeypatch.setattr(trigger_loop, "now_ms", lambda: before)
+        await parts.add(4, 4)
+        runs = await parts.ended(2)
+    assert sorted(run.state for run in runs) == ["done", "failed"]
+
+
+async def test_nothing_trains_while_something_is_forgotten(store: SqlStore, tmp_path: Path) -> None:
+    """The run starts as soon as it is over; during a run nothing may be forgotten."""
+    async with _loop(store, tmp_path) as parts:
+        parts.training.may_end = anyio.Event()
+        with parts.loop.at_rest():
+            await parts.add(1, 3)
+            await parts.loop.beat()
+            await parts.loop.beat()
+            assert await parts.runs() == []
+        await parts.until(parts.runs)
+        with pytest.raises(ControlError, match="in progress"), parts.loop.at_rest():
+            pass
+        parts.training.may_end.set()
+        await parts.ended()
+
+
 async def test_a_run_without_data_is_skipped_with_its_reason(
     store: SqlStore, tmp_path: Path
 ) -> None:
