@@ -6,7 +6,7 @@ This and `serve` are the only modules that name implementations. No training sta
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -243,6 +243,11 @@ class LearningDaemon:
         """Go back one adapter; returns the id now in service, None for the bare base."""
         _, _, in_service = self._opened
         return await in_service.rollback()
+
+    async def feedback(self, outcomes: Sequence[dict[str, Any]]) -> list[Any]:
+        """Store what is said about attempts; what became of each."""
+        assert self._sink is not None
+        return [await self._sink.feedback(outcome) for outcome in outcomes]
 
     # ------------------------------------------------------------ building
 

@@ -9,12 +9,13 @@
     POST /v1/rollback                     -> {model_id}; null is the base model
     POST /v1/forget {kind, name, dry}     -> counts, runs, adapters; 409 while a run is in progress
     POST /v1/cleanup {dry}                -> counts, runs, adapters
+    POST /v1/feedback {outcomes: [...]}   -> {outcomes}: what became of each; fields of `OutcomeEvent`
 
 An error is `{"code", "message", "advice"}`; unknown keys in a request are refused.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -59,6 +60,9 @@ class Controls(Protocol):
     async def rollback(self) -> str | None:
         """Go back one adapter; returns the id now in service."""
 
+    async def feedback(self, outcomes: Sequence[dict[str, Any]]) -> list[Any]:
+        """Store what is said about attempts; what became of each."""
+
 
 class Keeps(Protocol):
     """What takes data out again."""
@@ -88,6 +92,10 @@ class _TrainNow(Struct, forbid_unknown_fields=True):
 class _Apply(Struct, forbid_unknown_fields=True):
     model_id: str
     force: bool = False
+
+
+class _Feedback(Struct, forbid_unknown_fields=True):
+    outcomes: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=1_000)]
 
 
 def control_app(controls: Controls, events: EventStream, keeper: Keeps) -> Starlette:
@@ -125,6 +133,10 @@ def control_app(controls: Controls, events: EventStream, keeper: Keeps) -> Starl
         order = await _body(request, _Cleanup)
         return await keeper.cleanup(dry=order.dry)
 
+    async def feedback(request: Request) -> Any:
+        told = await _body(request, _Feedback)
+        return {"outcomes": await controls.feedback(told.outcomes)}
+
     async def stream(request: Request) -> Response:
         return StreamingResponse(_sse(events), media_type="text/event-stream")
 
@@ -140,6 +152,7 @@ def control_app(controls: Controls, events: EventStream, keeper: Keeps) -> Starl
             Route("/v1/rollback", _json(rollback), methods=["POST"]),
             Route("/v1/forget", _json(forget), methods=["POST"]),
             Route("/v1/cleanup", _json(cleanup), methods=["POST"]),
+            Route("/v1/feedback", _json(feedback), methods=["POST"]),
         ]
     )
 

@@ -10,6 +10,7 @@ from honed.cli import (
     demo,
     doctor,
     export,
+    feedback,
     init,
     keeping,
     learning,
@@ -57,6 +58,7 @@ demo.add_to(app)
 state.add_to(app)
 show.add_to(app)
 learning.add_to(app)
+feedback.add_to(app)
 data.add_to(app)
 export.add_to(app)
 keeping.add_to(app)

@@ -27,6 +27,7 @@ from honed.ports.learning import (
     TrainRequest,
 )
 from honed.ports.store import (
+    Attempts,
     Closing,
     EpisodeFilter,
     EpisodeRow,
@@ -41,6 +42,7 @@ from honed.ports.store import (
 __all__ = [
     "Aged",
     "Applier",
+    "Attempts",
     "Closing",
     "DataSink",
     "Disposition",

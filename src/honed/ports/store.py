@@ -89,6 +89,14 @@ class Verdict(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The event that brought it; None when the learn model judged by itself."""
 
 
+class Attempts(NamedTuple):
+    """What the store has of the attempts that somebody speaks of."""
+
+    episode_ids: tuple[str, ...]
+    num_open: int
+    """Those that have not become episodes yet."""
+
+
 class Provenance(NamedTuple):
     """What an episode was made of."""
 
@@ -166,6 +174,11 @@ class Store(Protocol):
 
     async def provenance(self, episode_ids: Sequence[str]) -> dict[str, Provenance]:
         """The events and verdicts of episodes."""
+
+    async def attempts(
+        self, keys: Sequence[tuple[str, str]], receipt_id: str | None = None
+    ) -> Attempts:
+        """The attempts of these `(learn model, group key)`, else those that the receipt's call is part of."""
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""

@@ -6,7 +6,7 @@ The hot path: it only adds. What becomes of the groups is `closing`'s.
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +20,7 @@ from honed.domain.records import Record, record_from_event
 from honed.errors import ValidationError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import (
+    Attempts,
     Disposition,
     FilePosition,
     GroupMark,
@@ -30,6 +31,7 @@ from honed.ports import (
     Store,
 )
 from honed.sink.closing import GroupCloser
+from honed.sink.feedback import Became, Reach, Taken, read_feedback
 
 _EVERYBODY: Final = Consent()
 _RECORD_TYPES: Final = {cls: str(cls.__struct_config__.tag) for cls in get_args(Record)}
@@ -130,6 +132,42 @@ class Sink:
         return Ingested(
             dispositions.count("stored"), dispositions.count("duplicate"), tuple(rejected)
         )
+
+    async def feedback(self, told: dict[str, Any]) -> Taken:
+        """Take the fields of an outcome event as `ingest` does, and say which episodes it is about.
+
+        Raises:
+            StoreError: it was not stored.
+        """
+        try:
+            event, line = read_feedback(told)
+        except ValidationError as error:
+            return Taken(event_id=None, became="refused", message=str(error))
+        known_before = await self._attempts(event)
+        done = await self.ingest([line])
+        if done.rejected:
+            return Taken(
+                event_id=event.event_id, became="refused", message=done.rejected[0].message
+            )
+        became: Became = "stored" if done.stored else "known" if done.duplicates else "withheld"
+        if became == "withheld":
+            return Taken(event_id=event.event_id, became=became)
+        episode_ids, _ = await self._attempts(event)
+        reach: Reach = "open" if known_before.num_open else "nothing"
+        return Taken(
+            event_id=event.event_id,
+            became=became,
+            reach="episodes" if episode_ids else reach,
+            episode_ids=episode_ids,
+        )
+
+    async def _attempts(self, event: OutcomeEvent) -> Attempts:
+        """Those that the outcome goes to; before it is stored: for that makes a group for its calls."""
+        if event.receipt_id and event.task_id is None:
+            return await self._store.attempts((), event.receipt_id)
+        record = record_from_event(event, received_ms=0)
+        keys = {name: model.group_key(record) for name, model in self._models.items()}
+        return await self._store.attempts([(name, key) for name, key in keys.items() if key])
 
     async def adopt(self, episode: Episode, provenance: Provenance) -> bool:
         """Store an episode of another data folder as it is; False if the store has it.

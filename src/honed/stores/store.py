@@ -20,6 +20,7 @@ from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import StoreError, TriggerError
 from honed.ports import (
+    Attempts,
     Closing,
     Disposition,
     EpisodeFilter,
@@ -32,7 +33,7 @@ from honed.ports import (
     Verdict,
 )
 from honed.stores import episodes as episode_writes
-from honed.stores import reads, runs
+from honed.stores import feedback, reads, runs
 from honed.stores.files import open_first, parse_url
 from honed.stores.keeping import SqlKeeping
 from honed.stores.migrations import migrate
@@ -181,6 +182,13 @@ class SqlStore:
         """The events and verdicts of episodes."""
         async with self._read() as db:
             return await reads.provenance(db, episode_ids)
+
+    async def attempts(
+        self, keys: Sequence[tuple[str, str]], receipt_id: str | None = None
+    ) -> Attempts:
+        """The attempts of these group keys, else of the receipt."""
+        async with self._read() as db:
+            return await feedback.attempts(db, keys, receipt_id)
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""

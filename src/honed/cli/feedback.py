@@ -1,0 +1,217 @@
+"""`honed feedback`: what a person or a script says about attempts, days later if need be."""
+
+import csv
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from honed.cli.asking import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    AsJson,
+    ConfigFile,
+    ask_daemon,
+    config_from,
+    leave,
+    print_json,
+    with_store,
+)
+from honed.client.events import outcome_event
+from honed.config import Config
+from honed.domain.episode import Episode
+from honed.domain.outcome import score as score_of
+from honed.domain.records import LlmCallRecord
+from honed.errors import HonedError, NotFoundError, ValidationError
+from honed.stores import SqlStore
+
+_BATCH: Final = 200
+_NAMES: Final = ("receipt_id", "task_id", "group_id", "session_id", "episode_id")
+_TRUTH: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+Told = dict[str, Any]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this file."""
+    app.command(rich_help_panel="Learning")(feedback)
+
+
+def feedback(
+    receipt: Annotated[str | None, typer.Option(help="The call, by its receipt.")] = None,
+    task: Annotated[str | None, typer.Option(help="The attempt.")] = None,
+    group: Annotated[str | None, typer.Option(help="All attempts of a group.")] = None,
+    episode: Annotated[str | None, typer.Option(help="The attempt, by its episode.")] = None,
+    success: Annotated[
+        bool | None, typer.Option("--success/--failure", help="Whether the task was done.")
+    ] = None,
+    score: Annotated[float | None, typer.Option(min=0, max=1, help="How well, 0..1.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why it failed.")] = None,
+    comment: Annotated[str | None, typer.Option(help="Words for people.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="File with the answer as it should have been; - is stdin.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Who says so.")] = None,
+    version: Annotated[str | None, typer.Option(help="Which version of the source.")] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--id", help="Identity: said again under it, it is known.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Many at once: JSON lines, or CSV with a header.")
+    ] = None,
+    listed: Annotated[
+        str | None, typer.Option("--list", metavar="EPISODE", help="What was said of an episode.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how an attempt went, or what the answer should have been."""
+    found = config_from(config)
+    if listed is not None:
+        _list(found, listed, as_json)
+        return
+    if file is not None:
+        told = list(_rows(file))
+    else:
+        names = {"receipt_id": receipt, "task_id": task, "group_id": group, "episode_id": episode}
+        said: Told = {"success": success, "score": score, "reason": reason, "comment": comment}
+        said |= {"source": source, "version": version, "event_id": event_id}
+        said["demonstration"] = None if answer is None else _text(answer)
+        told = [{key: value for key, value in (names | said).items() if value is not None}]
+        if sum(name is not None for name in names.values()) != 1:
+            raise _wrong("expected one of --receipt, --task, --group, --episode, or --file")
+    outcomes = [_event(found, fields) for fields in told]
+    taken: list[dict[str, Any]] = []
+    for start in range(0, len(outcomes), _BATCH):
+        body = {"outcomes": outcomes[start : start + _BATCH]}
+        taken += ask_daemon(found, "POST", "/v1/feedback", body)["outcomes"]
+    if as_json:
+        print_json(taken)
+    else:
+        for outcome, became in zip(outcomes, taken, strict=True):
+            typer.echo(f"{_object(outcome)}: {_sentence(became)}")
+    raise typer.Exit(EXIT_FAILED if any(t["became"] == "refused" for t in taken) else 0)
+
+
+def _event(config: Config, fields: Told) -> Told:
+    """The outcome event of what was told."""
+    fields = dict(fields)
+    if episode_id := fields.pop("episode_id", None):
+        fields |= _names_of(with_store(config, lambda store: store.get_episode(episode_id)))
+    try:
+        return outcome_event(**fields)
+    except (ValueError, TypeError) as error:
+        raise _wrong(str(error)) from None
+
+
+def _names_of(episode: Episode) -> Told:
+    """How the attempt of an episode is named in an event."""
+    if episode.task_id is not None:
+        return {"task_id": episode.task_id}
+    sessions = [record.session_id for record in episode.records if record.session_id]
+    receipts = [call.receipt_id for call in episode.records_of(LlmCallRecord) if call.receipt_id]
+    if not sessions and not receipts:
+        leave(NotFoundError(f"episode {episode.id} has no task, session or receipt to name it by"))
+    return {"session_id": sessions[0]} if sessions else {"receipt_id": receipts[0]}
+
+
+def _rows(path: Path) -> Iterator[Told]:
+    """What a file says; a row without an `event_id` gets one from its content, so twice is once."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        leave(HonedError(f"{path} cannot be read: {error}"))
+    read = _csv_rows(text) if path.suffix == ".csv" else _json_rows(text)
+    try:
+        for number, row in read:
+            if not any(row.get(name) for name in _NAMES):
+                raise ValidationError(f"line {number} names no {', '.join(_NAMES)}")
+            digest = hashlib.blake2b(
+                msgspec.json.encode(row, order="deterministic"), digest_size=16
+            )
+            yield {"event_id": digest.hexdigest()} | row
+    except (ValidationError, msgspec.MsgspecError) as error:
+        leave(HonedError(f"{path}: {error}", advice="nothing was sent"))
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Told]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, msgspec.json.decode(line, type=dict[str, Any])
+            except msgspec.MsgspecError as error:
+                raise ValidationError(f"line {number}: {error}") from None
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Told]]:
+    reader = csv.DictReader(text.splitlines(keepends=True))
+    for row in reader:
+        number = reader.line_num
+        if None in row:
+            raise ValidationError(f"line {number} has more values than the header has names")
+        told: Told = {name: value for name, value in row.items() if value}
+        try:
+            if "success" in told:
+                told["success"] = _TRUTH[told["success"].lower()]
+            if "score" in told:
+                told["score"] = float(told["score"])
+        except (KeyError, ValueError) as error:
+            raise ValidationError(f"line {number}: {error} is no success or score") from None
+        yield number, told
+
+
+def _text(path: str) -> str:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        leave(HonedError(f"{path} cannot be read: {error}"))
+    return text.removesuffix("\n")
+
+
+def _object(outcome: Told) -> str:
+    name = next(name for name in _NAMES if outcome.get(name))
+    return f"{name.removesuffix('_id')} {outcome[name]}"
+
+
+def _sentence(taken: dict[str, Any]) -> str:
+    became = taken["became"]
+    if became == "refused":
+        return f"refused: {taken['message']}"
+    if became == "withheld":
+        return "not stored: the rules of consent drop it"
+    head = "stored" if became == "stored" else "known already"
+    reach = taken["reach"]
+    if reach == "episodes":
+        return f"{head}, episode {', '.join(taken['episode_ids'])}"
+    if reach == "open":
+        return f"{head}; the attempt is open and gets it when it ends"
+    return f"{head}, but nothing of that name has come yet; it waits for it"
+
+
+def _list(config: Config, episode_id: str, as_json: bool) -> None:
+    async def read(store: SqlStore) -> tuple[Episode, list[Any]]:
+        told = (await store.provenance([episode_id]))[episode_id]
+        return await store.get_episode(episode_id), list(told.verdicts)
+
+    episode, verdicts = with_store(config, read)
+    answers = episode.demonstrations
+    if as_json:
+        print_json({"outcome": episode.outcome, "verdicts": verdicts, "demonstrations": answers})
+        return
+    for verdict in verdicts:
+        kind = type(verdict.outcome).__name__.lower()
+        who = " ".join(filter(None, (verdict.source, verdict.version))) or "somebody"
+        words = f": {verdict.comment}" if verdict.comment else ""
+        typer.echo(f"{kind} {score_of(verdict.outcome):.2f}  {who}{words}")
+    for record in answers:
+        typer.echo(f"a better answer  {record.source or 'somebody'}")
+    typer.echo(f"counts: {type(episode.outcome).__name__.lower()} {score_of(episode.outcome):.2f}")
+
+
+def _wrong(message: str) -> typer.Exit:
+    typer.echo(f"honed: {message}", err=True)
+    return typer.Exit(EXIT_USAGE)
