@@ -32,7 +32,7 @@ def store(patient: Patient) -> Found:
     except sqlite3.Error as error:
         return fail(
             f"{place.path} cannot be read: {error}",
-            "move it away and restore a copy; a copy is taken with `sqlite3 FILE '.backup COPY'`",
+            "restore a copy with `honed restore`; one is taken with `honed backup`",
         )
 
 

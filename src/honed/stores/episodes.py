@@ -83,8 +83,8 @@ async def add_episode(
     lines: Sequence[IncomingEvent],
     verdicts: Sequence[Verdict] = (),
 ) -> bool:
-    """Store a ready-made episode, its events and a closed group; False if the store has it."""
-    if await _is_known(db, episode, _group_key(episode, lines)):
+    """Store a ready-made episode, its events and a closed group; False if the store has or had it."""
+    if await _is_known(db, episode, _group_key(episode, lines)) or await _is_forgotten(db, lines):
         return False
     record_ids = [await _insert_record(db, line) for line in lines]
     num_new = sum(is_new for _, is_new in record_ids)
@@ -113,6 +113,17 @@ async def _is_known(db: AsyncConnection, episode: Episode, group_key: str) -> bo
     if episode.task_id is not None:
         queries.append(same_attempt.where(e.task_id == episode.task_id))
     for query in queries:
+        if (await db.execute(query.limit(1))).first() is not None:
+            return True
+    return False
+
+
+async def _is_forgotten(db: AsyncConnection, lines: Sequence[IncomingEvent]) -> bool:
+    """Whether one of the events was forgotten: then the episode stays so."""
+    digests = [line.digest for line in lines if line.event_id is not None]
+    for start in range(0, len(digests), 500):
+        query = select(t.forgotten.c.digest)
+        query = query.where(t.forgotten.c.digest.in_(digests[start : start + 500]))
         if (await db.execute(query.limit(1))).first() is not None:
             return True
     return False

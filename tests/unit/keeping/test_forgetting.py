@@ -142,6 +142,18 @@ async def test_a_forgotten_event_that_is_sent_again_stays_forgotten(
     assert len((await store.keeping.find(Whose("task", "t1"))).record_ids) == 1
 
 
+async def test_a_forgotten_episode_is_not_imported_again(store: SqlStore, tmp_path: Path) -> None:
+    """An export that was made before counts as known."""
+    events = [incoming(event) for event in marked("t1")]
+    await store.append(events)
+    [made] = await close_all(store)
+    await Forgetting(store.keeping, runs_dir=tmp_path).forget(Whose("task", "t1"))
+    assert not await store.add_episode(made, events)
+    assert MARK.encode() not in raw(tmp_path)
+    fresh = msgspec.structs.replace(made, id="0000000000001-00000000", task_id="t2")
+    assert await store.add_episode(fresh, [incoming(action(task_id="t2"))])
+
+
 async def test_ids_are_not_given_twice(store: SqlStore, tmp_path: Path) -> None:
     """What was read before a forgetting cannot be mistaken for what came after it."""
     await store.append([incoming(action(task_id="t1"))])
