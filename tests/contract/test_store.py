@@ -291,6 +291,22 @@ async def test_verdicts_are_kept_with_who_said_them(store: SqlStore) -> None:
     assert await counts(store) == (1, 1, 0)
 
 
+async def test_a_verdict_on_a_group_is_one_on_each_of_its_episodes(store: SqlStore) -> None:
+    """Those that are there by then, and no others; a comment on a group changes nothing."""
+    for task in ("t1", "t2"):
+        await store.append([incoming(call(task_id=task, group_id="g"))])
+    await store.append([incoming(call(task_id="t3", group_id="other"))])
+    made = {e.task_id: e.id for e in await close_all(store)}
+    await store.append([incoming(success(0.7, group_id="g", source="desk"))])
+    comment = {"type": "outcome", "event_id": "c", "group_id": "g", "comment": "odd"}
+    await store.append([incoming(comment)])
+    outcomes = {task: (await store.get_episode(id)).outcome for task, id in made.items()}
+    assert outcomes == {"t1": Success(0.7), "t2": Success(0.7), "t3": Unknown()}
+    told = (await store.provenance([made["t1"]]))[made["t1"]].verdicts
+    assert [said.source for said in told] == ["desk"]
+    assert (await store.attempts((), group_id="g")).episode_ids == (made["t1"], made["t2"])
+
+
 async def test_set_outcome_moves_the_counters_both_ways(store: SqlStore) -> None:
     """Known and success follow every change; an unknown id is refused."""
     one = episode(task_id="t1")

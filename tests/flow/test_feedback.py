@@ -64,6 +64,8 @@ def test_an_open_attempt_and_an_unknown_call_are_told_apart(daemon: Honed) -> No
     """The one gets the verdict when it ends, the other when its call comes."""
     assert say(daemon, "--task", "t2", "--comment", "odd")[0]["reach"] == "open"
     assert say(daemon, "--receipt", "nobody", "--success")[0]["reach"] == "nothing"
+    assert len(say(daemon, "--group", "g", "--score", "0.4")[0]["episode_ids"]) == 1
+    assert say(daemon, "--group", "nobody", "--success")[0]["reach"] == "nothing"
 
 
 def test_many_verdicts_from_a_file_are_taken_once(daemon: Honed, tmp_path: Path) -> None:

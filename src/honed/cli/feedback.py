@@ -93,7 +93,7 @@ def feedback(
         print_json(taken)
     else:
         for outcome, became in zip(outcomes, taken, strict=True):
-            typer.echo(f"{_object(outcome)}: {_sentence(became)}")
+            typer.echo(f"{_object(outcome)}: {_sentence(outcome, became)}")
     raise typer.Exit(EXIT_FAILED if any(t["became"] == "refused" for t in taken) else 0)
 
 
@@ -177,7 +177,7 @@ def _object(outcome: Told) -> str:
     return f"{name.removesuffix('_id')} {outcome[name]}"
 
 
-def _sentence(taken: dict[str, Any]) -> str:
+def _sentence(outcome: Told, taken: dict[str, Any]) -> str:
     became = taken["became"]
     if became == "refused":
         return f"refused: {taken['message']}"
@@ -189,6 +189,8 @@ def _sentence(taken: dict[str, Any]) -> str:
         return f"{head}, episode {', '.join(taken['episode_ids'])}"
     if reach == "open":
         return f"{head}; the attempt is open and gets it when it ends"
+    if _object(outcome).startswith("group "):
+        return f"{head}, but no attempt of the group has ended yet: it is about none"
     return f"{head}, but nothing of that name has come yet; it waits for it"
 
 

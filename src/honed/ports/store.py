@@ -176,9 +176,14 @@ class Store(Protocol):
         """The events and verdicts of episodes."""
 
     async def attempts(
-        self, keys: Sequence[tuple[str, str]], receipt_id: str | None = None
+        self,
+        keys: Sequence[tuple[str, str]],
+        receipt_id: str | None = None,
+        group_id: str | None = None,
     ) -> Attempts:
-        """The attempts of these `(learn model, group key)`, else those that the receipt's call is part of."""
+        """The attempts of these `(learn model, group key)`, else those that the receipt's call is part of, else
+        those of the group that are episodes.
+        """
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""

@@ -167,7 +167,8 @@ class Sink:
             return await self._store.attempts((), event.receipt_id)
         record = record_from_event(event, received_ms=0)
         keys = {name: model.group_key(record) for name, model in self._models.items()}
-        return await self._store.attempts([(name, key) for name, key in keys.items() if key])
+        named = [(name, key) for name, key in keys.items() if key]
+        return await self._store.attempts(named, group_id=event.group_id)
 
     async def adopt(self, episode: Episode, provenance: Provenance) -> bool:
         """Store an episode of another data folder as it is; False if the store has it.

@@ -31,6 +31,10 @@ _NEXT_RECORD_ID: Final = (
 )
 
 
+ALL_ATTEMPTS: Final = 0
+"""In `late_outcomes` instead of a group: the outcome is about all attempts of its `group_id`."""
+
+
 class Written(NamedTuple):
     """What became of a batch."""
 
@@ -198,7 +202,7 @@ def _follow_receipts(
     """Bring outcomes that name only a receipt to the group of its call, whichever came first.
 
     Returns:
-        `(record id, group id)` of the outcomes that found the group closed.
+        `(record id, group id)` of the outcomes that found the group closed, or name a `group_id` alone.
     """
     calls = [event for _, event in stored if event.receipt_id and event.type != "outcome"]
     links = list(
@@ -219,7 +223,11 @@ def _follow_receipts(
         forget = "DELETE FROM waiting_outcomes WHERE receipt_id = ?"
         db.executemany(forget, [(receipt_id,) for receipt_id, _ in links])
     for record_id, event in stored:
-        if event.type != "outcome" or event.receipt_id is None or event.groups:
+        if event.type != "outcome" or event.groups:
+            continue
+        if event.receipt_id is None:
+            if event.group_id and not event.task_id and not event.session_id:
+                arrived.append((record_id, ALL_ATTEMPTS))
             continue
         query = "SELECT group_id FROM receipts WHERE receipt_id = ?"
         found = db.execute(query, (event.receipt_id,)).fetchall()

@@ -18,6 +18,7 @@ from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import Closing, IncomingEvent, Verdict
 from honed.stores import reads
 from honed.stores import tables as t
+from honed.stores.batch import ALL_ATTEMPTS
 
 _State = tuple[str, str]
 """Scenario and learn model: what counters are kept for."""
@@ -187,6 +188,20 @@ async def say(db: AsyncConnection, episode_id: str, record_id: int, record: Outc
         await set_outcome(db, episode_id, said)
 
 
+async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord) -> None:
+    """Make a verdict the newest of each episode of its group.
+
+    Its record joins none of them: to forget one attempt must not take a record from another.
+    """
+    if record.outcome is None or record.purpose != "work":
+        return
+    e = t.episodes.c
+    query = select(e.id).where(e.group_id == record.group_id)
+    said = Said(record.outcome, record.source, record_id, record.version)
+    for episode_id in (await db.execute(query)).scalars().all():
+        await set_outcome(db, episode_id, said)
+
+
 async def settle_late_outcomes(db: AsyncConnection) -> None:
     """Add every outcome that found its group closed to the group's episodes."""
     late = (await db.execute(select(t.late_outcomes).order_by(t.late_outcomes.c.record_id))).all()
@@ -194,6 +209,9 @@ async def settle_late_outcomes(db: AsyncConnection) -> None:
     for row in late:
         record = records[row.record_id]
         assert isinstance(record, OutcomeRecord)
+        if row.group_id == ALL_ATTEMPTS:
+            await _say_of_all(db, row.record_id, record)
+            continue
         e = t.episodes.c
         query = select(e.id).where(e.source_group == row.group_id)
         for episode_id in (await db.execute(query)).scalars().all():

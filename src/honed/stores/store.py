@@ -184,11 +184,14 @@ class SqlStore:
             return await reads.provenance(db, episode_ids)
 
     async def attempts(
-        self, keys: Sequence[tuple[str, str]], receipt_id: str | None = None
+        self,
+        keys: Sequence[tuple[str, str]],
+        receipt_id: str | None = None,
+        group_id: str | None = None,
     ) -> Attempts:
-        """The attempts of these group keys, else of the receipt."""
+        """The attempts of these group keys, else of the receipt, else those of the group that have ended."""
         async with self._read() as db:
-            return await feedback.attempts(db, keys, receipt_id)
+            return await feedback.attempts(db, keys, receipt_id, group_id)
 
     async def get_episode(self, episode_id: str) -> Episode:
         """The episode with its records; raises NotFoundError."""

@@ -93,7 +93,10 @@ late_outcomes = Table(
     PrimaryKeyConstraint("record_id", "group_id"),
     sqlite_with_rowid=False,
 )
-"""Outcomes that found their group closed, until they are the episodes' outcome."""
+"""Outcomes that found their group closed, until they are the episodes' outcome.
+
+Group 0 stands for all attempts of the outcome's `group_id`.
+"""
 
 episodes = Table(
     "episodes",
@@ -114,6 +117,7 @@ episodes = Table(
     Column("adapter_id", Text),
     Column("tags", Text, nullable=False),
     Index("episodes_task", "task_id"),
+    Index("episodes_group", "group_id"),
     Index("episodes_source", "source_group"),
 )
 """`number` counts from 1 within scenario and learn model; `outcome` is the newest verdict."""

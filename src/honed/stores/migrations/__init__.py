@@ -14,8 +14,14 @@ from honed.errors import SchemaError
 from honed.stores.migrations import step_0001_records_episodes_runs_models as step_0001
 from honed.stores.migrations import step_0002_file_positions as step_0002
 from honed.stores.migrations import step_0003_forgotten as step_0003
+from honed.stores.migrations import step_0004_episode_groups as step_0004
 
-STEPS: Final = (step_0001.STATEMENTS, step_0002.STATEMENTS, step_0003.STATEMENTS)
+STEPS: Final = (
+    step_0001.STATEMENTS,
+    step_0002.STATEMENTS,
+    step_0003.STATEMENTS,
+    step_0004.STATEMENTS,
+)
 """Step n (from 1) leads from version n - 1 to version n."""
 
 NEWEST: Final = len(STEPS)
