@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import typer
 
+from honed.cli.printing import say
 from honed.client import FeedError
 from honed.config import Config, load_config
 from honed.errors import ConfigError, ControlError, HonedError, NotFoundError
@@ -46,7 +47,7 @@ def leave(error: HonedError, status: int = EXIT_FAILED) -> NoReturn:
     if isinstance(error, NotRunningError):
         status = EXIT_NOT_RUNNING
     advice = f" ({error.advice})" if error.advice else ""
-    typer.echo(f"honed: {error}{advice}", err=True)
+    say(f"honed: {error}{advice}", err=True)
     raise typer.Exit(status)
 
 

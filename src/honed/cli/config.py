@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from honed.cli.asking import EXIT_CONFIG, AsJson, ConfigFile, config_from, leave, print_json
+from honed.cli.printing import say
 from honed.config.load import find_config
 from honed.config.origins import Setting, places, settings
 from honed.config.reference import reference, schema, toml_value
@@ -44,9 +45,9 @@ def show(
         print_json({"file": file and str(file), "settings": shown, "places": places(found)})
         return
     # one line each, never wrapped: what is shown is searched and copied
-    typer.echo(f"file  {file or 'none'}\n")
+    say(f"file  {file or 'none'}\n")
     _print_columns([_cells(row, sources=sources) for row in rows])
-    typer.echo("\nplaces")
+    say("\nplaces")
     _print_columns([[f"  {name}", path] for name, path in places(found).items()])
 
 
@@ -69,4 +70,4 @@ def _print_columns(rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, config_from, print_json, run_async
 from honed.cli.intake import Intake, open_intake
+from honed.cli.printing import say
 from honed.config import Config
 from honed.ports import EpisodeFilter
 from honed.stores import open_store
@@ -146,23 +147,23 @@ async def _import_file(
 
 def _show(imported: Imported, *, several: bool) -> None:
     known = f" ({imported.known} known before)" if imported.known else ""
-    typer.echo(
+    say(
         f"{imported.episodes} episodes from {imported.trajectories} trajectories{known};"
         f" {imported.total_episodes} in all"
     )
     for name, count in imported.formats.items():
-        typer.echo(f"  {count} rows of the form {name}")
+        say(f"  {count} rows of the form {name}")
     for scenario, count in imported.other_scenarios.items():
-        typer.echo(f"  {count} episodes belong to the scenario {scenario or '(none)'}")
+        say(f"  {count} episodes belong to the scenario {scenario or '(none)'}")
     if imported.joined:
-        typer.echo(f"  {imported.joined} trajectories name an attempt that another row made")
+        say(f"  {imported.joined} trajectories name an attempt that another row made")
     if imported.dropped_turns:
-        typer.echo(f"  {imported.dropped_turns} turns after the last answer left out")
+        say(f"  {imported.dropped_turns} turns after the last answer left out")
     for bad in imported.bad_rows[:_SHOWN]:
         where = f"{bad.file}: " if several else ""
-        typer.echo(f"{where}{bad.unit} {bad.line} skipped: {bad.reason}", err=True)
+        say(f"{where}{bad.unit} {bad.line} skipped: {bad.reason}", err=True)
     if (more := imported.num_bad_rows - _SHOWN) > 0:
-        typer.echo(f"{more} more rows skipped; --json lists the first {_KEPT}", err=True)
+        say(f"{more} more rows skipped; --json lists the first {_KEPT}", err=True)
 
 
 def _batches(rows: Iterator[Reading | BadRow]) -> Iterator[list[Reading | BadRow]]:

@@ -18,7 +18,8 @@ from msgspec import Struct
 from rich.console import Console
 from rich.progress import Progress
 
-from honed.cli.asking import AsJson, ConfigFile, config_from, leave, with_store
+from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, config_from, leave, with_store
+from honed.cli.printing import say
 from honed.domain.times import now_ms
 from honed.errors import HonedError
 from honed.learn_models import create
@@ -136,6 +137,9 @@ def export(
 
     try:
         exported = with_store(found, write)
+    except BrokenPipeError:  # `| head` has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_FAILED) from None
     except OSError as error:
         leave(HonedError(f"{file} cannot be written: {error.strerror}"))
     _show(exported, as_json=as_json, beside=file == _STDOUT)
@@ -145,18 +149,18 @@ def _show(exported: Exported, *, as_json: bool, beside: bool) -> None:
     """The counts; on stderr where stdout has the rows."""
     if as_json:
         text = msgspec.json.format(msgspec.json.encode(exported), indent=2).decode()
-        typer.echo(text, err=beside)
+        say(text, err=beside)
         return
-    typer.echo(f"{exported.rows} rows from {exported.episodes} episodes", err=beside)
+    say(f"{exported.rows} rows from {exported.episodes} episodes", err=beside)
     for reason, count in sorted(exported.left_out.items(), key=lambda pair: -pair[1]):
-        typer.echo(f"  {count} left out: {reason}", err=beside)
+        say(f"  {count} left out: {reason}", err=beside)
     if exported.shorter_conversations:
-        typer.echo(
+        say(
             f"  {exported.shorter_conversations} shorter conversations of the same attempts left out",
             err=beside,
         )
     if exported.fault:
-        typer.echo(f"  first fault: {exported.fault}", err=beside)
+        say(f"  first fault: {exported.fault}", err=beside)
 
 
 def _outcomes(form: str, chosen: list[OutcomeChoice] | None) -> frozenset[str] | None:

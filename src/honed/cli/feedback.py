@@ -21,6 +21,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.printing import say
 from honed.client.events import outcome_event
 from honed.config import Config
 from honed.domain.episode import Episode
@@ -93,7 +94,7 @@ def feedback(
         print_json(taken)
     else:
         for outcome, became in zip(outcomes, taken, strict=True):
-            typer.echo(f"{_object(outcome)}: {_sentence(outcome, became)}")
+            say(f"{_object(outcome)}: {_sentence(outcome, became)}")
     raise typer.Exit(EXIT_FAILED if any(t["became"] == "refused" for t in taken) else 0)
 
 
@@ -208,12 +209,12 @@ def _list(config: Config, episode_id: str, as_json: bool) -> None:
         kind = type(verdict.outcome).__name__.lower()
         who = " ".join(filter(None, (verdict.source, verdict.version))) or "somebody"
         words = f": {verdict.comment}" if verdict.comment else ""
-        typer.echo(f"{kind} {score_of(verdict.outcome):.2f}  {who}{words}")
+        say(f"{kind} {score_of(verdict.outcome):.2f}  {who}{words}")
     for record in answers:
-        typer.echo(f"a better answer  {record.source or 'somebody'}")
-    typer.echo(f"counts: {type(episode.outcome).__name__.lower()} {score_of(episode.outcome):.2f}")
+        say(f"a better answer  {record.source or 'somebody'}")
+    say(f"counts: {type(episode.outcome).__name__.lower()} {score_of(episode.outcome):.2f}")
 
 
 def _wrong(message: str) -> typer.Exit:
-    typer.echo(f"honed: {message}", err=True)
+    say(f"honed: {message}", err=True)
     return typer.Exit(EXIT_USAGE)

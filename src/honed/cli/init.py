@@ -11,6 +11,7 @@ import typer
 from platformdirs import user_data_path
 
 from honed.cli.asking import EXIT_FAILED, EXIT_USAGE, leave
+from honed.cli.printing import say
 from honed.cli.starter import Starter, exists_already, write_file
 from honed.config import load_config
 from honed.doctor.finding import gib
@@ -84,8 +85,8 @@ def init(
         leave(error, EXIT_USAGE)
     except HonedError as error:
         leave(error, EXIT_FAILED)
-    typer.echo(f"wrote {file}")
-    typer.echo(f"next: `honed doctor --config {file}` checks it, `honed up --config {file}` starts")
+    say(f"wrote {file}")
+    say(f"next: `honed doctor --config {file}` checks it, `honed up --config {file}` starts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def _has_config(folder: Path) -> bool:
 
 def _asked(machine: _Machine, wanted: _Wanted) -> _Wanted:
     """Ask for what is open, each with a default that suits this machine."""
-    typer.echo(f"This machine: {machine.describe()}.")
+    say(f"This machine: {machine.describe()}.")
     scenario = wanted.scenario or _ask("The kind of work (a short name)", None, check_scenario)
     return _Wanted(
         scenario,
@@ -214,7 +215,7 @@ def _ask_model(machine: _Machine) -> str:
     for number, each in enumerate(machine.proposals, 1):
         words = [each.licence, "here" if each.is_here else "", "" if each.fits else "does not fit"]
         words.append(each.remark)
-        typer.echo(f"  {number}  {each.name}  ({', '.join(filter(None, words))})")
+        say(f"  {number}  {each.name}  ({', '.join(filter(None, words))})")
     known = {str(number): each.name for number, each in enumerate(machine.proposals, 1)}
     default = next(number for number, name in known.items() if name == machine.best.name)
     answer = _ask("Base model: a number, a folder, a hub id, or `none`", default, str)
@@ -228,6 +229,6 @@ def _ask(text: str, default: str | None, check: Callable[[str], object]) -> str:
         try:
             check(answer)
         except (ValueError, ValidationError) as error:
-            typer.echo(f"  {error}", err=True)
+            say(f"  {error}", err=True)
         else:
             return answer

@@ -20,6 +20,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.printing import say
 from honed.config import Config
 from honed.daemon import only_daemon_of
 from honed.errors import HonedError
@@ -75,11 +76,11 @@ def backup(
         print_json({"file": str(file.absolute())} | msgspec.to_builtins(made))
         return
     size = sum(member.size for member in made.files)
-    typer.echo(
+    say(
         f"{file}: {made.records} records, {made.episodes} episodes, {size / 1e6:.1f} MB;"
         f" {len(made.adapters)} adapters {'with' if with_adapters else 'without'} their files"
     )
-    typer.echo("it holds the store's secret and everything in it: keep it as safe as the store")
+    say("it holds the store's secret and everything in it: keep it as safe as the store")
 
 
 def restore(
@@ -118,14 +119,14 @@ def restore(
     if as_json:
         print_json(done)
         return
-    typer.echo(
+    say(
         f"{done.backup.records} records and {done.backup.episodes} episodes"
         f" of {done.backup.created_at} are in {found.data_dir}"
     )
     if done.moved_to:
-        typer.echo(f"what was there is in {done.moved_to}")
+        say(f"what was there is in {done.moved_to}")
     if done.missing_adapters:
-        typer.echo(f"without their files: {', '.join(done.missing_adapters)}", err=True)
+        say(f"without their files: {', '.join(done.missing_adapters)}", err=True)
 
 
 def forget(
@@ -150,7 +151,7 @@ def forget(
     }
     whose = [Whose(kind, name) for kind in get_args(WhoseKind) if (name := given[kind])]
     if len(whose) != 1:
-        typer.echo(f"honed: name one of {', '.join(f'--{kind}' for kind in given)}", err=True)
+        say(f"honed: name one of {', '.join(f'--{kind}' for kind in given)}", err=True)
         raise typer.Exit(EXIT_USAGE)
     found = config_from(config)
     seen = _forget(found, whose[0], dry=True)
@@ -166,11 +167,11 @@ def forget(
     if as_json:
         print_json(done)
     elif done.done:
-        typer.echo("forgotten")
+        say("forgotten")
         if not done.scrubbed:
-            typer.echo("a reader kept the log from being emptied: forget it again", err=True)
+            say("a reader kept the log from being emptied: forget it again", err=True)
         for line in done.out_of_reach:
-            typer.echo(f"  {line}")
+            say(f"  {line}")
 
 
 def cleanup(
@@ -197,13 +198,13 @@ def cleanup(
     if as_json:
         print_json(msgspec.to_builtins(cleaned) | {"given_back_bytes": given_back})
         return
-    typer.echo(
+    say(
         f"{'would go' if dry_run else 'gone'}: {cleaned.records} records,"
         f" {cleaned.episodes} episodes, {len(cleaned.runs)} run folders,"
         f" {len(cleaned.adapters)} rejected adapters; {cleaned.freed_bytes / 1e6:.1f} MB of files"
     )
     if compact and not dry_run:
-        typer.echo(f"the store is {given_back / 1e6:.1f} MB smaller")
+        say(f"the store is {given_back / 1e6:.1f} MB smaller")
 
 
 def _compact(config: Config) -> int:
@@ -243,14 +244,14 @@ def _asked(
 
 
 def _show_forgotten(seen: Forgotten) -> None:
-    typer.echo(
+    say(
         f"{seen.kind} {seen.name}: {seen.records} records in {seen.attempts} attempts,"
         f" {seen.episodes} episodes"
     )
     if seen.runs:
-        typer.echo(f"  rows in the files of {len(seen.runs)} runs: {', '.join(seen.runs)}")
+        say(f"  rows in the files of {len(seen.runs)} runs: {', '.join(seen.runs)}")
     for model_id, count in seen.adapters.items():
-        typer.echo(f"  {model_id} learned from {count} of the episodes, and will not unlearn it")
+        say(f"  {model_id} learned from {count} of the episodes, and will not unlearn it")
 
 
 class _Bar:

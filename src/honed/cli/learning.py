@@ -7,6 +7,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, ask_daemon, config_from, print_json
+from honed.cli.printing import say
 from honed.config import Config
 
 _PANEL: Final = "Learning"
@@ -116,4 +117,4 @@ def _show(answer: object, text: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        typer.echo(text)
+        say(text)

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from honed.cli.asking import AsJson, leave, print_json
+from honed.cli.printing import say
 from honed.cli.units import Unit, executable, units
 from honed.config.places import SYSTEM_CONFIG
 from honed.domain.ids import check_scenario
@@ -49,14 +50,14 @@ def install(
         print_json([{"path": str(unit.path), "state": unit.state} for unit in found])
     for unit in found:
         if dry_run and not as_json:
-            typer.echo(f"# {unit.path} ({unit.state})\n{unit.text}")
+            say(f"# {unit.path} ({unit.state})\n{unit.text}")
         elif not dry_run and unit.state != "current":
             _write(unit)
             if not as_json:
-                typer.echo(f"wrote {unit.path}")
+                say(f"wrote {unit.path}")
     if not as_json:
         for line in _next_steps(user=user, scenario=_checked(scenario)):
-            typer.echo(line, err=dry_run)
+            say(line, err=dry_run)
 
 
 def uninstall(
@@ -73,11 +74,11 @@ def uninstall(
                 unit.path.unlink()
             except OSError as error:
                 leave(ConfigError(f"{unit.path} cannot be removed: {error.strerror}"))
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {unit.path}")
+        say(f"{'would remove' if dry_run else 'removed'} {unit.path}")
     if found:
-        typer.echo(f"stop what still runs, then: {_systemctl(user)} daemon-reload")
+        say(f"stop what still runs, then: {_systemctl(user)} daemon-reload")
     else:
-        typer.echo("nothing is installed")
+        say("nothing is installed")
 
 
 def _refusal(edited: list[Unit], done: str) -> ConfigError:

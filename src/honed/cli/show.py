@@ -22,6 +22,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.printing import visible
 from honed.config import Config
 from honed.domain.episode import Episode
 from honed.domain.job import RenderJob, RenderResult
@@ -200,7 +201,7 @@ def _coloured(shown: Shown) -> Iterator[Text]:
     for number, row in enumerate(shown.rows, 1):
         yield Text(_row_title(shown, number, row), style="bold")
         yield Text("").join(
-            Text(_visible(segment.text), style=_STYLES[segment.state]) for segment in row.segments
+            Text(visible(segment.text), style=_STYLES[segment.state]) for segment in row.segments
         )
     yield from map(Text, _totals(shown))
 
@@ -216,18 +217,13 @@ def _plain(shown: Shown) -> Iterator[Text]:
 
 
 def _marked(segment: Segment) -> Iterator[str]:
-    text = _visible(segment.text)
+    text = visible(segment.text)
     for line in text.removesuffix("\n").split("\n"):
         yield f"{_MARKS[segment.state]}{line}"
 
 
-def _visible(text: str) -> str:
-    """The text without what a terminal would act on: an episode holds what strangers wrote."""
-    return "".join(c if c in "\n\t" or c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _head(shown: Shown) -> Iterator[str]:
-    task = f", task {_visible(shown.task_id)}" if shown.task_id else ""
+    task = f", task {visible(shown.task_id)}" if shown.task_id else ""
     yield f"episode {shown.episode}{task}"
     if shown.not_trained:
         yield f"no training set takes it: {shown.not_trained}; if one did:"
@@ -249,8 +245,8 @@ def _totals(shown: Shown) -> Iterator[str]:
     yield "not learned"
     for drop in shown.drops:
         turns = f" (turns {', '.join(map(str, drop.turns))})" if drop.turns else ""
-        yield f"  {drop.num_tokens:>7}  {_visible(drop.reason)}{turns}"
+        yield f"  {drop.num_tokens:>7}  {visible(drop.reason)}{turns}"
         if drop.advice:
             yield f"           {drop.advice}"
     for each in shown.left_out:
-        yield f"        -  {_visible(each.what)}: {each.reason}"
+        yield f"        -  {visible(each.what)}: {each.reason}"

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from honed.cli.asking import (
@@ -18,6 +17,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.printing import add_row, say, show
 from honed.domain.outcome import score
 from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
@@ -57,35 +57,32 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(answer)
         return
-    out = Console(highlight=False)
-    out.print(
-        f"[bold]{answer['scenario']}[/]  pid {answer['pid']}, {answer['rss_mb']:.0f} MiB resident, "
+    say(
+        f"{answer['scenario']}  pid {answer['pid']}, {answer['rss_mb']:.0f} MiB resident, "
         f"since {answer['started_at'][:19]}Z"
     )
-    out.print(
+    say(
         f"episodes    {answer['episodes']} ({answer['records']} records), "
         f"{answer['unlabelled']} without an outcome, success rate {_percent(answer['success_rate'])}"
     )
     if unused := _unused(answer):
-        out.print(f"not used    {unused}")
-    out.print(f"in service  {answer['current_model'] or 'the base model'}")
-    out.print(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+        say(f"not used    {unused}")
+    say(f"in service  {answer['current_model'] or 'the base model'}")
+    say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     if answer["gateway_problem"]:
-        out.print(f"            {answer['gateway_problem']}", markup=False)
+        say(f"            {answer['gateway_problem']}")
     if answer["base_problem"]:
-        out.print("base model  not the one that is served: nothing is trained")
+        say("base model  not the one that is served: nothing is trained")
         if answer["base_problem"] != answer["gateway_problem"]:
-            out.print(f"            {answer['base_problem']}", markup=False)
-    out.print(f"training    {_training(answer['training'])}")
+            say(f"            {answer['base_problem']}")
+    say(f"training    {_training(answer['training'])}")
     if answer["backoff_until_ms"] and not answer["training"]:
-        out.print(
-            f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure"
-        )
+        say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
     if run := answer["last_run"]:
-        out.print(f"last run    {run['id']} {run['state']}: {run.get('message') or ''}")
-    out.print("trigger", markup=False)
+        say(f"last run    {run['id']} {run['state']}: {run.get('message') or ''}")
+    say("trigger")
     for line in answer["trigger"]["explain"].splitlines():
-        out.print(f"  {line}", markup=False)
+        say(f"  {line}")
 
 
 def _unused(answer: dict[str, Any]) -> str:
@@ -114,7 +111,8 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
     table = _table("run", "kind", "state", "started", "seconds", "episodes", "model", "message")
     for run in rows:
         seconds = (run.ended_at_ms - run.started_at_ms) / 1000 if run.ended_at_ms else None
-        table.add_row(
+        add_row(
+            table,
             run.id,
             run.selection,
             run.state,
@@ -124,7 +122,7 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             run.model_id or "",
             run.message or run.reason,
         )
-    Console(highlight=False).print(table)
+    show(table)
 
 
 def adapters(
@@ -152,7 +150,8 @@ def adapters(
         return
     table = _table("adapter", "", "kind", "trained", "episodes", "loss", "verdict")
     for model in models:
-        table.add_row(
+        add_row(
+            table,
             model.id,
             "*" if model.id == current else "",
             model.selection,
@@ -161,7 +160,7 @@ def adapters(
             _loss(model),
             _verdict(model),
         )
-    Console(highlight=False).print(table)
+    show(table)
 
 
 def _verdict(model: TrainedModel) -> str:
@@ -196,8 +195,8 @@ def _show_adapter(model: TrainedModel) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
+        add_row(table, name, value)
+    show(table)
 
 
 def episodes(
@@ -222,7 +221,8 @@ def episodes(
         return
     table = _table("episode", "task", "group", "outcome", "score", "records", "made by")
     for row in rows:
-        table.add_row(
+        add_row(
+            table,
             row.id,
             row.task_id or "",
             row.group_id or "",
@@ -231,7 +231,7 @@ def episodes(
             str(row.num_records),
             row.adapter_id or "-",
         )
-    Console(highlight=False).print(table)
+    show(table)
 
 
 def _loss(model: TrainedModel) -> str:
