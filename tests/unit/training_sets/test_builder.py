@@ -350,3 +350,22 @@ def test_a_corrected_attempt_teaches_whatever_its_outcome(tmp_path: Path) -> Non
         assert built.left_out == {"held out": 1, "not a success": 1}
 
     with_store(test, tmp_path)
+
+
+def test_what_is_said_after_a_training_is_learned_in_the_next(tmp_path: Path) -> None:
+    """Each training keeps the outcome that it saw."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        one, two = [await add(store, told(name, Success(), answer="no")) for name in KEPT[:2]]
+        await build(store, folder / "first")
+        await store.set_outcome(one, Failure("reopened"), source="ann")
+        await build(store, folder / "second")
+
+        def seen(run: str) -> dict[str, str]:
+            metadata = rows(folder / run / "chat.meta.jsonl")
+            return {row["episode_id"]: row["outcome"]["type"] for row in metadata}
+
+        assert seen("first") == {one: "success", two: "success"}
+        assert seen("second") == {two: "success"}
+
+    with_store(test, tmp_path)
