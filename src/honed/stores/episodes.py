@@ -1,38 +1,25 @@
-"""Writes of episodes and verdicts; each function runs inside its caller's write transaction."""
+"""Writes of episodes; each function runs inside its caller's write transaction."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.episode import Episode
-from honed.domain.outcome import Outcome, is_known, is_success, score
+from honed.domain.outcome import is_known, is_success
 from honed.domain.records import OutcomeRecord, records_of
-from honed.domain.times import now_ms
 from honed.domain.verdict import Told, standing
-from honed.errors import NotFoundError, StoreError, ValidationError
+from honed.errors import StoreError, ValidationError
 from honed.ports import Closing, IncomingEvent, Verdict
-from honed.stores import reads
 from honed.stores import tables as t
-from honed.stores.batch import ALL_ATTEMPTS
+from honed.stores.verdicts import Said, outcome_columns, outcome_row
 
 _State = tuple[str, str]
 """Scenario and learn model: what counters are kept for."""
-
-_decode_outcome = msgspec.json.Decoder(Outcome).decode
-
-
-class Said(NamedTuple):
-    """A verdict and who said it."""
-
-    outcome: Outcome
-    source: str | None = None
-    record_id: int | None = None
-    version: str | None = None
 
 
 class _New(NamedTuple):
@@ -130,95 +117,6 @@ async def _is_forgotten(db: AsyncConnection, lines: Sequence[IncomingEvent]) -> 
     return False
 
 
-async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
-    """Append a verdict, make the one that stands the episode's outcome and move the counters."""
-    e = t.episodes.c
-    query = select(e.scenario, e.learn_model, e.outcome).where(e.id == episode_id)
-    episode = (await db.execute(query)).first()
-    if episode is None:
-        raise NotFoundError(f"no episode has the id {episode_id}")
-    await db.execute(insert(t.outcomes), [_outcome_row(episode_id, said)])
-    now = await _standing(db, episode_id, said)
-    await db.execute(update(t.episodes).where(e.id == episode_id).values(**_outcome_columns(now)))
-    before = _decode_outcome(episode.outcome)
-    more_known = int(is_known(now)) - int(is_known(before))
-    more_successes = int(is_success(now)) - int(is_success(before))
-    s = t.learning_states.c
-    await db.execute(
-        update(t.learning_states)
-        .where(s.scenario == (episode.scenario or ""), s.learn_model == episode.learn_model)
-        .values(
-            known_count=s.known_count + more_known,
-            success_count=s.success_count + more_successes,
-        )
-    )
-
-
-async def _standing(db: AsyncConnection, episode_id: str, newest: Said) -> Outcome:
-    """The outcome that counts, now that `newest` is the last verdict."""
-    if newest.source is None or newest.version is None:
-        return newest.outcome
-    verdicts = (await reads.provenance(db, [episode_id]))[episode_id].verdicts
-    told = standing([Told(said.outcome, said.source, said.version) for said in verdicts])
-    assert told is not None
-    return told.outcome
-
-
-async def say(db: AsyncConnection, episode_id: str, record_id: int, record: OutcomeRecord) -> None:
-    """Add to a closed episode what was said about it later: its record, and the verdict if it has one."""
-    link = t.episode_records
-    known = select(link.c.position).where(
-        link.c.episode_id == episode_id, link.c.record_id == record_id
-    )
-    if (await db.execute(known)).first() is not None:
-        return
-    newest = select(func.max(link.c.position)).where(link.c.episode_id == episode_id)
-    position = await db.scalar(newest)
-    values = {
-        "episode_id": episode_id,
-        "position": 0 if position is None else position + 1,
-        "record_id": record_id,
-    }
-    await db.execute(insert(link), [values])
-    e = t.episodes.c
-    more = update(t.episodes).where(e.id == episode_id).values(num_records=e.num_records + 1)
-    await db.execute(more)
-    if record.outcome is not None:
-        said = Said(record.outcome, record.source, record_id, record.version)
-        await set_outcome(db, episode_id, said)
-
-
-async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord) -> None:
-    """Make a verdict the newest of each episode of its group.
-
-    Its record joins none of them: to forget one attempt must not take a record from another.
-    """
-    if record.outcome is None or record.purpose != "work":
-        return
-    e = t.episodes.c
-    query = select(e.id).where(e.group_id == record.group_id)
-    said = Said(record.outcome, record.source, record_id, record.version)
-    for episode_id in (await db.execute(query)).scalars().all():
-        await set_outcome(db, episode_id, said)
-
-
-async def settle_late_outcomes(db: AsyncConnection) -> None:
-    """Add every outcome that found its group closed to the group's episodes."""
-    late = (await db.execute(select(t.late_outcomes).order_by(t.late_outcomes.c.record_id))).all()
-    records = await reads.outcome_records(db, {row.record_id for row in late})
-    for row in late:
-        record = records[row.record_id]
-        assert isinstance(record, OutcomeRecord)
-        if row.group_id == ALL_ATTEMPTS:
-            await _say_of_all(db, row.record_id, record)
-            continue
-        e = t.episodes.c
-        query = select(e.id).where(e.source_group == row.group_id)
-        for episode_id in (await db.execute(query)).scalars().all():
-            await say(db, episode_id, row.record_id, record)
-    await db.execute(delete(t.late_outcomes))
-
-
 async def _insert_episodes(db: AsyncConnection, new: Sequence[_New]) -> None:
     """Insert episodes with what hangs on them, in a few statements however many they are."""
     if not new:
@@ -302,17 +200,7 @@ def _episode_row(new: _New, number: int) -> dict[str, Any]:
         "created_at_ms": meta.created_at_ms,
         "adapter_id": meta.adapter_id,
         "tags": msgspec.json.encode(meta.tags).decode(),
-        **_outcome_columns(episode.outcome),
-    }
-
-
-def _outcome_row(episode_id: str, said: Said) -> dict[str, Any]:
-    return {
-        "episode_id": episode_id,
-        "outcome": _outcome_columns(said.outcome)["outcome"],
-        "source": said.source,
-        "record_id": said.record_id,
-        "at_ms": now_ms(),
+        **outcome_columns(episode.outcome),
     }
 
 
@@ -320,7 +208,7 @@ def _verdict_rows(new: _New) -> list[dict[str, Any]]:
     episode = new.episode
     if new.verdicts:
         return [
-            _outcome_row(
+            outcome_row(
                 episode.id, Said(said.outcome, said.source, new.said_by.get(said.event_id or ""))
             )
             | {"at_ms": said.at_ms}
@@ -334,7 +222,7 @@ def _verdict_rows(new: _New) -> list[dict[str, Any]]:
     stands = standing([Told(said.outcome, said.source, said.version) for said in told])
     if is_known(episode.outcome) and (stands is None or stands.outcome != episode.outcome):
         told.append(Said(episode.outcome, episode.learn_model))  # the learn model's own
-    return [_outcome_row(episode.id, said) for said in told]
+    return [outcome_row(episode.id, said) for said in told]
 
 
 async def _insert_record(db: AsyncConnection, line: IncomingEvent) -> tuple[int, bool]:
@@ -387,14 +275,6 @@ def _group_key(episode: Episode, lines: Sequence[IncomingEvent]) -> str:
         if mark.learn_model == episode.learn_model
     )
     return next(marks, episode.task_id or episode.id)
-
-
-def _outcome_columns(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "outcome_type": outcome.__struct_config__.tag,
-        "score": score(outcome),
-        "outcome": msgspec.json.encode(outcome).decode(),
-    }
 
 
 def _stored_id(record_id: int | None) -> int:

@@ -34,6 +34,7 @@ from honed.ports import (
 )
 from honed.stores import episodes as episode_writes
 from honed.stores import feedback, reads, runs
+from honed.stores import verdicts as verdict_writes
 from honed.stores.files import open_first, parse_url
 from honed.stores.keeping import SqlKeeping
 from honed.stores.migrations import migrate
@@ -95,7 +96,7 @@ class SqlStore:
         async with self._write() as db:
             await migrate(db)
         async with self._write() as db:
-            await episode_writes.settle_late_outcomes(db)
+            await verdict_writes.settle_late_outcomes(db)
 
     async def watch(self) -> None:
         """Wait, for ever if all is well; raises StoreError once nothing can be written any more."""
@@ -123,7 +124,7 @@ class SqlStore:
         written = await self._writer.append(events, position=position)
         if written.found_closed:
             async with self._write() as db:
-                await episode_writes.settle_late_outcomes(db)
+                await verdict_writes.settle_late_outcomes(db)
         return written.dispositions
 
     async def file_position(self, path: str) -> FilePosition | None:
@@ -226,8 +227,8 @@ class SqlStore:
     ) -> None:
         """Append a verdict; the newest counts. Raises NotFoundError."""
         async with self._write() as db:
-            said = episode_writes.Said(outcome, source)
-            await episode_writes.set_outcome(db, episode_id, said)
+            said = verdict_writes.Said(outcome, source)
+            await verdict_writes.set_outcome(db, episode_id, said)
 
     async def distinct_actions(self, scenario: str) -> list[str]:
         """Names of the actions in the scenario's episodes, sorted."""
