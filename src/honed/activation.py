@@ -15,6 +15,8 @@ from typing import Final, NoReturn
 from honed.errors import ConfigError
 
 _FIRST: Final = 3
+_MOST: Final = 4096
+"""Sockets that may be passed; far more than any unit has, and few enough to be counted at once."""
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 Families = Mapping[str, tuple[socket.AddressFamily, ...]]
@@ -29,11 +31,17 @@ def passed_sockets(
     The variables are removed and the descriptors closed on exec, so that no child takes them for its own.
 
     Raises:
-        ConfigError: a descriptor is not a listening stream socket, or its name or family is not known.
+        ConfigError: more are passed than can be, or a descriptor is not a listening stream socket, or its name or
+            family is not known.
     """
     pid, count, names = (environment.pop(name, "") for name in _VARIABLES)
     if pid != str(os.getpid()) or not count.isdecimal():
         return {}
+    if len(count) > len(str(_MOST)) or int(count) > _MOST:
+        raise ConfigError(
+            f"LISTEN_FDS says {count[:20]} sockets: expected at most {_MOST}",
+            advice="unset LISTEN_FDS and LISTEN_PID, or start honed by its socket units",
+        )
     given = names.split(":") if names else []
     given += ["unknown"] * (int(count) - len(given))  # systemd's word for a socket without a name
     found: dict[str, socket.socket] = {}

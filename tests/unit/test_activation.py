@@ -1,5 +1,6 @@
 """Descriptors as systemd passes them, taken by a process of their own: LISTEN_PID must be its id."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -94,6 +95,14 @@ def test_what_is_meant_for_another_process_is_left_alone() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "feed"}
     assert passed_sockets({"feed": (socket.AF_UNIX,)}, environment) == {}
     assert environment == {}
+
+
+@pytest.mark.parametrize("count", ["4097", "300000000", "9" * 19, "9" * 5000])
+def test_a_count_that_no_supervisor_passes_is_refused_at_once(count: str) -> None:
+    """As a wrong config, before anything of that size is made; Python itself gives up on the last one."""
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count}
+    with pytest.raises(ConfigError, match="expected at most 4096"):
+        passed_sockets({"feed": (socket.AF_UNIX,)}, environment)
 
 
 def test_a_feed_at_another_place_than_clients_are_told_is_refused(tmp_path: Path) -> None:
