@@ -5,6 +5,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from honed.errors import StoreError
 from honed.notify import Supervisor
@@ -98,6 +99,53 @@ async def test_a_part_that_hangs_or_fails_starves_the_watchdog_until_it_is_back(
                     while "WATCHDOG=1" not in notify.listen(0.01):
                         await anyio.sleep(0.02)
                 tasks.cancel_scope.cancel()
+
+
+async def test_a_stall_that_ends_in_time_is_logged_and_fed_at_its_end(tmp_path: Path) -> None:
+    """The check is neither given up nor asked anew; what is said names the part, before the watchdog would bite."""
+    watchdog_s, calls, back = 2.0, list[float](), anyio.Event()
+
+    async def stalls() -> None:
+        calls.append(anyio.current_time())
+        await back.wait()
+
+    with NotifySocket(tmp_path) as notify, capture_logs() as logged:
+        supervisor = Supervisor(notify.address, watchdog_s=watchdog_s)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.watch, {"well": anyio.lowlevel.checkpoint, "slow": stalls})
+            with anyio.fail_after(watchdog_s * 3 / 4):
+                while not logged:
+                    await anyio.sleep(0.01)
+            await anyio.sleep(watchdog_s / 4)  # longer than the pause before the next look
+            assert (len(calls), notify.listen(0.01)) == (1, [])
+            back.set()
+            with anyio.fail_after(watchdog_s / 4):
+                while "WATCHDOG=1" not in notify.listen(0.01):
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert [(line["event"], line["part"]) for line in logged] == [("watchdog.unfed", "slow")]
+
+
+async def test_the_parts_are_asked_side_by_side(tmp_path: Path) -> None:
+    """Two that are slow at once cost the time of one: here each waits until the other is asked."""
+    first, second = anyio.Event(), anyio.Event()
+
+    async def one() -> None:
+        first.set()
+        await second.wait()
+
+    async def other() -> None:
+        second.set()
+        await first.wait()
+
+    with NotifySocket(tmp_path) as notify:
+        supervisor = Supervisor(notify.address, watchdog_s=60)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervisor.watch, {"one": one, "other": other})
+            with anyio.fail_after(5):
+                while "WATCHDOG=1" not in notify.listen(0.01):
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
 
 
 async def test_more_time_is_asked_for_until_ready_and_again_while_stopping(tmp_path: Path) -> None:
