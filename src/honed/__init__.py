@@ -3,7 +3,7 @@
 The rooms, in the order data flows:
 
     client          what a swarm imports to send its events (standard library only)
-    sources         where events come in: the unix socket
+    sources         where events come in: unix socket, HTTP, followed files, OpenTelemetry's traces
     redaction       secrets and personal data out of an event, before the first write
     sink            validates them, stores records, closes groups into episodes
     stores          records, episodes, counters, runs and models in SQLite
@@ -33,15 +33,23 @@ digest, `process` is how both processes start and stop.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from honed.client import AsyncHonedClient, HonedClient
+    from honed.client import AsyncHonedClient, BackgroundClient, HonedClient
     from honed.config import Config, load_config
     from honed.daemon import LearningDaemon
 
 __version__ = "0.1.0"
-__all__ = ["AsyncHonedClient", "Config", "HonedClient", "LearningDaemon", "load_config"]
+__all__ = [
+    "AsyncHonedClient",
+    "BackgroundClient",
+    "Config",
+    "HonedClient",
+    "LearningDaemon",
+    "load_config",
+]
 
 _HOMES = {
     "AsyncHonedClient": "honed.client",
+    "BackgroundClient": "honed.client",
     "HonedClient": "honed.client",
     "Config": "honed.config",
     "load_config": "honed.config",
