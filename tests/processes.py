@@ -36,6 +36,7 @@ class Honed:
         before: Sequence[str] = (sys.executable, "-m", "honed"),
         variables: Mapping[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
+        is_awaited: bool = True,
     ) -> subprocess.Popen[bytes]:
         """Start `honed run` or `honed serve` and wait until it answers.
 
@@ -44,6 +45,7 @@ class Honed:
             before: the command line up to the verb.
             variables: further ones of its environment.
             pass_fds: descriptors that it inherits; a socket among them answers before the process does.
+            is_awaited: False comes back at once, where what was there before may still answer.
         """
         environment = os.environ | {"HONED__SERVE__SOCKET": str(self.serve_socket)}
         with self._log.open("ab") as log:
@@ -57,6 +59,8 @@ class Honed:
                 pass_fds=pass_fds,
             )
         self.running[verb] = child
+        if not is_awaited:
+            return child
         if verb == "up":
             self.until(lambda: self._alive(child) and self.is_up(), "both answer")
             return child

@@ -96,12 +96,12 @@ async def _until_signalled(
         tasks.start_soon(_stop_on_signal, stop)
         if supervisor.listens:
             tasks.start_soon(supervisor.lengthen_start, START_LIMIT_S)
-            tasks.start_soon(supervisor.lengthen_stop, stop, _stop_limit_s(config))
+            tasks.start_soon(supervisor.lengthen_stop, stop, stop_limit_s(config))
         await body(config, Surroundings(stop, supervisor, sockets))
         tasks.cancel_scope.cancel()
 
 
-def _stop_limit_s(config: Config) -> float:
+def stop_limit_s(config: Config) -> float:
     """How long an orderly stop may take: a worker ends, or a switch that has begun is finished and requests drain."""
     serve = config.serve
     parts = (config.train.stop_grace, serve.startup_timeout, serve.drain_timeout)
