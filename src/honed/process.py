@@ -71,6 +71,7 @@ def main(
     parser = argparse.ArgumentParser(prog=f"honed {name}", description=what)
     parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
     arguments = parser.parse_args(argv)
+    _keep_descriptors()
     faulthandler.enable()  # a watchdog ends a hung process by SIGABRT: its log then says where it hung
     supervisor = Supervisor.from_environment()
     status = 0
@@ -86,6 +87,14 @@ def main(
     except* HonedError as group:
         status = _report(name, group, 1)
     return status
+
+
+def _keep_descriptors() -> None:
+    """Let no child inherit what this process was given; uvloop would pass on all that exec leaves open."""
+    for fd in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
+        if fd > 2:
+            with contextlib.suppress(OSError):  # that of the listing
+                os.set_inheritable(fd, False)
 
 
 async def _until_signalled(

@@ -1,5 +1,6 @@
 """`honed up` when it is killed, when the kernel has no room, and when signals come at a bad moment."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from honed.lifeline import descendants
 from tests.processes import ROOT, Honed, honed, is_alive
 
 DAEMON = 'scenario = "tiny"\n[apply]\nkind = "none"\n[serve]\nport = 0\nthreads = 1'
@@ -37,6 +39,16 @@ def _half_a_request(both: Honed) -> socket.socket:
     return client
 
 
+def _locks_below(pids: list[int]) -> list[Path]:
+    """The lock files that processes have open which were started by these."""
+    below = [pid for each in pids for pid in descendants(each)]
+    held: list[Path] = []
+    for pid in below:
+        with contextlib.suppress(OSError):  # a descriptor that is closed meanwhile
+            held += [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    return [path for path in held if path.suffix == ".lock"]
+
+
 def test_up_that_was_killed_is_started_again_while_its_gateway_still_drains(
     tmp_path: Path, tiny_gguf: Path
 ) -> None:
@@ -46,6 +58,8 @@ def test_up_that_was_killed_is_started_again_while_its_gateway_still_drains(
         both.start("up")
         both.until(lambda: "tiny" in both.serving()["scenarios"], "there is a lane")
         former = both.children("up")
+        both.until(lambda: any(map(descendants, former)), "a server runs")
+        both.until(lambda: not _locks_below(former), "no lock is a server's")
         second = _up_refused(both.config)
         assert second.returncode == 78
         assert f"another `honed up` runs on {both.data_dir}" in second.stderr
