@@ -15,6 +15,7 @@ whether it was done well. What must stay is in `attempt`: the base URL, the two 
 
 import argparse
 import random
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from openai import OpenAI, OpenAIError
 
 from honed.client import HonedClient
 from honed.config import Config, load_config
+from honed.errors import ConfigError
 
 QUEUES = ("billing", "network", "returns", "sales", "security", "vip")
 SYSTEM = f"You route support tickets. Answer with one queue and nothing else: {', '.join(QUEUES)}."
@@ -127,7 +129,10 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1, help="another seed brings other tickets")
     asked = parser.parse_args()
-    config = load_config(asked.config)
+    try:
+        config = load_config(asked.config)
+    except ConfigError as error:
+        sys.exit(f"{error} (run this in the folder with honed.toml, or give --config)")
     base_url = asked.base_url or f"http://{config.serve.host}:{config.serve.port}/v1"
     desk = Desk(config, base_url=base_url, seed=asked.seed)
     failed = 0
@@ -145,6 +150,8 @@ def main() -> None:
                 print(f"an attempt had no answer: {error}")
             if done % 50 == 0 or done == len(tries):
                 print(f"{done}/{len(tries)} attempts, {failed} failed; {desk.board()}", flush=True)
+    if failed == len(tries):
+        sys.exit(f"nothing answers at {base_url}: is `honed up` running?")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from honed.errors import ConfigError, SourceError
 
+GATEWAY_RUNS: Final = (
+    "a gateway runs already and serves many scenarios: `honed run` adds one to it; or stop it"
+)
+"""What to do where serve.sock is taken."""
 UNIX_PATH_MAX: Final = 107
 """Bytes that Linux allows for the path of a unix socket (`sun_path`, 108 with the closing zero)."""
 _BACKLOG: Final = 2048
 
 
-def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
+def claim_unix_path(
+    path: Path, *, backlog: int = 1024, advice: str = "stop it first"
+) -> socket.socket:
     """Bind and listen on `path`; only the owner may connect.
 
     A socket file that nobody listens on (left by a kill) is replaced. The folder is made with mode 0700.
@@ -36,7 +42,7 @@ def claim_unix_path(path: Path, *, backlog: int = 1024) -> socket.socket:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_listening(path):
-            raise ConfigError(f"another process listens on {path}", advice="stop it first")
+            raise ConfigError(f"another process listens on {path}", advice=advice)
         if path.exists() and not path.is_socket():
             raise SourceError(
                 f"{path} is in the way: expected a socket or nothing, found a file or a folder",

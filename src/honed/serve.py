@@ -23,7 +23,7 @@ from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
 from honed.gateway.relay import Relay
 from honed.gateway.upstream import Address, UpstreamError, fetch
-from honed.listen import claim_unix_path, listen_on, serving
+from honed.listen import GATEWAY_RUNS, claim_unix_path, listen_on, serving
 from honed.notify import Supervisor
 from honed.process import Surroundings, only_one
 from honed.processors.base_model import ensure_base
@@ -69,7 +69,7 @@ async def serve(
         )
         control = passed_unix(around.sockets.get("serve"), config.serve_socket)
         if control is None:
-            control = claim_unix_path(config.serve_socket)
+            control = claim_unix_path(config.serve_socket, advice=GATEWAY_RUNS)
             rooms.callback(config.serve_socket.unlink, missing_ok=True)
         passed = around.sockets.get("http")
         host = passed.getsockname()[0] if passed else section.host

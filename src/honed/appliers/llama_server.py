@@ -103,7 +103,8 @@ class LlamaServerApplier:
             raise BaseMismatchError(f"{self._scenario}: nothing is served: {lane.base_problem}")
         if not lane.is_serving:
             raise ApplyError(
-                f"{self._scenario}: nothing is served yet, the lane is {lane.state}: {lane.error}"
+                f"{self._scenario}: nothing is served yet, the lane is {lane.state}"
+                f"{f': {lane.error}' if lane.error else ''}"
             )
         return lane.model_id
 

@@ -57,6 +57,8 @@ class Imported(Struct, kw_only=True):
     num_bad_rows: int = 0
     known: int = 0
     """Attempts that the store had."""
+    unlabelled: int = 0
+    """Episodes of the scenario now that have no outcome yet."""
     joined: int = 0
     """Attempts that name one of another row: they share its episode."""
     dropped_turns: int = 0
@@ -120,6 +122,8 @@ async def _import(config: Config, files: list[Path], form: Format | None, quiet:
                     await _import_file(file, form, intake, imported, bar)
             await intake.until_closed()
         imported.total_episodes = await store.count_episodes(ours)
+        waiting = EpisodeFilter(scenario=config.scenario, outcomes=frozenset({"unknown"}))
+        imported.unlabelled = await store.count_episodes(waiting)
     imported.known = intake.num_known
     imported.other_scenarios = intake.elsewhere
     imported.episodes = imported.total_episodes - before + intake.elsewhere.total()
@@ -155,6 +159,11 @@ def _show(imported: Imported, *, several: bool) -> None:
         say(f"  {count} rows of the form {name}")
     for scenario, count in imported.other_scenarios.items():
         say(f"  {count} episodes belong to the scenario {scenario or '(none)'}")
+    if imported.unlabelled:
+        say(
+            f"  {imported.unlabelled} of all wait for an outcome: `honed feedback` tells it, or"
+            ' learn.unlabelled = "train" takes them as successes'
+        )
     if imported.joined:
         say(f"  {imported.joined} trajectories name an attempt that another row made")
     if imported.dropped_turns:

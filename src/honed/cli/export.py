@@ -60,6 +60,8 @@ class Exported(Struct, frozen=True, kw_only=True):
     """Lines written."""
     episodes: int
     """Episodes looked at."""
+    others: int
+    """Episodes that were not looked at because of their outcome, which was not asked for."""
     left_out: dict[str, int]
     """Reason to number of episodes that are in no row."""
     shorter_conversations: int
@@ -119,6 +121,8 @@ def export(
             store=store, learn_model=learn_model, scenario=wanted, shape=form, filter=filter
         )
         total = await store.count_episodes(filter)
+        of_any = await store.count_episodes(msgspec.structs.replace(filter, outcomes=None))
+        others = 0 if outcome else of_any - total
         with Progress(console=Console(stderr=True), disable=as_json) as bar, _written(file) as out:
             task = bar.add_task("exporting", total=total)
             async for line in export.lines():
@@ -130,6 +134,7 @@ def export(
             file=str(file),
             rows=export.num_rows,
             episodes=export.num_episodes,
+            others=others,
             left_out=dict(export.left_out),
             shorter_conversations=export.num_forks,
             fault=export.fault,
@@ -152,6 +157,13 @@ def _show(exported: Exported, *, as_json: bool, beside: bool) -> None:
         say(text, err=beside)
         return
     say(f"{exported.rows} rows from {exported.episodes} episodes", err=beside)
+    if exported.others:
+        outcomes = "/".join(sorted(_DEFAULT_OUTCOMES.get(exported.format, ())))
+        say(
+            f"  {exported.others} episodes with another outcome than {outcomes} left out"
+            " (--outcome all takes them)",
+            err=beside,
+        )
     for reason, count in sorted(exported.left_out.items(), key=lambda pair: -pair[1]):
         say(f"  {count} left out: {reason}", err=beside)
     if exported.shorter_conversations:

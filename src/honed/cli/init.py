@@ -16,7 +16,7 @@ from honed.cli.starter import Starter, exists_already, write_file
 from honed.config import load_config
 from honed.doctor.finding import gib
 from honed.domain.ids import check_scenario
-from honed.errors import HonedError, ServerStartError, ValidationError
+from honed.errors import ConfigError, HonedError, ServerStartError, ValidationError
 from honed.machine import model
 from honed.machine.gpus import Gpus, gpus
 from honed.machine.llama_server import bundled_version, on_path, program
@@ -79,6 +79,7 @@ def init(
         machine = _Machine(models_dir or [])
         if asks:
             wanted = _asked(machine, wanted)
+        _make_folder(file.parent)
         write_file(file, _starter(machine, wanted).text(), force=force)
         load_config(file)
     except ValidationError as error:
@@ -87,6 +88,13 @@ def init(
         leave(error, EXIT_FAILED)
     say(f"wrote {file}")
     say(f"next: `honed doctor --config {file}` checks it, `honed up --config {file}` starts")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)

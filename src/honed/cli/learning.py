@@ -77,8 +77,12 @@ def apply(
         config_from(config), "POST", "/v1/apply", {"model_id": model, "force": force}
     )
     if reason := answer.get("skipped"):
-        _show(answer, f"{model} not applied: {reason}", as_json)
-        raise typer.Exit(0 if reason == "it is in service already" else EXIT_FAILED)
+        is_there = reason == "it is in service already"
+        if as_json or is_there:
+            _show(answer, f"{model}: {reason}", as_json)
+        else:
+            say(f"honed: {model} not applied: {reason} (--force serves it all the same)", err=True)
+        raise typer.Exit(0 if is_there else EXIT_FAILED)
     previous = answer["previous_model_id"] or "the base model"
     _show(answer, f"{model} is in service (before: {previous})", as_json)
 

@@ -108,21 +108,20 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = _table("run", "kind", "state", "started", "seconds", "episodes", "model", "message")
     for run in rows:
         seconds = (run.ended_at_ms - run.started_at_ms) / 1000 if run.ended_at_ms else None
-        add_row(
-            table,
+        facts = [
             run.id,
-            run.selection,
             run.state,
-            _time(run.started_at_ms),
-            f"{seconds:.1f}" if seconds is not None else "",
-            str(run.num_episodes or ""),
+            f"{_time(run.started_at_ms)} UTC",
+            f"{seconds:.1f} s" if seconds is not None else "",
+            f"{run.num_episodes} episodes" if run.num_episodes else "",
+            "blind" if run.selection == "blind" else "",
             run.model_id or "",
-            run.message or run.reason,
-        )
-    show(table)
+        ]
+        say("  ".join(filter(None, facts)))
+        if words := run.message or run.reason:
+            say(f"    {words}")
 
 
 def adapters(

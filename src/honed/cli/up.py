@@ -27,7 +27,7 @@ from honed.activation import pass_sockets
 from honed.config import Config, load_config
 from honed.errors import ConfigError, HonedError, SourceError
 from honed.lifeline import end_with_parent
-from honed.listen import claim_unix_path, listen_on
+from honed.listen import GATEWAY_RUNS, claim_unix_path, listen_on
 from honed.process import EXIT_CONFIG, only_one, stop_limit_s
 
 _GRACE_S: Final = 60.0
@@ -181,6 +181,11 @@ def main(argv: list[str]) -> int:
             try:
                 for child in children:
                     child.start()
+                host, port = gateway["http"].getsockname()[:2]
+                sys.stderr.write(
+                    f"honed up: {config.scenario} at http://{host}:{port}/v1, events at "
+                    f"{config.feed_socket}; Ctrl-C stops\n"
+                )
                 failed = _watch(children, signals)
             finally:
                 gateway["http"].close()  # from now on requests are refused instead of kept waiting
@@ -243,9 +248,10 @@ def _sockets(config: Config) -> Iterator[tuple[dict[str, socket], dict[str, sock
     }
     opened: dict[str, socket] = {}
     try:
+        opened["serve"] = claim_unix_path(paths["serve"], advice=GATEWAY_RUNS)
         opened["http"] = listen_on(config.serve.host, config.serve.port)
-        for name, path in paths.items():
-            opened[name] = claim_unix_path(path)
+        for name in ("feed", "control"):
+            opened[name] = claim_unix_path(paths[name])
         yield (
             {name: opened[name] for name in ("http", "serve")},
             {name: opened[name] for name in ("feed", "control")},

@@ -57,7 +57,8 @@ def load_config(path: Path | None = None, **overrides: Any) -> Config:
     scenario = os.environ.get(variable("scenario")) or table.get("scenario")
     if found and isinstance(scenario, str):
         table = with_system_places(table, found, scenario)
-    where = str(found) if found else "environment"
+    looked = ", ".join(map(str, config_paths()))
+    where = str(found) if found else f"no file at {looked}; environment alone"
     faults = _unknown_variables()
     config = None
     try:

@@ -120,7 +120,9 @@ async def get_model(db: AsyncConnection, model_id: str) -> TrainedModel:
     """The model; raises NotFoundError."""
     body = await db.scalar(select(t.models.c.body).where(t.models.c.id == model_id))
     if body is None:
-        raise NotFoundError(f"no model has the id {model_id}")
+        raise NotFoundError(
+            f"no adapter has the id {model_id}", advice="`honed adapters` lists them"
+        )
     return _decode_model(body)
 
 

@@ -246,10 +246,10 @@ def test_unknown_architecture_is_refused_before_training(
     """What could not be served is not trained."""
     other = shutil.copytree(tiny_base, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
-    config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    config |= {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
     (other / "config.json").write_text(json.dumps(config))
     (other / "model.safetensors").unlink()
-    with pytest.raises(TrainingError, match="MistralForCausalLM"):
+    with pytest.raises(TrainingError, match="GPT2LMHeadModel"):
         run(job(other, data, tmp_path))
     assert not (tmp_path / "adapter").exists()
 
