@@ -147,11 +147,22 @@ def test_a_folder_of_another_user_fails() -> None:
     assert "user 65534 may not look at" in told[0].found
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_fails(patient: Make, tmp_path: Path) -> None:
-    """Mounted read-only, or closed to us."""
-    (tmp_path / "d").chmod(0o500)
-    _is(folders.data_folder(patient()), "fail", "cannot be written")
+def test_a_folder_that_cannot_be_written_fails() -> None:
+    """Mounted read-only, or closed to us. Root may write everywhere, so it looks as somebody else."""
+    before = os.geteuid()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        found = Patient(_config(folder))
+        (folder / "d").mkdir()
+        if before == 0:
+            folder.chmod(0o755)
+            os.chown(folder / "d", 65534, -1)
+        (folder / "d").chmod(0o500)
+        os.seteuid(65534 if before == 0 else before)
+        try:
+            _is(folders.data_folder(found), "fail", "cannot be written")
+        finally:
+            os.seteuid(before)
 
 
 def test_a_folder_on_a_network_drive_is_known_by_the_kernels_word() -> None:
