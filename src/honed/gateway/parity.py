@@ -26,10 +26,11 @@ from honed.domain.base_facts import (
     dated,
     read_facts,
 )
-from honed.errors import BaseMismatchError
+from honed.errors import BaseMismatchError, ProbeFailedError
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
 _TIMEOUT_S: Final = 30.0
+_APPLY_TEMPLATE: Final = "/apply-template"
 _AROUND: Final = 24
 """Characters that are shown from where texts differ."""
 _ADVICE: Final = (
@@ -71,7 +72,8 @@ async def check_server(address: Address, facts: BaseFacts) -> None:
     """See that a server tokenises and renders as the base model's folder says.
 
     Raises:
-        BaseMismatchError: it does not; the message has the first difference. Or it cannot be asked.
+        BaseMismatchError: it does not; the message has the first difference.
+        ProbeFailedError: it could not be asked, which says nothing about its model.
     """
     try:
         with anyio.fail_after(_TIMEOUT_S):
@@ -80,11 +82,11 @@ async def check_server(address: Address, facts: BaseFacts) -> None:
             for each_one in facts.conversations:
                 await _check_conversation(address, each_one, facts)
     except TimeoutError:
-        raise BaseMismatchError(
+        raise ProbeFailedError(
             f"{address} could not be compared with its base model within {_TIMEOUT_S:.0f} s"
         ) from None
     except (UpstreamError, msgspec.DecodeError) as error:
-        raise BaseMismatchError(
+        raise ProbeFailedError(
             f"{address} could not be compared with its base model: {error}"
         ) from error
 
@@ -108,7 +110,7 @@ async def _check_conversation(
     if each.tools:
         order["tools"] = each.tools
     asked_at = datetime.now().astimezone()
-    found = msgspec.json.decode(await _post(address, "/apply-template", order), type=_Prompt).prompt
+    found = msgspec.json.decode(await _post(address, _APPLY_TEMPLATE, order), type=_Prompt).prompt
     texts = {dated(each.text, at) for at in (asked_at, datetime.now().astimezone())}
     if found not in set(_without_bos(texts, facts)):
         raise BaseMismatchError(
@@ -149,12 +151,14 @@ async def _post(address: Address, path: str, order: object) -> bytes:
             f"the server has no {path}, so it cannot be compared with its base model",
             advice="name a newer llama-server in serve.llama_server",
         )
-    if status != 200:
-        told = answer[:200].decode(errors="replace")
-        raise BaseMismatchError(
-            f"the server answered {path} with status {status}: {told}", advice=_ADVICE
-        )
-    return answer
+    if status == 200:
+        return answer
+    told = (
+        f"the server answered {path} with status {status}: {answer[:200].decode(errors='replace')}"
+    )
+    if path == _APPLY_TEMPLATE and status in (400, 500):  # its engine cannot render the template
+        raise BaseMismatchError(told, advice=_ADVICE)
+    raise ProbeFailedError(told)
 
 
 def _first_token(expected: tuple[int, ...], found: list[int]) -> str | None:

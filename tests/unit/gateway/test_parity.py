@@ -1,7 +1,10 @@
 """What is served is the base model that is trained on, and its own adapters; the rest is refused."""
 
+import asyncio
 import json
+import os
 import shutil
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,12 +24,15 @@ from honed.errors import (
     ApplyError,
     BaseMismatchError,
     ForeignAdapterError,
+    ProbeFailedError,
 )
+from honed.gateway import launch
 from honed.gateway.adapter import see_adapter
 from honed.gateway.gateway import Gateway
 from honed.gateway.parity import check_server
 from honed.gateway.upstream import Address
 from tests.gguf_files import rewrite, value_of
+from tests.unit.gateway.stub import Request, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -401,23 +407,67 @@ def answering(status: str) -> Iterator[Address]:
     thread.join()
 
 
-@pytest.mark.parametrize(
-    ("status", "told"),
-    [
-        ("404 Not Found", "the server has no /"),
-        ("500 Oh", "status 500"),
-        ("200 OK", "could not be"),
-    ],
-)
-async def test_server_that_cannot_be_compared_is_refused(
-    facts: Path, status: str, told: str
-) -> None:
+@pytest.mark.parametrize("status", ["404 Not Found", "500 Oh", "200 OK"])
+async def test_server_that_cannot_be_compared_is_refused(facts: Path, status: str) -> None:
     """A llama-server from before /apply-template, or one that fails: not knowing is not passing."""
     without_strings = replace(known(facts), strings=())
+    told: list[ApplyError] = []
     with answering(status) as address:
         for asked in (known(facts), without_strings):
-            with pytest.raises(BaseMismatchError, match=told) as raised:
+            try:
                 await check_server(address, asked)
+            except ApplyError as error:
+                told.append(error)
+    assert len(told) == 2
     if status.startswith("404"):
-        assert "newer llama-server" in (raised.value.advice or "")
-    assert isinstance(raised.value, ApplyError)
+        assert "newer llama-server" in (told[-1].advice or "")
+    # a template that its engine cannot render stays so; whatever else fails may pass
+    is_other = {"404": [True, True], "500": [False, True], "200": [False, False]}[status[:3]]
+    assert [isinstance(error, BaseMismatchError) for error in told] == is_other
+
+
+# ---------------------------------------------------------------- a server that cannot be asked
+
+
+async def test_server_that_dies_while_it_is_compared_is_started_again(
+    tiny_gguf: Path, facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be asked is no other base model: nobody has to wait for an operator."""
+    killed: list[int] = []
+
+    async def killing(address: Address, facts: BaseFacts) -> None:
+        if not killed:
+            [pid_file] = (tmp_path / "llama").glob("*.pid")
+            killed.append(int(pid_file.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+        await check_server(address, facts)
+
+    monkeypatch.setattr(launch, "check_server", killing)
+    async with opened(tmp_path) as gateway:
+        await gateway.use_base("tiny", tiny_gguf, facts)
+        status = await until(gateway, lambda status: status.is_serving)
+    assert killed
+    assert (status.is_compared, status.base_problem) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", ProbeFailedError),
+        (b"HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n", ProbeFailedError),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", ProbeFailedError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnope", ProbeFailedError),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", BaseMismatchError),
+    ],
+)
+async def test_only_a_difference_is_another_base_model(
+    facts: Path, answer: bytes, error: type[ApplyError]
+) -> None:
+    """Silence, loading, faults and garbage pass; a server without the question never answers it."""
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    async with upstream(script) as server:
+        with pytest.raises(error):
+            await check_server(server.address, known(facts))
