@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.ingest import make_lines
+from benchmarks.feeds.events import make_lines
 
 from honed.redaction import DEFAULT_KINDS, PATTERNS, Redactor
 from honed.redaction.strings import joined
