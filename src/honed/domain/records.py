@@ -6,7 +6,7 @@ Every record comes from an event through `record_from_event`; nothing else build
 import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -217,7 +217,24 @@ Record = (
     | LearnStatsRecord
 )
 
+Arrival = Event | Record
+"""What is looked at to find a group: an event as it came, or the record of it; their common fields are equal."""
+
 R = TypeVar("R", bound=RecordFields)
+
+
+RECORD_TYPES: Final[dict[type, str]] = {
+    event_type: str(record_type.__struct_config__.tag)
+    for event_type, record_type in (
+        (ActionEvent, ActionRecord),
+        (LlmCallEvent, LlmCallRecord),
+        (OutcomeEvent, OutcomeRecord),
+        (DependencyGraphEvent, DependencyGraphRecord),
+        (StrategyAdviceEvent, StrategyAdviceRecord),
+        (LearnStatsEvent, LearnStatsRecord),
+    )
+}
+"""The type under which an event of a class is stored."""
 
 
 def record_from_event(event: Event, *, received_ms: int, record_id: int | None = None) -> Record:

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from honed.domain.episode import Episode, EpisodeMetadata
+from honed.domain.events import ActionEvent, LlmCallEvent, OutcomeEvent
 from honed.domain.ids import EpisodeIds
 from honed.domain.outcome import Failure, Outcome, Success
-from honed.domain.records import ActionRecord, LlmCallRecord, OutcomeRecord, Record, records_of
+from honed.domain.records import (
+    ActionRecord,
+    Arrival,
+    LlmCallRecord,
+    OutcomeRecord,
+    Record,
+    records_of,
+)
 from honed.domain.verdict import Told, standing
 
 DONE: Final = "done"
@@ -26,6 +34,10 @@ SYSTEM_EVENTS: Final = frozenset(
 )
 """Actions of the engine, not of a worker: never learned."""
 
+ACTIONS: Final = (ActionEvent, ActionRecord)
+CALLS: Final = (LlmCallEvent, LlmCallRecord)
+OUTCOMES: Final = (OutcomeEvent, OutcomeRecord)
+
 # one for the process, because ids must rise across all learn models of a process
 _EPISODE_IDS = EpisodeIds()
 
@@ -35,16 +47,16 @@ def task_key(task_id: str) -> str:
     return f"task:{task_id}"
 
 
-def is_done(record: Record) -> bool:
-    """Whether the record is the action that ends its task."""
-    return isinstance(record, ActionRecord) and record.action == DONE
+def is_done(arrival: Arrival) -> bool:
+    """Whether it is the action that ends its task."""
+    return isinstance(arrival, ACTIONS) and arrival.action == DONE
 
 
-def is_closing(record: Record) -> bool:
-    """Whether the record ends its group: a verdict or a better answer, or the action `done`."""
-    if isinstance(record, OutcomeRecord):
-        return record.outcome is not None or record.demonstration is not None
-    return is_done(record)
+def is_closing(arrival: Arrival) -> bool:
+    """Whether it ends its group: a verdict or a better answer, or the action `done`."""
+    if isinstance(arrival, OUTCOMES):
+        return arrival.outcome is not None or arrival.demonstration is not None
+    return is_done(arrival)
 
 
 def verdict(records: Sequence[Record]) -> Outcome | None:

@@ -10,7 +10,7 @@ from honed.domain.episode import Episode
 from honed.domain.message import Message
 from honed.domain.outcome import Outcome, Unknown
 from honed.domain.outcome import score as score_of
-from honed.domain.records import ActionRecord, LlmCallRecord, OutcomeRecord, Record
+from honed.domain.records import ActionRecord, Arrival, LlmCallRecord, Record
 from honed.domain.training_data import ChatExample, TrainingMetadata
 from honed.errors import LearnError, ValidationError
 from honed.learn_models import attempt
@@ -19,6 +19,7 @@ from honed.learn_models.correction import correction
 from honed.learn_models.learn_model import LeftOut
 
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
+_GROUPED: Final = attempt.CALLS + attempt.ACTIONS + attempt.OUTCOMES
 
 
 class ChatLearnModel:
@@ -32,32 +33,34 @@ class ChatLearnModel:
     name = "chat"
     objective = "answer as the agents did in the conversations that went well"
 
-    def group_key(self, record: Record) -> str | None:
+    def group_key(self, arrival: Arrival) -> str | None:
         """Task, else session, else the call; an outcome that names only a receipt finds its call.
 
         Evaluations and probes are stored, but they are no attempts: nothing is learned from them, and no trigger counts
         them.
         """
-        if not isinstance(record, (LlmCallRecord, ActionRecord, OutcomeRecord)):
+        if not isinstance(arrival, _GROUPED):
             return None
-        if record.purpose != "work":
+        if arrival.purpose != "work":
             return None
-        if record.task_id:
-            return attempt.task_key(record.task_id)
-        if record.session_id:
-            return f"session:{record.session_id}"
-        if not isinstance(record, ActionRecord) and record.receipt_id:
-            return f"receipt:{record.receipt_id}"
-        if not isinstance(record, LlmCallRecord):
+        if arrival.task_id:
+            return attempt.task_key(arrival.task_id)
+        if arrival.session_id:
+            return f"session:{arrival.session_id}"
+        if not isinstance(arrival, attempt.ACTIONS) and arrival.receipt_id:
+            return f"receipt:{arrival.receipt_id}"
+        if not isinstance(arrival, attempt.CALLS):
             return None
-        if record.event_id:
-            return f"event:{record.event_id}"
-        content = _encoder.encode(msgspec.structs.replace(record, record_id=None))
+        if arrival.event_id:
+            return f"event:{arrival.event_id}"
+        if isinstance(arrival, LlmCallRecord):
+            arrival = msgspec.structs.replace(arrival, record_id=None)
+        content = _encoder.encode(arrival)
         return f"content:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
-    def is_closing(self, record: Record) -> bool:
+    def is_closing(self, arrival: Arrival) -> bool:
         """An outcome, or an action `done`."""
-        return attempt.is_closing(record)
+        return attempt.is_closing(arrival)
 
     def is_complete(self, records: Sequence[Record]) -> bool:
         """Whether a closing record is there."""

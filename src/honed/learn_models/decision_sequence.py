@@ -8,7 +8,7 @@ from honed.domain.outcome import Outcome, Timeout, Unknown
 from honed.domain.outcome import score as score_of
 from honed.domain.records import (
     ActionRecord,
-    OutcomeRecord,
+    Arrival,
     Record,
     records_of,
 )
@@ -20,6 +20,8 @@ from honed.learn_models.learn_model import LeftOut
 DEFAULT_SYSTEM_PROMPT: Final = (
     "You are a worker in a swarm. Choose the actions that complete the task, in order."
 )
+
+_GROUPED: Final = attempt.ACTIONS + attempt.OUTCOMES
 
 
 class DecisionSequenceLearnModel:
@@ -51,15 +53,15 @@ class DecisionSequenceLearnModel:
         self._available_actions = tuple(available_actions)
         self._system_events = attempt.SYSTEM_EVENTS | frozenset(system_events)
 
-    def group_key(self, record: Record) -> str | None:
+    def group_key(self, arrival: Arrival) -> str | None:
         """The task of an action or an outcome; evaluations and probes are no attempts."""
-        if not isinstance(record, (ActionRecord, OutcomeRecord)) or record.purpose != "work":
+        if not isinstance(arrival, _GROUPED) or arrival.purpose != "work":
             return None
-        return attempt.task_key(record.task_id) if record.task_id else None
+        return attempt.task_key(arrival.task_id) if arrival.task_id else None
 
-    def is_closing(self, record: Record) -> bool:
+    def is_closing(self, arrival: Arrival) -> bool:
         """An outcome, or an action `done`."""
-        return attempt.is_closing(record)
+        return attempt.is_closing(arrival)
 
     def is_complete(self, records: Sequence[Record]) -> bool:
         """Whether a closing record is there."""

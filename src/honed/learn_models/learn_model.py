@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome
-from honed.domain.records import Record
+from honed.domain.records import Arrival, Record
 from honed.domain.training_data import TrainingData
 
 
@@ -29,11 +29,15 @@ class LearnModel(Protocol):
     def objective(self) -> str:
         """What the model learns, in one sentence."""
 
-    def group_key(self, record: Record) -> str | None:
-        """The key of the record's group; None when the record is not this model's business."""
+    def group_key(self, arrival: Arrival) -> str | None:
+        """The key of its group; None when it is not this model's business.
 
-    def is_closing(self, record: Record) -> bool:
-        """Whether the record ends its group: an outcome, or an action `done`."""
+        Asked of every event before its ack, and of the event itself: making a record takes 2 us. An event without an
+        `event_id`, known by its content alone, comes as its record.
+        """
+
+    def is_closing(self, arrival: Arrival) -> bool:
+        """Whether it ends its group: an outcome, or an action `done`."""
 
     def is_complete(self, records: Sequence[Record]) -> bool:
         """Whether a group needs no further record."""

@@ -6,7 +6,7 @@ The hot path: it only adds. What becomes of the groups is `closing`'s.
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -15,8 +15,8 @@ from honed import log
 from honed.domain import times
 from honed.domain.consent import Consent
 from honed.domain.episode import Episode
-from honed.domain.events import OutcomeEvent, parse_event
-from honed.domain.records import Record, record_from_event
+from honed.domain.events import Event, LearnStatsEvent, OutcomeEvent, parse_event
+from honed.domain.records import RECORD_TYPES, Arrival, record_from_event
 from honed.errors import ValidationError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import (
@@ -34,7 +34,6 @@ from honed.sink.closing import GroupCloser
 from honed.sink.feedback import Became, Reach, Taken, read_feedback
 
 _EVERYBODY: Final = Consent()
-_RECORD_TYPES: Final = {cls: str(cls.__struct_config__.tag) for cls in get_args(Record)}
 
 
 class SinkCounts(Struct, frozen=True, kw_only=True):
@@ -165,8 +164,7 @@ class Sink:
         """Those that the outcome goes to; before it is stored: for that makes a group for its calls."""
         if event.receipt_id and event.task_id is None:
             return await self._store.attempts((), event.receipt_id)
-        record = record_from_event(event, received_ms=0)
-        keys = {name: model.group_key(record) for name, model in self._models.items()}
+        keys = {name: model.group_key(event) for name, model in self._models.items()}
         named = [(name, key) for name, key in keys.items() if key]
         return await self._store.attempts(named, group_id=event.group_id)
 
@@ -216,10 +214,6 @@ class Sink:
             event = msgspec.structs.replace(event, **changed)
             # Not `format_event`: what this version does not know of the event is kept as well.
             kept = msgspec.json.encode(msgspec.json.decode(line) | changed)
-        try:
-            record = record_from_event(event, received_ms=now_ms)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise ValidationError(f"$.stats_json: {error}", path="$.stats_json") from None
         receipt_id = getattr(event, "receipt_id", None)
         # A verdict on a call goes where the call went; only the store knows where that is.
         follows_call = isinstance(event, OutcomeEvent) and receipt_id and event.task_id is None
@@ -228,30 +222,30 @@ class Sink:
         return IncomingEvent(  # by position: names cost 0.4 us on the hot path
             event.event_id,
             hashlib.blake2b(line, digest_size=16, key=self._secret).digest(),
-            _RECORD_TYPES[type(record)],
+            RECORD_TYPES[type(event)],
             event.task_id,
             event.group_id,
             event.session_id,
             receipt_id,
-            record.worker_id,
+            getattr(event, "worker_id", None),
             now_ms,
             kept,
-            () if follows_call else self._marks(record),
+            () if follows_call else self._marks(_arrival(event, now_ms)),
         )
 
-    def _marks(self, record: Record) -> tuple[GroupMark, ...]:
+    def _marks(self, arrival: Arrival) -> tuple[GroupMark, ...]:
         marks: tuple[GroupMark, ...] = ()
         for name, model in self._models.items():
             try:
-                key = model.group_key(record)
+                key = model.group_key(arrival)
                 if key is None:
                     continue
-                closes = model.is_closing(record)
+                closes = model.is_closing(arrival)
             except Exception as error:  # a learn model's fault must not cost the record
                 self._log.error(
                     log.EPISODE_REFUSED,
                     learn_model=name,
-                    event_id=record.event_id,
+                    event_id=arrival.event_id,
                     error=f"{type(error).__name__}: {error}",
                 )
                 continue
@@ -259,6 +253,16 @@ class Sink:
             if closes or self._closer.is_held(name, key):
                 self._ends_group = True
         return marks
+
+
+def _arrival(event: Event, now_ms: int) -> Arrival:
+    """What the learn models are asked about: the event itself where that will do."""
+    if event.event_id is not None and not isinstance(event, LearnStatsEvent):
+        return event
+    try:
+        return record_from_event(event, received_ms=now_ms)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValidationError(f"$.stats_json: {error}", path="$.stats_json") from None
 
 
 def _conflicts(

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from honed.domain.episode import Episode
+from honed.domain.events import ActionEvent
 from honed.domain.outcome import Failure, Success, Unknown
-from honed.domain.records import ActionRecord, Record
+from honed.domain.records import ActionRecord, Arrival, Record
 from honed.errors import LearnError
 from honed.learn_models import ChatLearnModel, create
 from honed.ports import EpisodeFilter
@@ -229,10 +230,10 @@ async def test_a_record_that_cannot_be_grouped_is_stored() -> None:
     """A learn model's fault at the door costs no event."""
 
     class Choking(ChatLearnModel):
-        def group_key(self, record: Record) -> str | None:
-            if isinstance(record, ActionRecord) and record.action == "poison":
+        def group_key(self, arrival: Arrival) -> str | None:
+            if isinstance(arrival, ActionEvent) and arrival.action == "poison":
                 raise KeyError("oops")
-            return super().group_key(record)
+            return super().group_key(arrival)
 
     with capture_logs() as logs:
         async with open_intake(None, learn_models=[Choking()]) as intake:
