@@ -80,7 +80,7 @@ class Sink:
         self._store = store
         self._consent = consent if consent else None
         self._models = {model.name: model for model in learn_models}
-        self._secret = secret
+        self._hash = hashlib.blake2b(digest_size=16, key=secret)
         self._now_ms = now_ms
         self._log = log.get(scenario=scenario)
         self._closer = GroupCloser(
@@ -219,9 +219,9 @@ class Sink:
         follows_call = isinstance(event, OutcomeEvent) and receipt_id and event.task_id is None
         if follows_call:
             self._ends_group = True
-        return IncomingEvent(  # by position: names cost 0.4 us on the hot path
+        fields = (
             event.event_id,
-            hashlib.blake2b(line, digest_size=16, key=self._secret).digest(),
+            self._digest(line),
             RECORD_TYPES[type(event)],
             event.task_id,
             event.group_id,
@@ -232,6 +232,13 @@ class Sink:
             kept,
             () if follows_call else self._marks(_arrival(event, now_ms)),
         )
+        # The generated constructor is a Python function: 0.15 us, and 0.4 with names.
+        return tuple.__new__(IncomingEvent, fields)
+
+    def _digest(self, line: bytes) -> bytes:
+        keyed = self._hash.copy()  # 1 us cheaper than to begin with the key each time
+        keyed.update(line)
+        return keyed.digest()
 
     def _marks(self, arrival: Arrival) -> tuple[GroupMark, ...]:
         marks: tuple[GroupMark, ...] = ()
