@@ -4,6 +4,7 @@ The worker takes the digest when an adapter is finished; whoever serves it later
 """
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -39,3 +40,9 @@ def file_digest(path: Path) -> str:
     """SHA-256 of one file's content, hex; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_adapter(folder: Path) -> None:
+    """Remove an adapter's folder; any other folder, or none, is left alone; raises OSError."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        shutil.rmtree(folder)

@@ -1,8 +1,6 @@
 """The store's contract, on a file and in memory."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,19 +16,12 @@ from honed.domain.run import Applied, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, TriggerError
 from honed.ports import Closing, EpisodeFilter
-from honed.stores import SqlStore, open_store
+from honed.stores import SqlStore
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 
 pytestmark = pytest.mark.anyio
 IDS = EpisodeIds()
 UNKNOWN = Unknown()
-
-
-@pytest.fixture(params=["file", "memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
-    url = f"sqlite:///{tmp_path / 'honed.db'}" if request.param == "file" else "sqlite://"
-    async with open_store(url, queue_size=2_000, queue_bytes=1 << 20, batch_max=200) as opened:
-        yield opened
 
 
 def episode(outcome: Any = UNKNOWN, *, ms: int = 1_000, **fields: Any) -> Episode:

@@ -26,11 +26,13 @@ from honed.ports.learning import (
     TrainingSets,
     TrainRequest,
 )
+from honed.ports.records import RecordFilter, RecordRow, Records
 from honed.ports.store import (
     Attempts,
     Closing,
     EpisodeFilter,
     EpisodeRow,
+    ModelFilter,
     OpenGroup,
     Provenance,
     Store,
@@ -57,10 +59,14 @@ __all__ = [
     "IncomingEvent",
     "Ingested",
     "Keeping",
+    "ModelFilter",
     "OnProgress",
     "OpenGroup",
     "Processor",
     "Provenance",
+    "RecordFilter",
+    "RecordRow",
+    "Records",
     "Rejected",
     "Store",
     "StoreStats",

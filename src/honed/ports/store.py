@@ -9,7 +9,7 @@ from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
-from honed.domain.trained_model import GateResult, TrainedModel
+from honed.domain.trained_model import GateResult, Method, TrainedModel
 from honed.ports.intake import Disposition, FilePosition, IncomingEvent
 from honed.triggers.context import TriggerContext
 
@@ -67,6 +67,22 @@ class EpisodeRow(Struct, frozen=True, kw_only=True):
     num_records: int
     created_at_ms: int
     adapter_id: str | None
+
+
+class ModelFilter(Struct, frozen=True, kw_only=True):
+    """Which models; None means any, all given fields must hold."""
+
+    scenario: str | None = None
+    learn_model: str | None = None
+    base_model: str | None = None
+    method: Method | None = None
+    since_ms: int | None = None
+    """Trained then or later, Unix milliseconds."""
+    until_ms: int | None = None
+    """Trained then or earlier."""
+    limit: int | None = None
+    offset: int = 0
+    newest_first: bool = False
 
 
 class StoredEvent(NamedTuple):
@@ -246,6 +262,24 @@ class Store(Protocol):
 
     async def list_models(self, scenario: str, *, limit: int = 100) -> list[TrainedModel]:
         """Models, newest first."""
+
+    async def latest_model(
+        self, learn_model: str, scenario: str | None = None
+    ) -> TrainedModel | None:
+        """The newest model of a learn model; None when there is none."""
+
+    async def query_models(self, filter: ModelFilter) -> list[TrainedModel]:
+        """Models that fit, in the order in which they were trained."""
+
+    async def delete_model(self, model_id: str, *, files: bool = False) -> bool:
+        """Take a model out of the register, with `files` its folder too; False when there is none of that id.
+
+        Its number is not given again.
+
+        Raises:
+            ValidationError: it serves, or a rollback may go back to it.
+            StoreError: it is out, but its folder cannot be removed.
+        """
 
     async def history(self, scenario: str) -> list[Applied]:
         """What was in service, newest last, current included."""

@@ -87,7 +87,7 @@ async def group_records(db: AsyncConnection, group_ids: Sequence[int]) -> dict[i
     )
     records: dict[int, list[Record]] = {group_id: [] for group_id in group_ids}
     for row in await db.execute(query):
-        records[row.group_id].append(_record(row))
+        records[row.group_id].append(read_record(row))
     return records
 
 
@@ -95,7 +95,7 @@ async def outcome_records(db: AsyncConnection, record_ids: Iterable[int]) -> dic
     """Records by their id; unknown ids are left out."""
     r = t.records.c
     query = select(r.id, r.received_ms, r.body).where(r.id.in_(list(record_ids)))
-    return {row.id: _record(row) for row in await db.execute(query)}
+    return {row.id: read_record(row) for row in await db.execute(query)}
 
 
 async def get_episode(db: AsyncConnection, episode_id: str) -> Episode:
@@ -231,7 +231,8 @@ async def has_records(db: AsyncConnection) -> bool:
     return bool(await db.scalar(select(t.totals.c.num_records)))
 
 
-def _record(row: _Row) -> Record:
+def read_record(row: _Row) -> Record:
+    """The record of a row with `id`, `received_ms` and `body`."""
     try:
         event = parse_event(row.body)
         return record_from_event(event, received_ms=row.received_ms, record_id=row.id)
@@ -250,7 +251,7 @@ async def _whole(db: AsyncConnection, rows: Sequence[_Row]) -> list[Episode]:
     )
     records: dict[str, list[Record]] = {}
     for found in await db.execute(query):
-        records.setdefault(found.episode_id, []).append(_record(found))
+        records.setdefault(found.episode_id, []).append(read_record(found))
     return [_episode(row, records.get(row.id, [])) for row in rows]
 
 

@@ -3,6 +3,8 @@
 Each function runs inside its caller's transaction.
 """
 
+import itertools
+
 import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -10,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
-from honed.errors import NotFoundError, StoreError
+from honed.errors import NotFoundError, StoreError, ValidationError
+from honed.ports import ModelFilter
 from honed.stores import tables as t
 
 _decode_run = msgspec.json.Decoder(Run).decode
@@ -132,6 +135,45 @@ async def list_models(db: AsyncConnection, scenario: str, *, limit: int) -> list
     query = select(m.body).where(m.scenario == scenario)
     query = query.order_by(m.created_at_ms.desc(), m.id.desc()).limit(limit)
     return [_decode_model(body) for body in (await db.execute(query)).scalars()]
+
+
+async def query_models(db: AsyncConnection, filter: ModelFilter) -> list[TrainedModel]:
+    """Models that fit; those of a scenario are few, so that their bodies are looked into."""
+    m = t.models.c
+    query = select(m.body)
+    if filter.scenario is not None:
+        query = query.where(m.scenario == filter.scenario)
+    if filter.since_ms is not None:
+        query = query.where(m.created_at_ms >= filter.since_ms)
+    if filter.until_ms is not None:
+        query = query.where(m.created_at_ms <= filter.until_ms)
+    order = (m.created_at_ms, m.id)
+    query = query.order_by(*(column.desc() for column in order) if filter.newest_first else order)
+    wanted = {
+        name: value
+        for name in ("learn_model", "base_model", "method")
+        if (value := getattr(filter, name)) is not None
+    }
+    models = map(_decode_model, (await db.execute(query)).scalars())
+    found = (m for m in models if all(getattr(m, name) == wanted[name] for name in wanted))
+    stop = None if filter.limit is None else filter.offset + filter.limit
+    return list(itertools.islice(found, filter.offset, stop))
+
+
+async def delete_model(db: AsyncConnection, model_id: str) -> TrainedModel | None:
+    """Take a model out; None when there is none. Raises ValidationError when a rollback may need it."""
+    m, a = t.models.c, t.applied.c
+    body = await db.scalar(select(m.body).where(m.id == model_id))
+    if body is None:
+        return None
+    if await db.scalar(select(a.id).where(a.model_id == model_id).limit(1)) is not None:
+        raise ValidationError(
+            f"{model_id} serves, or a rollback may go back to it: it cannot be deleted",
+            path="$.id",
+            advice="put others into service first; apply.max_history says how many are remembered",
+        )
+    await db.execute(delete(t.models).where(m.id == model_id))
+    return _decode_model(body)
 
 
 async def history(db: AsyncConnection, scenario: str) -> list[Applied]:

@@ -1,18 +1,20 @@
 """The store: one SQLite database, written by one thread and read through SQLAlchemy.
 
 Events go through the writer thread (`writer.py`), everything else is a short transaction
-(`transactions.py`). Taking data out again is `keeping.py`'s.
+(`transactions.py`). Taking data out again is `keeping.py`'s, looking at single records `records.py`'s.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from honed.adapter_files import remove_adapter
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
@@ -27,6 +29,7 @@ from honed.ports import (
     EpisodeRow,
     FilePosition,
     IncomingEvent,
+    ModelFilter,
     OpenGroup,
     Provenance,
     StoreStats,
@@ -38,6 +41,7 @@ from honed.stores import verdicts as verdict_writes
 from honed.stores.files import open_first, parse_url
 from honed.stores.keeping import SqlKeeping
 from honed.stores.migrations import migrate
+from honed.stores.records import SqlRecords
 from honed.stores.tables import file_positions
 from honed.stores.transactions import Transactions, make_engine
 from honed.stores.writer import Writer
@@ -90,6 +94,7 @@ class SqlStore:
         self._read = transactions.read
         self._write = transactions.write
         self.keeping = SqlKeeping(transactions)
+        self.records = SqlRecords(transactions)
 
     async def prepare(self) -> None:
         """Bring the schema up to date and finish what a killed process left half done."""
@@ -323,6 +328,29 @@ class SqlStore:
         """Models, newest first."""
         async with self._read() as db:
             return await runs.list_models(db, scenario, limit=limit)
+
+    async def latest_model(
+        self, learn_model: str, scenario: str | None = None
+    ) -> TrainedModel | None:
+        """The newest model of a learn model; None when there is none."""
+        only = ModelFilter(learn_model=learn_model, scenario=scenario, newest_first=True, limit=1)
+        return next(iter(await self.query_models(only)), None)
+
+    async def query_models(self, filter: ModelFilter) -> list[TrainedModel]:
+        """Models that fit, oldest first unless it asks for the newest."""
+        async with self._read() as db:
+            return await runs.query_models(db, filter)
+
+    async def delete_model(self, model_id: str, *, files: bool = False) -> bool:
+        """Take a model out of the register; see `ports.Store.delete_model`."""
+        async with self._write() as db:
+            model = await runs.delete_model(db, model_id)
+        if model is not None and files:
+            try:
+                await anyio.to_thread.run_sync(remove_adapter, Path(model.adapter_path))
+            except OSError as error:
+                raise StoreError(f"{error.filename} cannot be removed: {error.strerror}") from error
+        return model is not None
 
     async def history(self, scenario: str) -> list[Applied]:
         """What was in service, newest last, current included."""
