@@ -1,5 +1,6 @@
 """The intake: validation, groups, the closing loop."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import timedelta
@@ -84,7 +85,7 @@ async def test_content_is_compared_with_a_key() -> None:
     async with open_intake(None) as intake:
         await intake.sink.ingest([line(action(event_id="e1"))])
         sink = intake.sink
-        sink._secret = b"another"
+        sink._hash = hashlib.blake2b(digest_size=16, key=b"another")
         done = await sink.ingest([line(action(event_id="e1"))])
     assert [r.code for r in done.rejected] == ["conflict"]
 
