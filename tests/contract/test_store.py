@@ -263,6 +263,7 @@ async def test_what_is_said_later_belongs_to_the_episode(store: SqlStore) -> Non
     assert [record.demonstration for record in found.demonstrations] == ["look twice"]
 
 
+@pytest.mark.feature("SE-053")
 async def test_verdicts_are_kept_with_who_said_them(store: SqlStore) -> None:
     """In order of arrival; an older version of a source does not undo its newer one."""
     first = {"task_id": "t1", "source": "judge", "version": "v10"}
@@ -315,6 +316,7 @@ async def test_set_outcome_moves_the_counters_both_ways(store: SqlStore) -> None
 # ---------------------------------------------------------------- episodes
 
 
+@pytest.mark.feature("SE-049", "SE-051", "SE-060", "SE-061", "SE-076")
 async def test_an_episode_comes_back_as_it_was_built(store: SqlStore) -> None:
     """Records, times, group, tags and outcome included."""
     sent = [
@@ -357,6 +359,7 @@ async def test_a_verdict_reaches_an_imported_episode(store: SqlStore) -> None:
     assert (await store.get_episode(ready.id)).outcome == Failure("b")
 
 
+@pytest.mark.feature("SE-051", "SE-062", "SE-063", "SE-065")
 async def test_filters_hold_together(store: SqlStore) -> None:
     """Every given field must fit; None means any."""
     made = [
@@ -388,6 +391,7 @@ async def test_filters_hold_together(store: SqlStore) -> None:
     assert await store.count_episodes(EpisodeFilter(scenario="airline")) == 11
 
 
+@pytest.mark.feature("SE-062", "SE-066")
 async def test_pages_of_episodes_neither_overlap_nor_miss(store: SqlStore) -> None:
     """Reading whole episodes goes on while new ones arrive."""
     for n in range(40):

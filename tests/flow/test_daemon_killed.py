@@ -11,6 +11,7 @@ from tests.feed_load import check_all_stored, killed_under_load
 from tests.processes import honed
 
 
+@pytest.mark.feature("SE-074")
 @pytest.mark.parametrize(
     "rounds", [3, pytest.param(20, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 )

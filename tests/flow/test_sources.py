@@ -13,6 +13,7 @@ from tests.feed_parts import call, line, success
 from tests.processes import honed
 
 
+@pytest.mark.feature("SE-145")
 def test_every_door_leads_to_the_same_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

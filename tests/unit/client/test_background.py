@@ -139,6 +139,7 @@ async def test_a_restart_of_the_daemon_loses_and_doubles_nothing(
     assert (counts.recorded, counts.rejected, counts.dropped_full) == (total, 0, 0)
 
 
+@pytest.mark.feature("SE-129")
 async def test_a_full_spool_and_a_full_memory_drop_and_count(path: Path, tmp_path: Path) -> None:
     """What is kept is the oldest, without a gap; nothing waits."""
     client = BackgroundClient(

@@ -120,12 +120,14 @@ def read(kind: str, **changed: Any) -> Event:
     return parse_event(msgspec.json.encode({"type": kind} | ENVELOPE | OWN[kind] | changed))
 
 
+@pytest.mark.feature("SE-046")
 def test_the_samples_name_every_type() -> None:
     """The tests below see every event type."""
     assert [cls.__struct_config__.tag for cls in EVENT_TYPES] == list(OWN)
     assert set(EVENT_TYPES) == set(get_args(Event))
 
 
+@pytest.mark.feature("SE-206")
 @pytest.mark.parametrize("kind", OWN)
 def test_an_event_round_trips(kind: str) -> None:
     """An event survives its JSON, envelope and all."""
@@ -134,6 +136,7 @@ def test_an_event_round_trips(kind: str) -> None:
     assert {name: getattr(event, name) for name in ENVELOPE} == ENVELOPE
 
 
+@pytest.mark.feature("SE-046")
 def test_every_event_type_becomes_one_class_of_record() -> None:
     """Each type has one conversion, no two share a class, and no class of record is left over."""
     classes = [type(record_from_event(read(kind), received_ms=1)) for kind in OWN]
@@ -141,6 +144,7 @@ def test_every_event_type_becomes_one_class_of_record() -> None:
     assert set(classes) == set(get_args(Record))
 
 
+@pytest.mark.feature("SE-038")
 @pytest.mark.parametrize("kind", OWN)
 def test_a_record_keeps_the_envelope_and_the_fields(kind: str) -> None:
     """Every field of the event that the record has too is taken over, and it survives its JSON."""
@@ -153,6 +157,7 @@ def test_a_record_keeps_the_envelope_and_the_fields(kind: str) -> None:
     assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
 
 
+@pytest.mark.feature("SE-039")
 def test_an_action_record_keeps_result_and_context() -> None:
     """Output, discoveries, KPI share and what led to the action stay with the record."""
     record = record_from_event(read("action"), received_ms=1)
@@ -176,6 +181,7 @@ def test_statistics_as_text() -> None:
     assert record.stats == {"visits": 4}
 
 
+@pytest.mark.feature("SE-206")
 def test_a_line_without_type_is_an_action() -> None:
     """The oldest form of an event needs no type; unknown keys of newer sources are ignored."""
     line = b'{"task_id":"t","tick":0,"worker_id":0,"action":"a","result":{"success":true},"new":1}'
@@ -186,6 +192,7 @@ def test_a_line_without_type_is_an_action() -> None:
     assert record_from_event(event, received_ms=1).may_teach
 
 
+@pytest.mark.feature("SE-059", "SE-208")
 @pytest.mark.parametrize(
     ("kind", "changed", "path"),
     [
@@ -215,6 +222,7 @@ def test_the_error_names_the_field(kind: str, changed: dict[str, Any], path: str
     assert caught.value.path == path
 
 
+@pytest.mark.feature("SE-208")
 def test_missing_fields_are_named() -> None:
     """A required field that is absent is named too."""
     with pytest.raises(ValidationError) as caught:
@@ -260,6 +268,7 @@ def test_infinite_numbers_are_refused() -> None:
         parse_event(b'{"type":"outcome","outcome":{"type":"success","score":NaN}}')
 
 
+@pytest.mark.feature("SE-040")
 def test_a_call_succeeds_with_a_text_or_a_tool_call() -> None:
     """An error or an empty answer is no success."""
 
@@ -279,6 +288,7 @@ def test_a_call_succeeds_with_a_text_or_a_tool_call() -> None:
     assert not call().is_success
 
 
+@pytest.mark.feature("SE-044", "SE-045")
 def test_records_by_class_and_worker() -> None:
     """The parts keep the order of arrival, and grouping by worker is a partition."""
     records = [

@@ -20,6 +20,7 @@ from honed.domain.ids import (
 from honed.errors import ValidationError
 
 
+@pytest.mark.feature("SE-050")
 def test_episode_ids_rise_when_the_clock_steps_back() -> None:
     """Ten thousand ids are unique and in order although the clock jumps back again and again."""
     ids = EpisodeIds()
@@ -61,6 +62,7 @@ def test_threads_share_one_generator() -> None:
     assert len({episode_id for own in made for episode_id in own}) == 10_000
 
 
+@pytest.mark.feature("SE-207")
 @given(st.integers(0, 2**40 - 1), st.integers(0, 2**16 - 1), st.integers(0, 2**8 - 1))
 def test_action_event_ids_unpack(tick: int, worker_id: int, sequence: int) -> None:
     """Tick, worker and sequence come back; the text is 16 hex digits."""
@@ -69,6 +71,7 @@ def test_action_event_ids_unpack(tick: int, worker_id: int, sequence: int) -> No
     assert unpack_action_event_id(packed) == (tick, worker_id, sequence)
 
 
+@pytest.mark.feature("SE-207")
 @given(st.integers(0, 2**40 - 2), st.integers(0, 2**16 - 1), st.integers(0, 2**8 - 1))
 def test_action_event_ids_sort_by_tick(tick: int, worker_id: int, sequence: int) -> None:
     """Text order is tick order."""

@@ -30,12 +30,14 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
 )
 
 
+@pytest.mark.feature("SE-053")
 @given(outcomes)
 def test_round_trip(outcome: Outcome) -> None:
     """An outcome survives its JSON."""
     assert msgspec.json.decode(msgspec.json.encode(outcome), type=Outcome) == outcome
 
 
+@pytest.mark.feature("SE-053")
 @pytest.mark.parametrize(
     ("outcome", "written", "worth", "success", "known"),
     [
@@ -55,6 +57,7 @@ def test_the_four_outcomes(
     assert (score(outcome), is_success(outcome), is_known(outcome)) == (worth, success, known)
 
 
+@pytest.mark.feature("SE-053")
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf])
 def test_scores_out_of_range(value: float) -> None:
     """A score is a finite number in 0..1, in code as on the wire."""

@@ -19,6 +19,7 @@ ASKED = Message(role="user", content="hi")
 SAID = Message(role="assistant", content="hello")
 
 
+@pytest.mark.feature("SE-055", "SE-057")
 def test_short_constructors() -> None:
     """Texts become turns; without system text there is no system turn."""
     assert [m.role for m in sft("s", "p", "a").messages] == ["system", "user", "assistant"]
@@ -33,6 +34,7 @@ def test_short_constructors() -> None:
     assert len(dpo("p", "good", "bad").prompt) == 1
 
 
+@pytest.mark.feature("SE-055")
 @pytest.mark.parametrize(
     "make",
     [

@@ -126,6 +126,7 @@ async def test_an_idle_task_is_closed_as_it_is() -> None:
     assert made.outcome == Unknown()
 
 
+@pytest.mark.feature("SE-140")
 async def test_a_record_on_its_way_is_waited_for() -> None:
     """An ended group settles first; what comes meanwhile belongs to it."""
     async with open_intake(None, settle=timedelta(milliseconds=300)) as intake:
@@ -149,6 +150,7 @@ async def test_a_verdict_that_overtakes_its_task_closes_nothing_empty() -> None:
     assert len(made.records) == 2
 
 
+@pytest.mark.feature("SE-140")
 async def test_a_group_left_by_a_former_process_is_closed(tmp_path: Path) -> None:
     """Groups live in the store: a restart goes on where the crash was."""
     database = tmp_path / "honed.db"

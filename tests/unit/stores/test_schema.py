@@ -36,6 +36,7 @@ def _schema(db: sqlite3.Connection) -> dict[str, str]:
     return {name: "".join(sql.split()) for name, sql in rows}
 
 
+@pytest.mark.feature("SE-075")
 async def test_a_newer_schema_is_refused_with_both_numbers(tmp_path: Path) -> None:
     """An older program must not touch what it does not know."""
     url = f"sqlite:///{tmp_path / 'honed.db'}"
@@ -102,6 +103,7 @@ async def test_other_databases_are_refused(url: str) -> None:
             pass
 
 
+@pytest.mark.feature("SE-075")
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """With its path."""
     path = tmp_path / "honed.db"

@@ -24,6 +24,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
         yield opened
 
 
+@pytest.mark.feature("SE-129")
 async def test_a_full_queue_makes_the_caller_wait(store: SqlStore) -> None:
     """While another writer has the turn nothing is committed and only `queue_size` events get in."""
     added: list[int] = []
@@ -43,6 +44,7 @@ async def test_a_full_queue_makes_the_caller_wait(store: SqlStore) -> None:
     assert store._writer.depth == 0
 
 
+@pytest.mark.feature("SE-129")
 async def test_a_queue_full_of_bytes_makes_the_caller_wait(tmp_path: Path) -> None:
     """One event larger than the limit still gets in when nothing else waits."""
     url = f"sqlite:///{tmp_path / 'honed.db'}"

@@ -145,6 +145,7 @@ def test_successes_teach_and_the_held_out_are_scored(tmp_path: Path) -> None:
     with_store(test, tmp_path)
 
 
+@pytest.mark.feature("SE-056")
 def test_the_files(tmp_path: Path) -> None:
     """Rows hold TRL's columns alone, line n of the metadata is of row n, the digest the file's."""
 
@@ -255,6 +256,7 @@ def test_episodes_without_outcome_may_count_as_successes(tmp_path: Path) -> None
     with_store(test, tmp_path)
 
 
+@pytest.mark.feature("SE-053")
 def test_a_verdict_that_came_later_counts(tmp_path: Path) -> None:
     """The newest outcome of the store decides, not the one that the episode was built with."""
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
+
 from honed.domain.message import FunctionCall, Message, ToolCall
 from honed.domain.training_data import (
     ChatExample,
@@ -18,6 +20,7 @@ ASKED = Message(role="user", content="hi")
 SAID = Message(role="assistant", content="hello")
 
 
+@pytest.mark.feature("SE-054")
 def test_a_conversation() -> None:
     """Empty fields are left out, a tool call says its type, turns that count are listed."""
     call = ToolCall(id="c1", function=FunctionCall(name="look", arguments='{"at": 1}'))
@@ -49,6 +52,7 @@ def test_a_conversation() -> None:
     assert json.loads(format_row(sft_simple("hi", "hello"))).keys() == {"messages"}
 
 
+@pytest.mark.feature("SE-054")
 def test_pairs_and_labels() -> None:
     """Preference pairs and labelled examples have TRL's columns."""
     turn = {"role": "assistant", "content": "a"}
@@ -59,6 +63,7 @@ def test_pairs_and_labels() -> None:
     assert json.loads(format_row(labelled))["label"] is False
 
 
+@pytest.mark.feature("SE-056", "SE-057")
 def test_rows_in_another_order(tmp_path: Path) -> None:
     """Rows are written in the order that is asked for, each with its own metadata."""
     data, metadata = tmp_path / "d.jsonl", tmp_path / "m.jsonl"
