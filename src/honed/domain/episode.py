@@ -122,3 +122,18 @@ class EpisodeLike(Protocol):
     @property
     def metadata(self) -> EpisodeMetadata:
         """What else is known."""
+
+
+def as_episode(found: EpisodeLike) -> Episode:
+    """The episode as the store keeps it, of whatever class the learn model made it."""
+    if isinstance(found, Episode):
+        return found
+    return Episode(
+        id=found.id,
+        learn_model=found.learn_model,
+        task_id=found.task_id,
+        group_id=found.group_id,
+        records=tuple(found.records),
+        outcome=found.outcome,
+        metadata=found.metadata,
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from honed.domain.episode import Episode
+from honed.domain.episode import Episode, EpisodeLike
 from honed.domain.outcome import Outcome
 from honed.domain.records import Arrival, Record
 from honed.domain.training_data import TrainingData
@@ -44,8 +44,8 @@ class LearnModel(Protocol):
 
     def build_episodes(
         self, records: Sequence[Record], *, now_ms: int, final: bool = False
-    ) -> list[Episode]:
-        """The episodes of one group's records, in order of arrival.
+    ) -> Sequence[EpisodeLike]:
+        """The episodes of one group's records, in order of arrival; of any class that has an episode's parts.
 
         Args:
             records: the records of one group.

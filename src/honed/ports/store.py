@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from honed.domain.episode import Episode
+from honed.domain.episode import Episode, EpisodeLike
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
@@ -177,7 +177,7 @@ class Store(Protocol):
 
     async def add_episode(
         self,
-        episode: Episode,
+        episode: EpisodeLike,
         lines: Sequence[IncomingEvent],
         *,
         verdicts: Sequence[Verdict] = (),

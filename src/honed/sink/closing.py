@@ -14,7 +14,7 @@ import anyio.lowlevel
 import msgspec
 
 from honed import log
-from honed.domain.episode import Episode
+from honed.domain.episode import Episode, as_episode
 from honed.domain.records import Record
 from honed.errors import StoreError
 from honed.learn_models.learn_model import LearnModel
@@ -186,7 +186,7 @@ class GroupCloser:
         episodes = model.build_episodes(records, now_ms=now_ms, final=is_idle)
         if not episodes and not is_idle:
             return None
-        return [self._in_scenario(episode) for episode in episodes]
+        return [self._in_scenario(as_episode(episode)) for episode in episodes]
 
     def _announce(self, episode: Episode) -> None:
         self._log.debug(

@@ -15,7 +15,7 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from honed.adapter_files import remove_adapter
-from honed.domain.episode import Episode
+from honed.domain.episode import Episode, EpisodeLike, as_episode
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
@@ -178,11 +178,15 @@ class SqlStore:
     # ------------------------------------------------------------ episodes
 
     async def add_episode(
-        self, episode: Episode, lines: Sequence[IncomingEvent], *, verdicts: Sequence[Verdict] = ()
+        self,
+        episode: EpisodeLike,
+        lines: Sequence[IncomingEvent],
+        *,
+        verdicts: Sequence[Verdict] = (),
     ) -> bool:
         """Store a ready-made episode with its events; False if the store has it already."""
         async with self._write() as db:
-            return await episode_writes.add_episode(db, episode, lines, verdicts)
+            return await episode_writes.add_episode(db, as_episode(episode), lines, verdicts)
 
     async def provenance(self, episode_ids: Sequence[str]) -> dict[str, Provenance]:
         """The events and verdicts of episodes."""
