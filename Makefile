@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types layers check pytest test-long bench format clean
+.PHONY: demo test lint types layers check pytest test-long bench bench-ingest format clean
 
 demo: $(VENV)/.installed-run
 	$(BIN)/honed demo $(ARGS)
@@ -25,6 +25,9 @@ test-long: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+bench-ingest: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/ingest.py --full $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
