@@ -14,6 +14,7 @@ The branches follow *who has to act*, because that is what `except` is for:
       LearnError             one episode cannot teach; the batch goes on
       TrainingError          the run: recorded as failed, the adapter in service stays
         EmptyDataError
+        UnsupportedError     an architecture or format that honed does not know, or no training stack
         ParityError          the base model as GGUF is not the one in Hugging Face's format
         ProcessFailedError   the worker ended without a result
       ApplyError             the server: serve the former adapter on, report
@@ -101,6 +102,13 @@ class TrainingError(HonedError):
 
 class EmptyDataError(TrainingError):
     """There is nothing to learn from: no episodes, or none that can teach."""
+
+
+class UnsupportedError(TrainingError):
+    """What was asked for is beyond this honed: an architecture, a tokenizer or a format that it does not
+    know, or a training stack that is not installed. Asking again changes nothing, and nothing was found
+    wrong with the files.
+    """
 
 
 class ParityError(TrainingError):

@@ -7,6 +7,7 @@ folder once for each content of the two. Both take a worker; what is there alrea
 import contextlib
 import fcntl
 import hashlib
+import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -20,14 +21,29 @@ from anyio import to_thread
 from honed import log
 from honed.domain.base_facts import FACTS_FORMAT, read_facts
 from honed.domain.job import CompareBaseJob, ExportBaseJob
-from honed.errors import ParityError, TrainingError
+from honed.errors import ParityError, TrainingError, UnsupportedError
 from honed.machine import model
 from honed.processors.worker_process import DEFAULT_GRACE, run_job
 
 FORMAT: Final = 2
 """Raised when the conversion changes, so that older files are not used."""
-_WHOLE: Final = ("*.json", "*.jinja", "merges.txt", "tokenizer.model")
-"""Files whose content decides; of the weights, name, size and time do."""
+_WHOLE: Final = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+)
+"""What converting, comparing and rendering read; the content decides. Of the weights, name, size and
+time do. None that facts hold (`BaseFacts.files`) may be left out: no change would make new ones.
+"""
+_PARTS: Final = re.compile(r"-\d{5}(-of-\d{5}\.gguf)\Z")
 _LOOK_S: Final = 0.2
 
 
@@ -71,30 +87,32 @@ class BaseModel:
         self._python = python
         self._stop_grace = stop_grace
         self._first: str | None = None
-        self._refused: tuple[str, ParityError] | None = None
+        self._refused: tuple[tuple[object, ...], ParityError] | None = None
         self._turn = anyio.Lock()
 
     async def ensure(self) -> ServedBase:
         """The GGUF file and its facts, made where they are not there yet.
 
-        A named GGUF that cannot be compared (no training stack here, an architecture that honed
-        does not know) comes without facts.
+        A named GGUF that cannot be compared, now or later (no training stack here; an architecture,
+        a tokenizer or a format that honed does not know), comes without facts.
 
         Raises:
             ParityError: the GGUF file is another model than the folder; asked again only when one
                 of the two has changed.
-            TrainingError: there is no such model, or it cannot be converted; the message says why.
+            TrainingError: there is no such model, it cannot be converted, or the worker ended
+                without a verdict (killed, hung, no memory); the message says why. Asked again, it
+                is tried again.
         """
         async with self._turn:
-            key = await to_thread.run_sync(self._key)
-            if self._refused is not None and self._refused[0] == key:
+            key, compared = await to_thread.run_sync(self._compared)
+            if self._refused is not None and self._refused[0] == compared:
                 raise self._refused[1]
             try:
                 served = await self._ensure(key)
             except ParityError as error:
-                self._refused = (key, error)
+                self._refused = (compared, error)
                 raise
-            except TrainingError as error:
+            except UnsupportedError as error:
                 if self._named is None or not _is_there(self._named):
                     raise
                 # Nothing speaks against the file; it cannot be looked at here, or not by honed.
@@ -167,6 +185,11 @@ class BaseModel:
                 )
             await run_job(job, Path(scratch), python=self._python, stop_grace=self._stop_grace)
 
+    def _compared(self) -> tuple[str, tuple[object, ...]]:
+        """The key, and what tells one comparison of the two from the next."""
+        key = self._key()
+        return key, (key, *(_stamp(path) for path in _parts(self._named)))
+
     def _key(self) -> str:
         """Names the folder's content; a hub id that is not on this machine is named by itself."""
         total = hashlib.sha256(f"{FORMAT}\0{FACTS_FORMAT}\0".encode())
@@ -174,7 +197,7 @@ class BaseModel:
         if local is None:
             total.update((self._base_model or "").encode())
             return total.hexdigest()[:16]
-        for path in sorted(path for pattern in _WHOLE for path in local.glob(pattern)):
+        for path in sorted({path for pattern in _WHOLE for path in local.glob(pattern)}):
             total.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
         for path in sorted(local.glob("*.safetensors")):
             found = path.stat()
@@ -196,6 +219,25 @@ async def ensure_base(
 ) -> ServedBase:
     """The base model as it is served; see `BaseModel.ensure`."""
     return await BaseModel(base_model, folder, gguf=gguf).ensure()
+
+
+def _parts(gguf: Path | None) -> list[Path]:
+    """The files of a GGUF that may have been split into several."""
+    if gguf is None:
+        return []
+    if (match := _PARTS.search(gguf.name)) is None:
+        return [gguf]
+    start, end = gguf.name[: match.start()], match[1]
+    names = [path.name for path in gguf.parent.glob(f"*{end}")]
+    return [gguf.with_name(name) for name in sorted(names) if name.startswith(f"{start}-")]
+
+
+def _stamp(path: Path) -> tuple[str, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return path.name, found.st_size, found.st_mtime_ns
 
 
 def _is_there(path: Path) -> bool:

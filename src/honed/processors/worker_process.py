@@ -23,7 +23,14 @@ from anyio.abc import Process
 
 from honed import log
 from honed.domain.job import Job, JobFailed, JobResult, Progress, parse_result
-from honed.errors import EmptyDataError, HonedError, ParityError, ProcessFailedError, TrainingError
+from honed.errors import (
+    EmptyDataError,
+    HonedError,
+    ParityError,
+    ProcessFailedError,
+    TrainingError,
+    UnsupportedError,
+)
 from honed.ports import OnProgress
 
 DEFAULT_GRACE: Final = timedelta(seconds=10)
@@ -36,7 +43,7 @@ LINE_MAX: Final = 64 << 10
 TAIL_BYTES: Final = 4000
 """How much of the worker's stderr an error carries."""
 _KINDS: Final[Mapping[str, type[HonedError]]] = {
-    cls.__name__: cls for cls in (EmptyDataError, ParityError, TrainingError)
+    cls.__name__: cls for cls in (EmptyDataError, ParityError, TrainingError, UnsupportedError)
 }
 
 
@@ -60,7 +67,8 @@ async def run_job(
         silence_limit: a worker that writes no line for so long counts as hung and is ended.
 
     Raises:
-        TrainingError: the worker says why it failed (EmptyDataError where that is the reason).
+        TrainingError: the worker says why it failed, by the class (EmptyDataError, ParityError,
+            UnsupportedError) where there is one for it.
         ProcessFailedError: it ended without a result, or was silent for too long.
     """
     job_path, log_path = _prepare(job, folder)

@@ -25,7 +25,7 @@ from honed.domain.job import (
     TrainJob,
     parse_job,
 )
-from honed.errors import HonedError
+from honed.errors import HonedError, UnsupportedError
 from honed.worker.reporting import Report, claim_stdout, end_on_sigterm, write_result
 from honed.worker.shortage import shortage
 
@@ -77,6 +77,12 @@ def _failed_or(job: Job, report: Report) -> JobResult:
         return _do(job, report)
     except HonedError as error:
         return JobFailed(kind=type(error).__name__, message=str(error), advice=error.advice)
+    except ModuleNotFoundError as error:
+        return JobFailed(
+            kind=UnsupportedError.__name__,
+            message=f"{sys.executable} has no training stack: no module named {error.name}",
+            advice="pip install 'honed[train]' there",
+        )
     except Exception as error:
         failed = shortage(error)
         if failed is None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
-from honed.errors import TrainingError
+from honed.errors import UnsupportedError
 from honed.worker.limits import (
     Limit,
     activation,
@@ -83,11 +83,11 @@ class Architecture:
         """Refuse a config that the base model's GGUF could not express.
 
         Raises:
-            TrainingError: it names what llama.cpp lacks.
+            UnsupportedError: it names what llama.cpp lacks.
         """
         for limit in self.limits:
             if (problem := limit(config)) is not None:
-                raise TrainingError(
+                raise UnsupportedError(
                     f"the base model ({self.name}) has {problem}, which llama.cpp does not compute",
                     advice="choose another base model",
                 )
@@ -96,7 +96,7 @@ class Architecture:
         """Write the hyperparameters of a transformers config.
 
         Raises:
-            TrainingError: see `check`; or the rotary embedding is of a kind not in `rope_types`.
+            UnsupportedError: see `check`; or the rotary embedding is of a kind not in `rope_types`.
         """
         self.check(config)
         writer.add_block_count(config.num_hidden_layers)
@@ -254,14 +254,14 @@ def architecture_of(config: Any) -> Architecture:
     """The architecture of a transformers config.
 
     Raises:
-        TrainingError: it is not in the table.
+        UnsupportedError: it is not in the table.
     """
     names = config.architectures or [type(config).__name__]
     for architecture in ARCHITECTURES:
         if architecture.name in names:
             return architecture
     known = ", ".join(architecture.name for architecture in ARCHITECTURES)
-    raise TrainingError(
+    raise UnsupportedError(
         f"the base model's architecture {names[0]} is not supported: expected one of {known}",
         advice="choose a base model of a supported architecture (docs/models.md); llama.cpp's "
         "convert_hf_to_gguf.py and convert_lora_to_gguf.py convert others by hand",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from honed.domain.job import Device
-from honed.errors import TrainingError
+from honed.errors import TrainingError, UnsupportedError
 from honed.worker.architectures import Architecture, architecture_of
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model")
@@ -36,13 +36,19 @@ def load_config(folder: Path) -> tuple[Any, Architecture]:
     """The model's config, and its architecture if it can be served.
 
     Raises:
-        TrainingError: there is no config, or its architecture is not supported.
+        UnsupportedError: its architecture is not supported.
+        TrainingError: there is no config, or it cannot be read.
     """
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:  # whole, but of a kind that transformers does not know
+        raise UnsupportedError(
+            f"base model {folder} has a config.json that transformers cannot use: {error}",
+            advice="choose a base model of a supported architecture (docs/models.md)",
+        ) from error
+    except OSError as error:
         raise TrainingError(
             f"base model {folder} has no usable config.json: {error}",
             advice="give a folder in Hugging Face's format",

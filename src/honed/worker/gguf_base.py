@@ -14,7 +14,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Quantization
 
 from honed.domain.job import ExportBaseJob, ExportBaseResult
-from honed.errors import TrainingError
+from honed.errors import TrainingError, UnsupportedError
 from honed.worker.architectures import HAND_CONVERSION, Architecture, Array
 from honed.worker.base_facts import write_facts
 from honed.worker.base_model import base_folder, load_config, load_tokenizer
@@ -38,7 +38,7 @@ def export_base(job: ExportBaseJob) -> ExportBaseResult:
     """Do an ExportBaseJob.
 
     Raises:
-        TrainingError: the model's architecture or tokenizer cannot be written to GGUF.
+        UnsupportedError: the model's architecture or tokenizer cannot be written to GGUF.
     """
     folder = base_folder(job.base_model)
     output = Path(job.output_path)
@@ -101,7 +101,7 @@ def _plan(
                     continue
                 target = architecture.tensor_name(name, config)
                 if target is None:
-                    raise TrainingError(
+                    raise UnsupportedError(
                         f"tensor {name} of {folder} has no name in {architecture.gguf_name}'s GGUF",
                         advice=HAND_CONVERSION,
                     )
@@ -119,6 +119,11 @@ def _weight_files(folder: Path) -> list[Path]:
         files = [folder / name for name in sorted(names)]
     else:
         files = [single]
+        if next(folder.glob("*.safetensors"), None) is None:
+            raise UnsupportedError(
+                f"base model {folder} has no safetensors files: other formats are not read",
+                advice="download the model again, with its safetensors files",
+            )
     for path in files:
         if not path.is_file():
             raise TrainingError(

@@ -45,7 +45,8 @@ def expected_of(folder: Path) -> Expected:
     """What is expected of the GGUF file of the model in `folder`.
 
     Raises:
-        TrainingError: the model's architecture or tokenizer cannot be written to GGUF.
+        UnsupportedError: the model's architecture or tokenizer cannot be written to GGUF.
+        TrainingError: the folder is not whole.
     """
     config, architecture = load_config(folder)
     writer = gguf.GGUFWriter(None, architecture.gguf_name)

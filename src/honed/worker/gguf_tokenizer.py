@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import gguf
 
-from honed.errors import TrainingError
+from honed.errors import UnsupportedError
 from honed.worker.architectures import HAND_CONVERSION
 from honed.worker.pre_tokenizers import pre_tokenizer_name
 from honed.worker.sentencepiece import is_sentencepiece, prefixes_space, scores_and_types
@@ -32,7 +32,7 @@ def write_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, vocab_size: int, fo
     """Write vocabulary, special tokens and chat template of a transformers tokenizer.
 
     Raises:
-        TrainingError: llama.cpp would tokenise otherwise.
+        UnsupportedError: llama.cpp would tokenise otherwise.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
@@ -58,9 +58,9 @@ def llama_cpp_name(tokenizer: Any) -> str:
     return "phi-3" if _swallowing(tokenizer) else "base"
 
 
-def refused(folder: Path, found: str, expected: str) -> TrainingError:
+def refused(folder: Path, found: str, expected: str) -> UnsupportedError:
     """The error for a tokenizer that llama.cpp would read otherwise."""
-    return TrainingError(
+    return UnsupportedError(
         f"the tokenizer of {folder} is {found}: expected {expected}", advice=HAND_CONVERSION
     )
 

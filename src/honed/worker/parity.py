@@ -40,7 +40,8 @@ def compare_base(job: CompareBaseJob) -> CompareBaseResult:
 
     Raises:
         ParityError: they are not; the message has the first difference.
-        TrainingError: the folder's architecture or tokenizer is not known to honed.
+        UnsupportedError: the folder's architecture or tokenizer is not known to honed.
+        TrainingError: the folder is not there, or not whole.
     """
     folder, path = base_folder(job.base_model), Path(job.gguf_path)
     found, expected = GgufFile(path), expected_of(folder)

@@ -15,7 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from honed.errors import TrainingError
+from honed.errors import UnsupportedError
 
 Array = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ def write_rope(writer: gguf.GGUFWriter, config: Any, supported: frozenset[str]) 
     """Write theta and scaling.
 
     Raises:
-        TrainingError: of a kind that is not supported for the architecture, or with settings of
+        UnsupportedError: of a kind that is not supported for the architecture, or with settings of
             its own.
     """
     rope, sliding = _parameters(config)
@@ -105,8 +105,8 @@ def _longrope_attention(config: Any, rope: dict[str, Any]) -> float:
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
-def _refused(kind: str, expected: str) -> TrainingError:
-    return TrainingError(
+def _refused(kind: str, expected: str) -> UnsupportedError:
+    return UnsupportedError(
         f"the base model's rotary embedding is scaled by {kind!r}: {expected}",
         advice="remove the scaling from config.json (the context is then the original one), or convert "
         "the model with llama.cpp's convert_hf_to_gguf.py and name the file as serve.base_model_path",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import gguf
 
-from honed.errors import TrainingError
+from honed.errors import UnsupportedError
 
 SPACE: Final = "▁"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>\Z")
@@ -33,7 +33,7 @@ def prefixes_space(backend: dict[str, Any], tokenizer: Any, folder: Path) -> boo
     template renders decides.
 
     Raises:
-        TrainingError: the tokenizer treats spaces in a way that llama.cpp does not have.
+        UnsupportedError: the tokenizer treats spaces in a way that llama.cpp does not have.
     """
     escape = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
@@ -49,7 +49,7 @@ def prefixes_space(backend: dict[str, Any], tokenizer: Any, folder: Path) -> boo
             scheme = found
     needed = {_is_prefixed(text, i, scheme) for i, text in _rendered_segments(tokenizer)}
     if scheme == "unknown" or len(needed) > 1:
-        raise TrainingError(
+        raise UnsupportedError(
             f"the tokenizer of {folder} treats spaces by {backend['normalizer']} and "
             f"{backend['pre_tokenizer']}, which llama.cpp does not have",
             advice="choose another base model",
@@ -87,7 +87,7 @@ def scores_and_types(
     """A score for each token, and its type where this form knows more than the general one.
 
     Raises:
-        TrainingError: a byte has no token, or merges are missing that llama.cpp would do.
+        UnsupportedError: a byte has no token, or merges are missing that llama.cpp would do.
     """
     merges = [
         tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in backend["model"]["merges"]
@@ -96,7 +96,7 @@ def scores_and_types(
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
     if len({token for token in tokens if _BYTE.match(token)}) < 256:
-        raise TrainingError(f"the tokenizer of {folder} has no token for each of the 256 bytes")
+        raise UnsupportedError(f"the tokenizer of {folder} has no token for each of the 256 bytes")
     types = [_type(i, token, types[i], tokenizer, ranks) for i, token in enumerate(tokens)]
     _check_merges_are_complete(tokens, types, set(merges), folder)
     return [float(-ranks[token]) if token in ranks else _UNREACHABLE for token in tokens], types
@@ -133,7 +133,7 @@ def _check_merges_are_complete(
         for i in range(1, len(token)):
             pair = token[:i], token[i:]
             if pair[0] in normal and pair[1] in normal and pair not in merges:
-                raise TrainingError(
+                raise UnsupportedError(
                     f"the tokenizer of {folder} does not merge {pair[0]!r} and {pair[1]!r} to {token!r}, "
                     "and llama.cpp would: expected the merges of a SentencePiece model",
                     advice="choose another base model",

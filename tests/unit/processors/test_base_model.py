@@ -1,14 +1,16 @@
 """The base model as it is served: converted once, compared once, refused until one of the two changes."""
 
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import anyio
 import pytest
 
 from honed.domain.base_facts import read_facts
-from honed.errors import ParityError, TrainingError
+from honed.errors import ParityError, ProcessFailedError, TrainingError
 from honed.processors import BaseModel, ServedBase, ensure_base
 from tests.tiny_models import make_tiny_base
 
@@ -105,11 +107,124 @@ async def test_change_after_the_start_is_seen_before_training(base: Path, tmp_pa
     assert await asked.check_unchanged() == served.facts
 
 
-async def test_named_file_that_cannot_be_compared_comes_without_facts(
-    tiny_gguf: Path, tmp_path: Path
+async def test_replaced_file_is_looked_at_again(
+    base: Path, tiny_gguf: Path, tmp_path: Path
 ) -> None:
-    """An interpreter without the training stack, or an architecture that honed does not know: it is served."""
-    asked = BaseModel("/nowhere/base", tmp_path / "llama", gguf=tiny_gguf)
+    """Whoever named the wrong file, and puts the right one there, need not start anything again."""
+    named = Path(shutil.copy(tiny_gguf, tmp_path / "own.gguf"))
+    asked = BaseModel(str(base), tmp_path / "llama", gguf=named)
+    served = await asked.ensure()
+    named.write_bytes(b"no model")
+    with pytest.raises(ParityError, match="cannot be read as GGUF"):
+        await asked.check_unchanged()
+    shutil.copy(tiny_gguf, named)
+    assert await asked.check_unchanged() == served.facts
+
+
+async def test_replaced_part_is_looked_at_again(tiny_base: Path, tmp_path: Path) -> None:
+    """A file in parts is named by its first; the others count too."""
+    named, other = (tmp_path / f"own-0000{i}-of-00002.gguf" for i in (1, 2))
+    asked = BaseModel(str(tiny_base), tmp_path / "llama", gguf=named)
+    refused = []
+    named.write_bytes(b"no model")
+    for content in (b"none", b"none", b"another"):
+        if not other.exists() or other.read_bytes() != content:
+            other.write_bytes(content)
+        with pytest.raises(ParityError) as error:
+            await asked.ensure()
+        refused.append(error.value)
+    assert refused[0] is refused[1]
+    assert refused[1] is not refused[2]
+
+
+async def test_file_that_nothing_reads_changes_no_base(base: Path, tmp_path: Path) -> None:
+    """A tool that leaves its own notes in the folder stops no training, and converts nothing anew."""
+    asked = BaseModel(str(base), tmp_path / "llama")
+    served = await asked.ensure()
+    written = stamps(served.gguf)
+    (base / "trainer_state.json").write_text("{}")
+    assert await asked.check_unchanged() == served.facts
+    assert await BaseModel(str(base), tmp_path / "llama").ensure() == served
+    assert stamps(served.gguf) == written
+
+
+def interpreter(path: Path, script: str) -> str:
+    """Something to start workers with."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "kill -9 $$",
+        f'PYTHONPATH="$(dirname "$0")/crash" exec {sys.executable} "$@"',
+    ],
+    ids=["killed", "a fault that nobody foresaw"],
+)
+async def test_named_file_is_not_served_when_the_worker_gave_no_verdict(
+    base: Path, tiny_gguf: Path, tmp_path: Path, script: str
+) -> None:
+    """It may be another model: it is refused, not trained for, and compared as soon as a worker lives."""
+    (tmp_path / "crash").mkdir()
+    (tmp_path / "crash" / "gguf.py").write_text("raise RuntimeError('no such luck')\n")
+    python = interpreter(tmp_path / "python", script)
+    asked = BaseModel(str(base), tmp_path / "llama", gguf=tiny_gguf, python=python)
+    with pytest.raises(ProcessFailedError):
+        await asked.ensure()
+    with pytest.raises(ProcessFailedError):
+        await asked.check_unchanged()
+    interpreter(tmp_path / "python", f'exec {sys.executable} "$@"')
+    assert (await asked.ensure()).facts is not None
+
+
+async def test_named_file_comes_without_facts_where_there_is_no_training_stack(
+    base: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """A machine that only serves has nothing to compare with; that is served, and said."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['gguf'] = None\n")
+    script = f'PYTHONPATH="$(dirname "$0")" exec {sys.executable} "$@"'
+    python = interpreter(tmp_path / "python", script)
+    asked = BaseModel(str(base), tmp_path / "llama", gguf=tiny_gguf, python=python)
+    assert await asked.ensure() == ServedBase(tiny_gguf, None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"architectures": ["OtherForCausalLM"]},
+        {"model_type": "nobody_knows_it"},
+    ],
+    ids=["architecture", "model type"],
+)
+async def test_named_file_of_a_model_that_honed_does_not_know_comes_without_facts(
+    base: Path, tiny_gguf: Path, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    """Nothing speaks against it, and no later look would find more."""
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | changed))
+    asked = BaseModel(str(base), tmp_path / "llama", gguf=tiny_gguf)
+    assert await asked.ensure() == ServedBase(tiny_gguf, None)
+
+
+async def test_named_file_is_not_served_for_a_folder_that_is_not_whole(
+    base: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """A download that goes on is looked at again when it is there; formats that are not read never will be."""
+    weights = base / "model.safetensors"
+    asked = BaseModel(str(base), tmp_path / "llama", gguf=tiny_gguf)
+    with pytest.raises(TrainingError, match="was not found"):
+        await BaseModel("/nowhere/base", tmp_path / "llama", gguf=tiny_gguf).ensure()
+    config = (base / "config.json").read_text()
+    (base / "config.json").write_text(config[:20])
+    with pytest.raises(TrainingError, match=r"no usable config\.json"):
+        await asked.ensure()
+    (base / "config.json").write_text(config)
+    weights.rename(base / "model-00001-of-00002.safetensors")
+    with pytest.raises(TrainingError, match=r"has no model\.safetensors"):
+        await asked.ensure()
+    (base / "model-00001-of-00002.safetensors").rename(base / "pytorch_model.bin")
     assert await asked.ensure() == ServedBase(tiny_gguf, None)
 
 
