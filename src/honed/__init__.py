@@ -3,7 +3,7 @@
 The rooms, in the order data flows:
 
     client          what a swarm imports to send its events (standard library only)
-    sources         where events come in: unix socket, HTTP, followed files, OpenTelemetry's traces
+    sources         where events come in: unix socket, HTTP, followed files, traces of OpenTelemetry, a bus
     redaction       secrets and personal data out of an event, before the first write
     sink            validates them, stores records, closes groups into episodes
     stores          records, episodes, counters, runs and models in SQLite

@@ -37,7 +37,7 @@ from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import BaseModel, LocalProcessor
 from honed.sink import Sink
-from honed.sources import FileSource, HttpSource, SocketSource, chosen_sources
+from honed.sources import EventBus, OtherSource, SocketSource, chosen_sources
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets, load_or_make_secret
 
@@ -49,7 +49,7 @@ _SOCKETS: Final = {"feed": (socket.AF_UNIX,), "control": (socket.AF_UNIX,)}
 class LearningDaemon:
     """One scenario's learning: intake, store, loop, control API.
 
-    The parts that the config chooses can be replaced by keyword, for tests and for other implementations.
+    The parts that the config chooses can be replaced by keyword; `buses` are heard beside the sources that it names.
     """
 
     def __init__(
@@ -60,10 +60,12 @@ class LearningDaemon:
         processor: Processor | None = None,
         applier: Applier | None = None,
         gate: Gate | None = None,
+        buses: Sequence[EventBus] = (),
         surroundings: Surroundings | None = None,
     ) -> None:
         self.config = config
         self._surroundings = surroundings or Surroundings()
+        self._buses = tuple(buses)
         self._learn_model = learn_model or create(config.learn.model)
         self._processor = processor or LocalProcessor(
             runs_dir=config.runs_dir,
@@ -78,7 +80,7 @@ class LearningDaemon:
         self._store: SqlStore | None = None
         self._sink: Sink | None = None
         self._feed: SocketSource | None = None
-        self._others: list[HttpSource | FileSource] = []
+        self._others: list[OtherSource] = []
         self._runs: TrainingRuns | None = None
         self._loop: TriggerLoop | None = None
         self._in_service: InService | None = None
@@ -130,7 +132,7 @@ class LearningDaemon:
                 listener=passed_unix(sockets.get("feed"), config.feed_socket),
             )
             await rooms.enter_async_context(source.open())
-            self._others = chosen_sources(config.events, sink, store)
+            self._others = chosen_sources(config.events, sink, store, self._buses)
             for other in self._others:
                 await rooms.enter_async_context(other.open())
             log.get(scenario=config.scenario).info(
@@ -390,10 +392,6 @@ def _applier(config: Config, base: BaseModel | None) -> Applier:
 
 
 def _training(now: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "run_id": now.run_id,
-        "selection": now.selection,
-        "started_at_ms": now.started_at_ms,
-    }
+    shown = {name: getattr(now, name) for name in ("run_id", "selection", "started_at_ms")}
     shown.update(msgspec.to_builtins(now.progress))
     return shown

@@ -28,6 +28,7 @@ _FAULTS = {
     "without_content": "model calls without their messages",
     "unreadable": "spans that could not be read",
     "rejected": "lines rejected",
+    "lagged": "events lost for want of room",
 }
 """What the counts of a source mean; its other numbers are no faults."""
 

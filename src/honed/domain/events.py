@@ -240,6 +240,9 @@ Event = (
     | LearnStatsEvent
 )
 
+LearningEvent = StrategyAdviceEvent | DependencyGraphEvent | LearnStatsEvent
+"""What a swarm that learns tells of its learning."""
+
 EVENT_TYPES: Final = (
     ActionEvent,
     LlmCallEvent,

@@ -1,8 +1,18 @@
 """Where events come from; all sources share one sink."""
 
-from honed.sources.chosen import chosen_sources
+from honed.sources.bus import BusSource, EventBus, LearningBus
+from honed.sources.chosen import OtherSource, chosen_sources
 from honed.sources.files import FileSource
 from honed.sources.http import HttpSource
 from honed.sources.socket import SocketSource
 
-__all__ = ["FileSource", "HttpSource", "SocketSource", "chosen_sources"]
+__all__ = [
+    "BusSource",
+    "EventBus",
+    "FileSource",
+    "HttpSource",
+    "LearningBus",
+    "OtherSource",
+    "SocketSource",
+    "chosen_sources",
+]

@@ -1,21 +1,35 @@
 """The sources that the config asks for besides the socket."""
 
+from collections.abc import Sequence
+
 from honed.config import EventsSection, read_secret
 from honed.listen import listen_on
 from honed.ports import DataSink, Store
+from honed.sources.bus import BusSource, EventBus
 from honed.sources.files import FileSource
 from honed.sources.http import HttpSource
 
+OtherSource = HttpSource | FileSource | BusSource
+
 
 def chosen_sources(
-    section: EventsSection, sink: DataSink, store: Store
-) -> list[HttpSource | FileSource]:
-    """HTTP and files, where they are asked for; not open yet.
+    section: EventsSection, sink: DataSink, store: Store, buses: Sequence[EventBus] = ()
+) -> list[OtherSource]:
+    """HTTP and files, where they are asked for, and the buses of this process; not open yet.
 
     Raises:
         SourceError: the address is taken, or open to other machines without a token.
     """
-    sources: list[HttpSource | FileSource] = []
+    sources: list[OtherSource] = [
+        BusSource(
+            bus,
+            sink,
+            queue_size=section.queue_size,
+            batch_max=section.batch_max,
+            line_max=section.line_max,
+        )
+        for bus in buses
+    ]
     if section.http is not None:
         host, _, port = section.http.rpartition(":")
         sources.append(
