@@ -11,6 +11,7 @@ from honed.cli import (
     doctor,
     export,
     feedback,
+    ingest,
     init,
     keeping,
     learning,
@@ -60,5 +61,6 @@ show.add_to(app)
 learning.add_to(app)
 feedback.add_to(app)
 data.add_to(app)
+ingest.add_to(app)
 export.add_to(app)
 keeping.add_to(app)

@@ -15,11 +15,12 @@ import anyio
 import anyio.to_thread
 
 from honed.cli.asking import daemon_answers
-from honed.client import AsyncHonedClient
+from honed.client import AsyncHonedClient, RejectedError
 from honed.config import Config
 from honed.daemon import only_daemon_of
 from honed.errors import StoreError, ValidationError
 from honed.learn_models import create
+from honed.ports import Ingested, Rejected
 from honed.process import running
 from honed.sink import Sink
 from honed.stores import SqlStore
@@ -28,8 +29,8 @@ from honed.training_sets import BadRow, Reading, StoredEpisode, load_or_make_sec
 _CLOSING_MAX_S: Final = 120.0
 """How long imported attempts may take to become episodes."""
 
-Send = Callable[[list[bytes]], Awaitable[int]]
-"""Stores events; gives how many of them were known."""
+Send = Callable[[list[bytes]], Awaitable[Ingested]]
+"""Stores events; on disk when it returns."""
 
 
 class Intake:
@@ -63,9 +64,13 @@ class Intake:
     async def flush(self) -> None:
         """Send what was taken; on disk when it returns."""
         if self._calls:
-            await self._send(self._calls)
-            self.num_known += await self._send(self._outcomes)
+            await self._send_made(self._calls)
+            self.num_known += await self._send_made(self._outcomes)
         self._calls, self._outcomes = [], []
+
+    async def take_events(self, lines: list[bytes]) -> Ingested:
+        """Store events as they are; on disk when it returns."""
+        return await self._send(lines)
 
     async def until_closed(self) -> None:
         """Wait until every ended attempt has become an episode."""
@@ -76,6 +81,13 @@ class Intake:
                 if due_ms is None or due_ms > time.time() * 1000 + settle_ms + 1000:
                     return  # what is left is held back: a learn model refused it
                 await anyio.sleep(0.05)
+
+    async def _send_made(self, lines: list[bytes]) -> int:
+        """Store events that were made of rows; how many were known."""
+        done = await self._send(lines)
+        for rejected in done.rejected:
+            raise StoreError(f"an imported event was refused: {rejected.message}")
+        return done.duplicates
 
     async def _adopt(self, row: Reading, stored: StoredEpisode) -> Reading | BadRow:
         await self.flush()  # an attempt that came in before it is known to the store
@@ -112,17 +124,28 @@ async def open_intake(config: Config, store: SqlStore) -> AsyncIterator[Intake]:
         if by_daemon:
             async with AsyncHonedClient(config.feed_socket) as client:
 
-                async def to_daemon(lines: list[bytes]) -> int:
-                    return (await client.send_lines(lines)).duplicates
+                async def to_daemon(lines: list[bytes]) -> Ingested:
+                    try:
+                        sent = await client.send_lines(lines)
+                    except RejectedError as error:
+                        return _told(error)
+                    return Ingested(sent.stored, sent.duplicates, ())
 
                 yield Intake(config, store, sink, to_daemon)
             return
-
-        async def to_sink(lines: list[bytes]) -> int:
-            ingested = await sink.ingest(lines)
-            for rejected in ingested.rejected:
-                raise StoreError(f"an imported event was refused: {rejected.message}")
-            return ingested.duplicates
-
         async with running(sink.run):
-            yield Intake(config, store, sink, to_sink)
+            yield Intake(config, store, sink, sink.ingest)
+
+
+def _told(error: RejectedError) -> Ingested:
+    """What the daemon said, in the words of the intake here."""
+    rejected = tuple(
+        Rejected(
+            event.position,
+            "conflict" if event.code == "conflict" else "invalid",
+            event.message,
+            event.path,
+        )
+        for event in error.events
+    )
+    return Ingested(error.stored, error.duplicates, rejected)
