@@ -20,14 +20,13 @@ from honed.gateway.lane import Lane
 from honed.gateway.refusal import Refused, error_event, send_json, send_whole
 from honed.gateway.request import (
     ClientGoneError,
-    Room,
-    Share,
     answer_headers,
     read_body,
     read_labels,
     read_model,
     request_headers,
 )
+from honed.gateway.room import Room, Share
 from honed.gateway.upstream import (
     Exchange,
     Head,

@@ -3,13 +3,14 @@ takes out.
 """
 
 import asyncio
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from honed.gateway.refusal import Refused
+from honed.gateway.room import Share, no_room
 from honed.gateway.upstream import Headers
 
 BODY_TIMEOUT_S: Final = 60.0
@@ -36,45 +37,6 @@ _PREFIX: Final = b"x-honed-"
 
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer."""
-
-
-class Room:
-    """The memory that request bodies share, counted as their parts arrive: an upload that stalls
-    holds what it has sent.
-    """
-
-    def __init__(self, size_bytes: int) -> None:
-        self._size_bytes = size_bytes
-        self.held_bytes = 0
-
-    def take(self, size_bytes: int) -> None:
-        """Count in; raises Refused when there is no room."""
-        if self.held_bytes + size_bytes > self._size_bytes:
-            raise Refused(
-                503, "busy", "too much is waiting in the gateway", retry_after_s=1, closes=True
-            )
-        self.held_bytes += size_bytes
-
-
-class Share:
-    """One request's part of the room, given back at the end of its `with`."""
-
-    __slots__ = ("_held_bytes", "_room")
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._held_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def take(self, size_bytes: int) -> None:
-        """Count in; raises Refused when there is no room."""
-        self._room.take(size_bytes)
-        self._held_bytes += size_bytes
-
-    def __exit__(self, *_: object) -> None:
-        self._room.held_bytes -= self._held_bytes
 
 
 class Labels(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -148,7 +110,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share)
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(BODY_TIMEOUT_S) as time_limit:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -157,11 +119,14 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share)
                 size += len(part)
                 if size > limit:
                     raise _too_long(limit)
-                share.take(len(part))
+                has_more = message.get("more_body", False)
+                share.take(len(part), until=time_limit if has_more else None)
                 parts.append(part)
-                if not message.get("more_body", False):
+                if not has_more:
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
+        if share.has_given_way:
+            raise no_room() from None
         raise Refused(
             408,
             "request_timeout",

@@ -8,7 +8,10 @@ import httpx
 import msgspec
 import pytest
 
+from honed.gateway import room
+from honed.gateway.refusal import Refused
 from honed.gateway.relay import Relay
+from honed.gateway.room import Room, Share
 from tests.unit.gateway.stub import (
     ANSWER,
     CHAT,
@@ -187,6 +190,62 @@ async def test_stalled_uploads_share_a_bounded_room(tmp_path: Path) -> None:
             while (await front.chat("x" * 800)).status_code != 200:
                 await asyncio.sleep(0.01)
         assert len(waiting) == 17
+
+
+async def test_stalled_uploads_give_way_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the room is full, the upload that began first is told to come back; one more at a time."""
+    monkeypatch.setattr(room, "PATIENCE_S", 0.0)
+    head = b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
+    body = b'{"messages": "%s"}' % (b"x" * 984)
+    async with relaying(answering(), tmp_path, max_body=1000) as front:
+        told: list[asyncio.Task[bytes]] = []
+        writers: list[asyncio.StreamWriter] = []
+        for i in range(40):
+            reader, writer = await front.connect()
+            writer.write(head + body[:900])
+            writers.append(writer)
+            told.append(asyncio.create_task(reader.readline()))
+            await until_done(told, max(0, i - 16))  # 17 times 900 fit into 16,000
+        assert {each.result() for each in told if each.done()} == {
+            b"HTTP/1.1 503 Service Unavailable\r\n"
+        }
+        assert (await front.chat("x" * 800)).status_code == 200
+        writers[-1].write(body[900:])  # who came last and goes on is served
+        assert await asyncio.wait_for(told[-1], 5) == b"HTTP/1.1 200 OK\r\n"
+        for each in told:
+            each.cancel()
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def until_done(told: list[asyncio.Task[bytes]], count: int) -> None:
+    async with asyncio.timeout(5):
+        while sum(each.done() for each in told) < count:
+            await asyncio.sleep(0.001)
+
+
+async def test_only_uploads_that_take_long_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not bodies that are whole, not those that have just begun, and not more than there is need for."""
+    shared = Room(1000)
+    with Share(shared) as whole, Share(shared) as first, Share(shared) as second:
+        async with asyncio.timeout(5) as limit:
+            whole.take(400, until=limit)
+            whole.take(100)
+            first.take(200, until=limit)
+            second.take(200, until=limit)
+            with Share(shared) as refused, pytest.raises(Refused):
+                refused.take(200)
+            monkeypatch.setattr(room, "PATIENCE_S", 0.0)
+            with Share(shared) as admitted:
+                admitted.take(200)
+            told = [each.has_given_way for each in (whole, first, second)]
+            assert told == [False, True, False]
+            with pytest.raises(Refused):
+                first.take(1, until=limit)
+            assert shared.held_bytes == 700
+    assert (shared.held_bytes, shared.uploads) == (0, {})
 
 
 async def test_chunked_request_goes_on_with_its_length(tmp_path: Path) -> None:

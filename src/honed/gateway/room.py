@@ -1,0 +1,84 @@
+"""The memory that request bodies may fill, and who gives way when it is full."""
+
+import asyncio
+import time
+from typing import Final, Self
+
+from honed.gateway.refusal import Refused
+
+PATIENCE_S: Final = 5.0
+"""How long an upload may take while others find no room."""
+
+
+class Room:
+    """The memory that request bodies share, counted as their parts arrive. When it is full, uploads
+    that have taken long give way, the oldest first: one that stalls keeps nobody else out.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self.held_bytes = 0
+        self.uploads: dict[Share, float] = {}
+        """Those that are not whole yet, and when their first part came; the oldest is the first."""
+
+    def make(self, size_bytes: int) -> None:
+        """See that so much more fits in; raises Refused when it does not."""
+        latest = time.monotonic() - PATIENCE_S
+        while self.held_bytes + size_bytes > self._size_bytes:
+            oldest, began = next(iter(self.uploads.items()), (None, 0.0))
+            if oldest is None or began > latest:
+                raise no_room()
+            oldest.give_way()
+
+
+class Share:
+    """One request's part of the room, given back at the end of its `with`."""
+
+    __slots__ = ("_held_bytes", "_limit", "_room", "has_given_way")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._held_bytes = 0
+        self._limit: asyncio.Timeout | None = None
+        self.has_given_way = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def take(self, size_bytes: int, *, until: asyncio.Timeout | None = None) -> None:
+        """Count in; raises Refused when there is no room.
+
+        Args:
+            size_bytes: of the part that has come.
+            until: ends the wait for the next part; None: there is none, the body is whole.
+        """
+        self._room.make(size_bytes)
+        if self.has_given_way:
+            raise no_room()
+        self._room.held_bytes += size_bytes
+        self._held_bytes += size_bytes
+        self._limit = until
+        if until is None:
+            self._room.uploads.pop(self, None)
+        else:
+            self._room.uploads.setdefault(self, time.monotonic())
+
+    def give_way(self) -> None:
+        """Leave the room to others, and end the wait for the rest."""
+        self.has_given_way = True
+        self._leave()
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0)
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._room.uploads.pop(self, None)
+        self._room.held_bytes -= self._held_bytes
+        self._held_bytes = 0
+
+
+def no_room() -> Refused:
+    """What a request is told that finds no room, or has given way."""
+    return Refused(503, "busy", "too much is waiting in the gateway", retry_after_s=1, closes=True)
