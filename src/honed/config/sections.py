@@ -90,8 +90,9 @@ class KeepSection(Section):
 class LearnSection(Section):
     """How records become episodes and training data."""
 
-    model: Literal["chat", "worker_decision_sequence"] = "chat"
-    """chat: captured conversations; worker_decision_sequence: the actions of each worker."""
+    model: Literal["chat", "worker_decision_sequence", "dependency_graph"] = "chat"
+    """chat: captured conversations; worker_decision_sequence: the actions of each worker;
+    dependency_graph: inferences of how actions depend on each other."""
     unlabelled: Literal["wait", "train"] = "wait"
     """Episodes without an outcome wait for one, or count as successes."""
 

@@ -1,7 +1,8 @@
 """How records become episodes and episodes become training data. Pure: no I/O, no clock.
 
 `learn_model` is the contract; `chat` learns conversations, `decision_sequence` the order in which a
-worker acts; `conversation` puts a task's calls together; `attempt` reads what both need of a group.
+worker acts, `dependency_graph` how actions depend on each other; `conversation` puts a task's calls
+together; `attempt` reads what all of them need of a group.
 """
 
 from collections.abc import Callable
@@ -10,13 +11,22 @@ from typing import Final
 from honed.errors import ConfigError
 from honed.learn_models.chat import ChatLearnModel
 from honed.learn_models.decision_sequence import DecisionSequenceLearnModel
+from honed.learn_models.dependency_graph import DependencyGraphLearnModel
 from honed.learn_models.learn_model import LearnModel, LeftOut
 
-__all__ = ["ChatLearnModel", "DecisionSequenceLearnModel", "LearnModel", "LeftOut", "create"]
+__all__ = [
+    "ChatLearnModel",
+    "DecisionSequenceLearnModel",
+    "DependencyGraphLearnModel",
+    "LearnModel",
+    "LeftOut",
+    "create",
+]
 
 _LEARN_MODELS: Final[dict[str, Callable[[], LearnModel]]] = {
     "chat": ChatLearnModel,
     "worker_decision_sequence": DecisionSequenceLearnModel,
+    "dependency_graph": DependencyGraphLearnModel,
 }
 
 

@@ -1,7 +1,10 @@
 """What every learn model reads from the records of one attempt: group, end, outcome, metadata."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Final
+
+import msgspec
 
 from honed.domain.episode import Episode, EpisodeMetadata
 from honed.domain.events import ActionEvent, LlmCallEvent, OutcomeEvent
@@ -13,6 +16,7 @@ from honed.domain.records import (
     LlmCallRecord,
     OutcomeRecord,
     Record,
+    RecordFields,
     records_of,
 )
 from honed.domain.verdict import Told, standing
@@ -38,6 +42,8 @@ ACTIONS: Final = (ActionEvent, ActionRecord)
 CALLS: Final = (LlmCallEvent, LlmCallRecord)
 OUTCOMES: Final = (OutcomeEvent, OutcomeRecord)
 
+_encoder: Final = msgspec.json.Encoder(order="deterministic")
+
 # one for the process, because ids must rise across all learn models of a process
 _EPISODE_IDS = EpisodeIds()
 
@@ -45,6 +51,16 @@ _EPISODE_IDS = EpisodeIds()
 def task_key(task_id: str) -> str:
     """The group of an attempt; the prefix keeps tasks, sessions and single calls apart."""
     return f"task:{task_id}"
+
+
+def own_key(arrival: Arrival) -> str:
+    """The group of what names no attempt: by itself, recognised when it is sent again."""
+    if arrival.event_id:
+        return f"event:{arrival.event_id}"
+    if isinstance(arrival, RecordFields):
+        arrival = msgspec.structs.replace(arrival, record_id=None)
+    content = _encoder.encode(arrival)
+    return f"content:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
 def is_done(arrival: Arrival) -> bool:

@@ -1,10 +1,7 @@
 """Learns conversations: the turns of an agent in the attempts that went well."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Final
-
-import msgspec
 
 from honed.domain.episode import Episode
 from honed.domain.message import Message
@@ -18,7 +15,6 @@ from honed.learn_models.conversation import Assembly, assemble
 from honed.learn_models.correction import correction
 from honed.learn_models.learn_model import LeftOut
 
-_encoder: Final = msgspec.json.Encoder(order="deterministic")
 _GROUPED: Final = attempt.CALLS + attempt.ACTIONS + attempt.OUTCOMES
 
 
@@ -51,12 +47,7 @@ class ChatLearnModel:
             return f"receipt:{arrival.receipt_id}"
         if not isinstance(arrival, attempt.CALLS):
             return None
-        if arrival.event_id:
-            return f"event:{arrival.event_id}"
-        if isinstance(arrival, LlmCallRecord):
-            arrival = msgspec.structs.replace(arrival, record_id=None)
-        content = _encoder.encode(arrival)
-        return f"content:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+        return attempt.own_key(arrival)
 
     def is_closing(self, arrival: Arrival) -> bool:
         """An outcome, or an action `done`."""
