@@ -21,6 +21,7 @@ from honed.config import ServeSection
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
 from honed.errors import ApplyError, BaseMismatchError
 from honed.gateway import llama_server
+from honed.gateway.attempts import Attempts
 from honed.gateway.backend import PULSE, Backend, Pulse
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
@@ -33,16 +34,6 @@ from honed.gateway.waiting import Waiting
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one scenario that may be open at a time; more are told to come back."""
 
-_FIRST_RETRY_S: Final = 0.2
-_LAST_RETRY_S: Final = 30.0
-_MISMATCH_RETRY_S: Final = 300.0
-"""For a server of another base model: it takes an operator, and loading it again may be heavy."""
-_LAST_CRASH_RETRY_S: Final = 5.0
-"""For a server that comes up and dies; whoever waits for it should not wait for long."""
-_LIVED_S: Final = 10.0
-"""A server that served this long and died is started again without waiting."""
-_HOPELESS: Final = 3
-"""Starts that failed in a row, after which requests are told why instead of waiting."""
 _FLUSH_S: Final = 2.0
 
 
@@ -87,8 +78,7 @@ class Lane:
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
-        self._num_failed_starts = 0
-        self._served_at_s = -_LIVED_S
+        self._attempts = Attempts()
         self._tasks: TaskGroup | None = None
 
     # ------------------------------------------------------------ what the relay calls
@@ -136,7 +126,7 @@ class Lane:
     @property
     def _is_coming(self) -> bool:
         has_base = self.base_gguf is not None or self.is_preparing
-        return has_base and self._num_failed_starts < _HOPELESS
+        return has_base and not self._attempts.are_hopeless
 
     def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""
@@ -181,7 +171,7 @@ class Lane:
                     for server in list(self._servers):
                         ends.start_soon(self._kill, server)
             self.backend, self.state = None, "down"
-            self._num_failed_starts = _HOPELESS
+            self._attempts.give_up()
             self.waiting.tell()
 
     @contextmanager
@@ -218,6 +208,7 @@ class Lane:
             old, self.backend = self.backend, None
             self.base_gguf, self.base_facts = base_gguf, base_facts
             self.adapter, self.state, self.base_problem = None, "down", None
+            self._attempts.begin_anew()
             if old is not None:
                 await self.stop(old.server, grace_s=0)
         self.notify()
@@ -228,11 +219,9 @@ class Lane:
             await self.captured.wait_empty()
 
     async def _keep_up(self) -> None:
-        retry_s = _FIRST_RETRY_S
         while True:
-            self._changed = (
-                anyio.Event()
-            )  # before the look: what has changed until now is seen by it
+            # before the look: what has changed until now is seen by it
+            self._changed = anyio.Event()
             try:
                 async with self._starting:
                     if self.backend is None and self.base_gguf is not None:
@@ -241,17 +230,14 @@ class Lane:
                         await self._compare_late(self.backend)
             except ApplyError as error:
                 self._failed(error)
-                is_other = isinstance(error, BaseMismatchError)
-                with anyio.move_on_after(_MISMATCH_RETRY_S if is_other else retry_s):
+                with anyio.move_on_after(self._attempts.wait_after(error)):
                     await self._changed.wait()
-                retry_s = min(_LAST_RETRY_S, retry_s * 2)
                 continue
             await self._changed.wait()
-            if self.backend is None and time.monotonic() - self._served_at_s < _LIVED_S:
-                await anyio.sleep(min(_LAST_CRASH_RETRY_S, retry_s))
-                retry_s = min(_LAST_RETRY_S, retry_s * 2)
+            if self.backend is None:
+                await anyio.sleep(self._attempts.wait_after_death())
             else:
-                retry_s = _FIRST_RETRY_S
+                self._attempts.begin_anew()
 
     async def _bring_up(self) -> None:
         """Start what should be served, with nothing serving now."""
@@ -278,10 +264,9 @@ class Lane:
     def _failed(self, error: ApplyError) -> None:
         self.error = str(error)
         self.state = "down" if self.backend is None else "active"
-        self._num_failed_starts += 1
+        self._attempts.failed(error)
         if isinstance(error, BaseMismatchError):
             self.base_problem = str(error)
-            self._num_failed_starts = _HOPELESS
         self.waiting.tell()
         log.get(scenario=self.scenario).error(
             log.SWITCH_FAILED, error=str(error), kind=type(error).__name__, advice=error.advice
@@ -338,8 +323,7 @@ class Lane:
         self.adapter = backend.adapter
         self.error = self.base_problem = None
         self.state = "active" if old is None else "releasing"
-        self._num_failed_starts = 0
-        self._served_at_s = time.monotonic()
+        self._attempts.served()
         self.waiting.tell()
         assert self._tasks is not None
         self._tasks.start_soon(self._feel_pulse, backend)

@@ -4,6 +4,7 @@ must.
 
 import asyncio
 import contextlib
+import functools
 import socket
 from pathlib import Path
 
@@ -113,6 +114,26 @@ async def test_nobody_waits_without_hope(tmp_path: Path) -> None:
         httpx.AsyncClient(base_url=str(address), timeout=5) as client,
     ):
         assert (await client.post(CHAT, json={})).status_code == 503
+
+
+async def test_nobody_waits_for_a_server_that_does_not_start(tmp_path: Path) -> None:
+    """After three starts that failed requests are told why; another base model is worth a wait again."""
+    lane = coming_up(tmp_path, hold_s=300)
+    async with (
+        fronted({"tiny": lane}) as address,
+        httpx.AsyncClient(base_url=str(address), timeout=30) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(lane.run)
+        held = await client.post(CHAT, json={})
+        at_once = await client.post(CHAT, json={})
+        for answer in (held, at_once):
+            assert answer.status_code == 503
+            assert "tiny-blue" in answer.json()["error"]["message"]
+        await lane.rebase(tmp_path / "other.gguf", None)
+        tasks.start_soon(functools.partial(client.post, CHAT, json={}))
+        await until_held(lane, 1)
+        tasks.cancel_scope.cancel()
 
 
 async def test_client_that_leaves_waits_no_longer(tmp_path: Path) -> None:
