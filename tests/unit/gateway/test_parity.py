@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -394,7 +394,7 @@ def answering(status: str) -> Iterator[Address]:
                     connection, _ = listener.accept()
                 except OSError:
                     return
-                with connection:
+                with connection, suppress(OSError):
                     connection.recv(65536)
                     connection.sendall(
                         f"HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}".encode()
@@ -402,9 +402,11 @@ def answering(status: str) -> Iterator[Address]:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        yield Address(*listener.getsockname())
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
+        try:
+            yield Address(*listener.getsockname())
+        finally:  # a thread that waits on would keep a failed run from ending
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "500 Oh", "200 OK"])
