@@ -25,6 +25,7 @@ from honed.domain.records import (
     LlmCallRecord,
     Record,
     RecordFields,
+    StrategyAdviceRecord,
     by_worker,
     group_by_worker,
     record_from_event,
@@ -165,6 +166,45 @@ def test_an_action_record_keeps_result_and_context() -> None:
     sample = OWN["action"]
     for name, value in (sample["result"] | sample["context"]).items():
         assert getattr(record, name) == value
+
+
+@pytest.mark.feature("SE-039")
+def test_an_action_needs_no_more_than_what_was_done() -> None:
+    """Everything else has a default, and every field of the record comes from the event."""
+    result = {"success": True}
+    line = msgspec.json.encode(
+        {"task_id": "other", "tick": 2, "worker_id": 1, "action": "look", "result": result}
+    )
+    record = record_from_event(parse_event(line), received_ms=9)
+    assert record == ActionRecord(
+        timestamp_ms=9, task_id="other", tick=2, worker_id=1, action="look"
+    )
+    assert (record.success, record.duration_ms, record.discoveries) == (True, 0, 0)
+    assert (record.from_guidance, record.extra, record.kpi_contribution) == (False, {}, None)
+    full = record_from_event(read("action"), received_ms=1)
+    defaults = {
+        name
+        for name in ActionRecord.__struct_fields__
+        if getattr(full, name) == getattr(record, name) and name != "record_id"
+    }
+    assert defaults == {"error", "success"}  # the sample has no error, and succeeded
+
+
+@pytest.mark.feature("SE-042")
+def test_advice_keeps_its_fourteen_fields() -> None:
+    """It recommends a change exactly when it says that one should be made."""
+    fields = (*OWN["strategy_advice"], "timestamp_ms", "error")
+    assert len(fields) == 14
+    event = read("strategy_advice", error="slow")
+    record = record_from_event(event, received_ms=1)
+    assert isinstance(record, StrategyAdviceRecord)
+    assert {name: getattr(record, name) for name in fields} == (
+        OWN["strategy_advice"] | {"timestamp_ms": ENVELOPE["timestamp_ms"], "error": "slow"}
+    )
+    assert (record.recommends_change, record.is_success) == (True, False)
+    kept = record_from_event(read("strategy_advice", should_change=False), received_ms=1)
+    assert isinstance(kept, StrategyAdviceRecord)
+    assert (kept.recommends_change, kept.is_success) == (False, True)
 
 
 def test_a_missing_time_is_the_time_of_arrival() -> None:

@@ -3,11 +3,12 @@
 import pytest
 
 from honed.domain.episode import Episode, EpisodeMetadata
-from honed.domain.message import ContentPart, Message
+from honed.domain.message import ContentPart, FunctionCall, Message, Role, ToolCall
 from honed.domain.records import LlmCallRecord
 from honed.domain.training_data import (
     ChatExample,
     LabelledExample,
+    PreferencePair,
     dpo,
     dpo_with_system,
     sft,
@@ -49,6 +50,34 @@ def test_examples_that_cannot_teach(make: object) -> None:
     """No turns, no assistant turn, an empty one, or half a pair: refused."""
     with pytest.raises(ValidationError):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.feature("SE-058")
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_a_turn_that_says_nothing_is_refused_by_its_place(role: Role) -> None:
+    """Neither text nor tool call; a call alone is enough."""
+    empty = Message(role=role, content="")
+    with pytest.raises(ValidationError, match=f"turn 1 of messages \\({role}\\)") as caught:
+        ChatExample(messages=(ASKED, empty, SAID))
+    assert caught.value.path == "$.messages[1]"
+    with pytest.raises(ValidationError) as caught:
+        PreferencePair(prompt=(ASKED,), chosen=(SAID,), rejected=(SAID, empty))
+    assert caught.value.path == "$.rejected[1]"
+    call = ToolCall(function=FunctionCall(name="look"))
+    assert ChatExample(messages=(ASKED, Message(role="assistant", tool_calls=(call,))))
+
+
+@pytest.mark.feature("SE-055")
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "path"), [("good", "", "$.rejected[0]"), ("", "bad", "$.chosen[0]")]
+)
+def test_a_pair_of_one_answer_is_refused(chosen: str, rejected: str, path: str) -> None:
+    """Whichever of the two is missing; as turns as well as text."""
+    with pytest.raises(ValidationError) as caught:
+        dpo("p", chosen, rejected)
+    assert caught.value.path == path
+    with pytest.raises(ValidationError, match="rejected is empty"):
+        PreferencePair(prompt=(ASKED,), chosen=(SAID,), rejected=())
 
 
 def test_the_text_of_a_message() -> None:

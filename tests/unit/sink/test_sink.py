@@ -19,7 +19,7 @@ from honed.domain.outcome import Failure, Success, Unknown
 from honed.domain.records import ActionRecord, Arrival, Record
 from honed.errors import LearnError
 from honed.learn_models import ChatLearnModel, create
-from honed.ports import EpisodeFilter
+from honed.ports import EpisodeFilter, RecordFilter
 from honed.sink import Sink
 from honed.stores import open_store
 from tests.feed_parts import SECRET, action, call, failure, line, open_intake, success
@@ -124,6 +124,34 @@ async def test_an_idle_task_is_closed_as_it_is() -> None:
         with anyio.fail_after(10):
             made = await intake.episodes.receive()
     assert made.outcome == Unknown()
+
+
+@pytest.mark.feature("SE-139")
+async def test_records_stay_when_no_episode_comes_of_them() -> None:
+    """A task too short for its learn model is closed, counted, and can be looked at."""
+    model = create("worker_decision_sequence")
+    events = [action(name="look"), action(name="done")]
+    async with open_intake(None, learn_models=[model], idle=timedelta(milliseconds=50)) as intake:
+        await intake.sink.ingest([line(event) for event in events])
+        with anyio.fail_after(10):
+            while not intake.sink.counts().without_episode:
+                await anyio.sleep(0.01)
+        kept = [record async for record in intake.store.records.query(RecordFilter())]
+        stats = await intake.store.stats()
+    assert [record.event_id for record in kept] == [event["event_id"] for event in events]
+    assert (stats.num_records, stats.num_episodes, stats.open_groups) == (2, 0, 0)
+
+
+@pytest.mark.feature("SE-140")
+async def test_an_episode_spans_batches() -> None:
+    """Its records come one batch each, among those of others."""
+    events = [call(task_id="t1"), action(task_id="t1"), success(task_id="t1")]
+    async with open_intake(None) as intake:
+        for n, event in enumerate(events):
+            await intake.sink.ingest([line(action(task_id=f"other{n}")), line(event)])
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+    assert [record.event_id for record in made.records] == [event["event_id"] for event in events]
 
 
 @pytest.mark.feature("SE-140")
