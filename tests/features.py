@@ -1,0 +1,172 @@
+"""What honed does, feature by feature, and the tests that show it: docs/features.md is written from here.
+
+A test names what it shows: `@pytest.mark.feature("SE-060", "SE-061")`. A new feature is a line in
+`AREAS` and a mark on its test; tests/house/test_features.py says what is missing. Then:
+
+    python -m tests.features > docs/features.md
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+TESTS: Final = Path(__file__).parent
+PAGE: Final = TESTS.parent / "docs" / "features.md"
+
+AREAS: Final[dict[str, dict[str, str]]] = {
+    "Records": {
+        "SE-038": "Each type of event is kept as its own kind of record; a record's JSON names its `type` and reads"
+        " back equal.",
+        "SE-039": "An action's record has every field of the event: output, discoveries, share of the goal and what"
+        " led to the choice included; what was left out has a stated default.",
+        "SE-040": "A model call succeeded when it has no error and answered with a text or a tool call.",
+        "SE-041": "Of a dependency-graph inference, prompt, answer and both orders are kept; in a preference row the"
+        " prompt and the answer are word for word those of the record, and its orders decide which answer is chosen.",
+        "SE-042": "A strategy advice keeps its fourteen fields, and recommends a change exactly when it says that one"
+        " should be made.",
+        "SE-043": "The statistics of a session become a record, and come out of the store again as the snapshot of"
+        " that session.",
+        "SE-044": "The records of one kind are picked out of many with their type and order kept.",
+        "SE-045": "Records split by worker are a partition: each is in one part, in order; those without a worker"
+        " are a part of their own.",
+        "SE-046": "Every type of event has one conversion into a record, and no two share one; a new type without"
+        " one fails the test.",
+    },
+    "Episodes": {
+        "SE-047": "An episode is made by naming its parts; one that nobody has judged has the outcome unknown.",
+        "SE-048": "An episode reads back equal from its JSON, id and metadata included.",
+        "SE-049": "An episode holds its records in order of arrival and gives those of one kind in that order.",
+        "SE-050": "10,000 ids made while the clock steps back are unique and rise; two processes, forked ones too,"
+        " make different ones.",
+        "SE-051": "Scenario, worker, adapter, time and tags of an episode are kept; scenario, worker and time can be"
+        " asked for.",
+        "SE-052": "A learn model may bring an episode class of its own: it is stored, read back, converted, and an"
+        " adapter is trained on it.",
+        "SE-053": "Success, failure, timeout and unknown each have a JSON form and a score between 0 and 1; a verdict"
+        " that comes later is added to the earlier ones, and the next training goes by it.",
+    },
+    "Training data": {
+        "SE-054": "Conversations to imitate, pairs of answers and labelled answers are written as the rows that TRL"
+        " reads.",
+        "SE-055": "Plain texts make a conversation or a pair in one call; a pair with an empty side is refused.",
+        "SE-056": "Line n of the file beside the training data tells where line n of the data comes from; a trained"
+        " adapter names its episodes, and they can be read again.",
+        "SE-057": "Without a system text there is no system turn; the file has one JSON object a line.",
+        "SE-058": "A turn of the assistant or the system without text and without a tool call is refused by its"
+        " place.",
+        "SE-059": "A turn of an unknown role is refused by its place.",
+    },
+    "Store": {
+        "SE-060": "An episode that was added comes back as it was built.",
+        "SE-061": "An episode is found by its id; an id that is not there is an error of its own.",
+        "SE-062": "Whole episodes are read in the order of their ids, page by page, while new ones arrive.",
+        "SE-063": "Episodes are counted by the same filters; of 1,000 added at once none is lost.",
+        "SE-064": "10,000 episodes are listed without reading one of their records.",
+        "SE-065": "Each filter of episodes works alone, and all of them together; a lowest score is one of them.",
+        "SE-066": "Pages of episodes neither overlap nor leave a gap.",
+        "SE-067": "An episode, its records and the links between them are stored in one transaction, or not at all.",
+        "SE-068": "An episode whose record is gone is reported by its id, with both counts.",
+        "SE-069": "Records that are added get rising ids in the order in which they came.",
+        "SE-070": "Records are read by their ids; unknown ids are skipped.",
+        "SE-071": "Each filter of records works alone, and all of them together.",
+        "SE-072": "Records are counted by the same filters.",
+        "SE-073": "Records are listed without their bodies.",
+        "SE-074": "A kill at any moment costs only what was not acknowledged yet.",
+        "SE-075": "A file that cannot be read and a schema that is too new are errors of their own; they name the"
+        " path, or both versions.",
+        "SE-076": "What is not there is an error of its own, with the id that was asked for.",
+        "SE-077": "A trained adapter is registered once, under an id that is never given again.",
+        "SE-078": "A registered adapter is found by its id.",
+        "SE-079": "The newest adapter of a learn model is found.",
+        "SE-080": "Adapters are found by learn model, base model, method and time.",
+        "SE-081": "Adapters are listed newest first.",
+        "SE-082": "Deleting an adapter keeps its files unless they are asked to go too; one that serves, or that"
+        " `honed rollback` may go back to, stays.",
+        "SE-083": "What was not measured of a training is null, never 0.",
+    },
+    "Intake": {
+        "SE-129": "The queue in front of the store has a limit in events and bytes; whoever cannot wait loses"
+        " events, and they are counted.",
+        "SE-139": "Records are kept even when no episode comes of them.",
+        "SE-140": "One episode may span several batches, and a restart.",
+        "SE-141": "What the daemon counts is what the store holds.",
+        "SE-142": "What waits on a bus goes to the store as one batch, whatever is there, up to a limit in events"
+        " and in bytes; no batch waits until it is full.",
+        "SE-143": "When a bus is closed, what waits is stored first.",
+        "SE-144": "What a listener was too slow for is counted.",
+        "SE-145": "Socket, HTTP, files, command line and a bus in the same process give equal rows; what is"
+        " repeated at another door is known.",
+    },
+    "Events": {
+        "SE-206": "An action event reads back equal from its JSON; keys that are not known are ignored.",
+        "SE-207": "Tick, worker and sequence are packed into 16 hex digits and come back; the order of the texts is"
+        " that of the ticks.",
+        "SE-208": "A field that is missing or of another type is refused, with its path.",
+        "SE-209": "There are three events of learning: advice on the strategy, inference of a dependency graph, and"
+        " the statistics of a session.",
+        "SE-210": "Publishing to a bus never blocks, and nobody need listen; the bus for events of learning is off"
+        " until it is turned on.",
+        "SE-211": "A slow listener of a bus loses its oldest events, and they are counted; the others lose none.",
+    },
+}
+"""By area: what holds, by the name that tests call it by."""
+
+_HEAD: Final = """\
+# Features
+
+What honed does, and the test that shows it. An id never changes its meaning; a test names the ids that it shows in
+its `feature` mark, so `pytest -m feature` runs them all. This page is written by `python -m tests.features`.
+"""
+
+
+def rows() -> dict[str, str]:
+    """What holds, by id, of all areas."""
+    return {id: holds for area in AREAS.values() for id, holds in area.items()}
+
+
+def shown_by() -> dict[str, list[str]]:
+    """The tests that are marked with each id, `file::function`, in order; read from their source, not run."""
+    shown: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("*.py")):
+        for id, name in marks_of(path):
+            shown.setdefault(id, []).append(f"{path.relative_to(TESTS.parent)}::{name}")
+    return shown
+
+
+def marks_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Id and function of every feature mark in a file.
+
+    Raises:
+        ValueError: a mark says anything but texts, or is on something that pytest does not run.
+    """
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        for mark in node.decorator_list:
+            if not ast.unparse(mark).startswith("pytest.mark.feature"):
+                continue
+            is_test = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if not (is_test and f"{path.name[:5]}{node.name[:5]}" == "test_test_"):
+                raise ValueError(f"{path}:{node.lineno}: {node.name} is marked, and is no test")
+            if not isinstance(mark, ast.Call) or not mark.args or mark.keywords:
+                raise ValueError(f"{path}:{node.lineno}: the mark of {node.name} names no feature")
+            for argument in mark.args:
+                yield str(ast.literal_eval(argument)), node.name
+
+
+def page() -> str:
+    """docs/features.md."""
+    shown = shown_by()
+    parts = [_HEAD]
+    for area, features in AREAS.items():
+        parts.append(f"\n## {area}\n\n| id | what holds | shown by |\n|---|---|---|\n")
+        for id, holds in features.items():
+            tests = "<br>".join(f"`{test}`" for test in shown.get(id, []))
+            parts.append(f"| {id} | {holds} | {tests} |\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
