@@ -6,7 +6,7 @@ The rooms, in the order data flows:
     sources         where events come in: unix socket, HTTP, followed files, traces of OpenTelemetry, a bus
     redaction       secrets and personal data out of an event, before the first write
     sink            validates them, stores records, closes groups into episodes
-    stores          records, episodes, counters, runs and models in SQLite
+    stores          records, episodes, counters, runs and models in SQLite or PostgreSQL
     keeping         backups, forgetting, clearing away what is old
     learn_models    records to episodes, episodes to training data
     triggers        when to learn: values with `&`, `|`, `~`

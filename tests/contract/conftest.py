@@ -1,4 +1,4 @@
-"""The databases that the contract holds on."""
+"""The databases that the contract holds on: a SQLite file, SQLite in memory, a PostgreSQL server."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,8 +8,17 @@ import pytest
 from honed.stores import SqlStore, open_store
 
 
-@pytest.fixture(params=["file", "memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlStore]:
-    url = f"sqlite:///{tmp_path / 'honed.db'}" if request.param == "file" else "sqlite://"
+@pytest.fixture(params=["file", "memory", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "file":
+            return f"sqlite:///{tmp_path / 'honed.db'}"
+        case "memory":
+            return "sqlite://"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[SqlStore]:
     async with open_store(url, queue_size=2_000, queue_bytes=1 << 20, batch_max=200) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""The store's contract, on a file and in memory."""
+"""The store's contract; conftest says on which databases."""
 
 import json
 from typing import Any

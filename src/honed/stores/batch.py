@@ -1,4 +1,4 @@
-"""The hot transaction: one batch of events into records and groups, in plain `sqlite3`.
+"""The hot transaction on SQLite: one batch of events into records and groups, in plain `sqlite3`.
 
 Multi-row statements in sizes that are powers of two: few texts to prepare and to keep, and one call
 into SQLite for up to 128 rows (`executemany` lets go of the interpreter lock at every row and waits
@@ -7,9 +7,10 @@ for it while the loop works; measured: 11-14 against 6 us a row).
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from honed.ports import Disposition, IncomingEvent
+from honed.ports import Disposition, FilePosition, IncomingEvent
+from honed.stores.grouping import ALL_ATTEMPTS, Group, Stored, Written, by_group, disposition_of
 
 _ROWS_MAX: Final = 128
 
@@ -31,37 +32,59 @@ _NEXT_RECORD_ID: Final = (
 )
 
 
-ALL_ATTEMPTS: Final = 0
-"""In `late_outcomes` instead of a group: the outcome is about all attempts of its `group_id`."""
+_INSERT_POSITION: Final = "INSERT OR REPLACE INTO file_positions VALUES (?, ?, ?, ?)"
+
+_ADVICE: Final = {
+    sqlite3.SQLITE_FULL: "make room on the disk; the events may be sent again",
+    sqlite3.SQLITE_IOERR: "look at the disk: full, over a quota, or failing; the events may be sent again",
+    sqlite3.SQLITE_BUSY: "another program holds the database; end it and send the events again",
+    sqlite3.SQLITE_CORRUPT: "stop the daemon, then restore a backup or see `honed doctor`",
+}
+"""What to do about a failed commit, by SQLite's primary result code."""
 
 
-class Written(NamedTuple):
-    """What became of a batch."""
+class SqliteWriting:
+    """The writer's connection to a SQLite database."""
 
-    dispositions: list[Disposition]
-    found_closed: bool
-    """Whether an outcome found its group closed, so that `late_outcomes` has rows."""
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def ready(self) -> None:
+        """A file does not go away."""
+
+    def commit(self, events: Sequence[IncomingEvent], positions: Sequence[FilePosition]) -> Written:
+        """One transaction; raises what sqlite3 raises."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            written = write_batch(db, events)
+            if positions:
+                db.executemany(_INSERT_POSITION, positions)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:  # SQLite rolls back by itself when the disk is full
+                db.execute("ROLLBACK")
+            raise
+        return written
+
+    def advice(self, failure: Exception) -> str | None:
+        """What to do about it."""
+        return advice_of(failure)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
 
 
-_Stored = tuple[int, IncomingEvent]
-"""A record's id and its event."""
-
-
-class _Group:
-    """What a batch adds to one group."""
-
-    __slots__ = ("closes", "first_ms", "last_ms", "members")
-
-    def __init__(self, received_ms: int) -> None:
-        self.members: list[_Stored] = []
-        self.first_ms = self.last_ms = received_ms
-        self.closes = False
+def advice_of(error: BaseException) -> str | None:
+    """What to do about an error of SQLite."""
+    return _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
 
 
 def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Written:
     """Store events and join them to their groups, inside the caller's transaction."""
     dispositions, stored = _insert_records(db, events)
-    groups = _by_group(stored)
+    groups = by_group(stored)
     open_ids = _upsert_groups(db, groups)
     members = [
         (open_ids[key], record_id)
@@ -88,23 +111,9 @@ def write_batch(db: sqlite3.Connection, events: Sequence[IncomingEvent]) -> Writ
     return Written(dispositions, bool(late_outcomes))
 
 
-def _by_group(stored: Sequence[_Stored]) -> dict[tuple[str, str], _Group]:
-    groups: dict[tuple[str, str], _Group] = {}
-    for row in stored:
-        event = row[1]
-        for learn_model, key, closes in event.groups:
-            group = groups.get((learn_model, key))
-            if group is None:
-                group = groups[learn_model, key] = _Group(event.received_ms)
-            group.members.append(row)
-            group.last_ms = event.received_ms
-            group.closes = group.closes or closes
-    return groups
-
-
 def _insert_records(
     db: sqlite3.Connection, events: Sequence[IncomingEvent]
-) -> tuple[list[Disposition], list[_Stored]]:
+) -> tuple[list[Disposition], list[Stored]]:
     """Insert what is new; ids are given here, so that rows left out can be told by theirs."""
     if db.execute("SELECT 1 FROM forgotten LIMIT 1").fetchone():
         return _insert_but_forgotten(db, events)
@@ -113,7 +122,7 @@ def _insert_records(
 
 def _insert_but_forgotten(
     db: sqlite3.Connection, events: Sequence[IncomingEvent]
-) -> tuple[list[Disposition], list[_Stored]]:
+) -> tuple[list[Disposition], list[Stored]]:
     """The same where events were forgotten: those are repeats, and stay out."""
     known: set[bytes] = set()
     for start, size in _slices(len(events)):
@@ -129,10 +138,10 @@ def _insert_but_forgotten(
 
 def _insert_new(
     db: sqlite3.Connection, events: Sequence[IncomingEvent]
-) -> tuple[list[Disposition], list[_Stored]]:
+) -> tuple[list[Disposition], list[Stored]]:
     (next_id,) = db.execute(_NEXT_RECORD_ID).fetchone()
     dispositions: list[Disposition] = []
-    stored: list[_Stored] = []
+    stored: list[Stored] = []
     for start, size in _slices(len(events)):
         part = list(zip(range(next_id, next_id + size), events[start : start + size], strict=True))
         next_id += size
@@ -151,7 +160,7 @@ def _insert_new(
             db, [event.event_id for _, event in part if event.event_id is not None]
         )
         for row in part:
-            disposition = _disposition(row, known)
+            disposition = disposition_of(row, known)
             dispositions.append(disposition)
             if disposition == "stored":
                 stored.append(row)
@@ -164,18 +173,8 @@ def _known_events(db: sqlite3.Connection, event_ids: list[str]) -> dict[str, tup
     return {event_id: (row_id, digest) for event_id, row_id, digest in db.execute(query, event_ids)}
 
 
-def _disposition(row: _Stored, known: dict[str, tuple[int, bytes]]) -> Disposition:
-    own_id, event = row
-    if event.event_id is None:
-        return "stored"
-    record_id, digest = known[event.event_id]
-    if record_id == own_id:
-        return "stored"
-    return "duplicate" if digest == event.digest else "conflict"
-
-
 def _upsert_groups(
-    db: sqlite3.Connection, groups: dict[tuple[str, str], _Group]
+    db: sqlite3.Connection, groups: dict[tuple[str, str], Group]
 ) -> dict[tuple[str, str], int]:
     """Make or touch the groups; the ids of those that are open."""
     rows = [
@@ -198,7 +197,7 @@ def _group_id(db: sqlite3.Connection, key: tuple[str, str]) -> int:
 
 
 def _follow_receipts(
-    db: sqlite3.Connection, stored: list[_Stored], group_ids: dict[tuple[str, str], int]
+    db: sqlite3.Connection, stored: list[Stored], group_ids: dict[tuple[str, str], int]
 ) -> list[tuple[int, int]]:
     """Bring outcomes that name only a receipt to the group of its call, whichever came first.
 

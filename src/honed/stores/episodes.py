@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import ColumnElement, case, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.episode import Episode
@@ -16,6 +15,7 @@ from honed.domain.verdict import Told, standing
 from honed.errors import StoreError, ValidationError
 from honed.ports import Closing, IncomingEvent, Verdict
 from honed.stores import tables as t
+from honed.stores.dialects import upsert
 from honed.stores.verdicts import Said, outcome_columns, outcome_row
 
 _State = tuple[str, str]
@@ -74,10 +74,8 @@ async def add_episode(
     """Store a ready-made episode, its events and a closed group; False if the store has or had it."""
     if await _is_known(db, episode, _group_key(episode, lines)) or await _is_forgotten(db, lines):
         return False
-    record_ids = [await _insert_record(db, line) for line in lines]
-    num_new = sum(is_new for _, is_new in record_ids)
+    ids, num_new = await _insert_records(db, lines)
     group_id = await _closed_group(db, episode, lines)
-    ids = [record_id for record_id, _ in record_ids]
     said_by = {line.event_id: id for line, id in zip(lines, ids, strict=True) if line.event_id}
     await _insert_episodes(db, [_New(episode, group_id, ids, verdicts, said_by)])
     await db.execute(update(t.totals).values(num_records=t.totals.c.num_records + num_new))
@@ -138,7 +136,7 @@ async def _insert_episodes(db: AsyncConnection, new: Sequence[_New]) -> None:
     }
     if names:
         actions = [{"scenario": scenario, "name": name} for scenario, name in sorted(names)]
-        await db.execute(upsert(t.actions).on_conflict_do_nothing(), actions)
+        await db.execute(upsert(db, t.actions).on_conflict_do_nothing(), actions)
     verdicts = [row for entry in new for row in _verdict_rows(entry)]
     if verdicts:
         await db.execute(insert(t.outcomes), verdicts)
@@ -163,7 +161,7 @@ async def _move_counters(
 ) -> int:
     s = t.learning_states.c
     scenario, learn_model = state
-    query = upsert(t.learning_states).values(
+    query = upsert(db, t.learning_states).values(
         scenario=scenario,
         learn_model=learn_model,
         episode_count=added,
@@ -225,19 +223,29 @@ def _verdict_rows(new: _New) -> list[dict[str, Any]]:
     return [outcome_row(episode.id, said) for said in told]
 
 
-async def _insert_record(db: AsyncConnection, line: IncomingEvent) -> tuple[int, bool]:
-    """The id of the line's record, and whether it is new."""
-    columns = dict(zip(IncomingEvent._fields[:10], line[:10], strict=True))
-    query = upsert(t.records).values(**columns)
-    query = query.on_conflict_do_nothing(index_elements=["event_id"])
-    new_id = (await db.execute(query.returning(t.records.c.id))).scalar()
-    if new_id is not None:
-        return int(new_id), True
-    r = t.records.c
-    found = (await db.execute(select(r.id, r.digest).where(r.event_id == line.event_id))).one()
-    if found.digest != line.digest:
-        raise ValidationError(f"event {line.event_id} is stored already, with other content")
-    return int(found.id), False
+async def _insert_records(
+    db: AsyncConnection, lines: Sequence[IncomingEvent]
+) -> tuple[list[int], int]:
+    """The ids of the lines' records, and how many of them are new."""
+    r, ids, num_new = t.records.c, list[int](), 0
+    newest = await db.scalar(select(func.max(r.id))) or 0
+    removed = await db.scalar(select(t.removed.c.newest_record_id)) or 0
+    next_id = max(newest, removed) + 1
+    for line in lines:
+        columns = dict(zip(IncomingEvent._fields[:10], line[:10], strict=True))
+        query = upsert(db, t.records).values(id=next_id + num_new, **columns)
+        query = query.on_conflict_do_nothing(index_elements=["event_id"])
+        new_id = (await db.execute(query.returning(r.id))).scalar()
+        if new_id is not None:
+            num_new += 1
+            ids.append(int(new_id))
+            continue
+        same = select(r.id, r.digest).where(r.event_id == line.event_id)
+        found = (await db.execute(same)).one()
+        if found.digest != line.digest:
+            raise ValidationError(f"event {line.event_id} is stored already, with other content")
+        ids.append(int(found.id))
+    return ids, num_new
 
 
 async def _closed_group(
@@ -246,7 +254,7 @@ async def _closed_group(
     """A closed group of the lines' key, so that what still comes for the task finds its episode."""
     times = [line.received_ms for line in lines] or [episode.metadata.created_at_ms]
     g = t.groups.c
-    query = upsert(t.groups).values(
+    query = upsert(db, t.groups).values(
         learn_model=episode.learn_model,
         group_key=_group_key(episode, lines),
         num_records=len(lines),
@@ -257,14 +265,18 @@ async def _closed_group(
     )
     query = query.on_conflict_do_update(
         index_elements=[g.learn_model, g.group_key],
-        set_={"closed": 1, "held_until_ms": 0, "last_ms": func.max(g.last_ms, max(times))},
+        set_={"closed": 1, "held_until_ms": 0, "last_ms": _later(g.last_ms, max(times))},
     )
     group_id = int((await db.execute(query.returning(g.id))).scalar_one())
     calls = {line.receipt_id for line in lines if line.receipt_id and line.type != "outcome"}
     if calls:
         links = [{"receipt_id": receipt_id, "group_id": group_id} for receipt_id in sorted(calls)]
-        await db.execute(upsert(t.receipts).on_conflict_do_nothing(), links)
+        await db.execute(upsert(db, t.receipts).on_conflict_do_nothing(), links)
     return group_id
+
+
+def _later(column: ColumnElement[int], at_ms: int) -> ColumnElement[int]:
+    return case((column > at_ms, column), else_=at_ms)
 
 
 def _group_key(episode: Episode, lines: Sequence[IncomingEvent]) -> str:

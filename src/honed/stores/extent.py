@@ -8,11 +8,12 @@ from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.ports import Extent, Whose
 from honed.stores import tables as t
+from honed.stores.dialects import among
 
 _PAGE: Final = 256
 """Bodies decoded at a time; one may hold a megabyte."""
@@ -26,12 +27,6 @@ class _Envelope(msgspec.Struct):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-
-
-def among(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """Whether the column is one of the values, however many they are."""
-    listed = func.json_each(literal(msgspec.json.encode(sorted(values)).decode()))
-    return column.in_(select(listed.table_valued("value").c.value))
 
 
 async def find(db: AsyncConnection, whose: Whose) -> Extent:

@@ -1,15 +1,23 @@
-"""Where the database is: reading its URL, making its file, connecting to it."""
+"""Where the database is: reading its URL; SQLite's file, made and connected to."""
 
 import os
 import secrets
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import anyio.to_thread
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from honed.errors import ConfigError, StoreError
+from honed.stores.batch import SqliteWriting, advice_of
+from honed.stores.postgres.server import Server, is_postgres, parse_server
+from honed.stores.writer import Writing
 
 PAGE_SIZE: Final = 8192
 """Bytes; beats 4096 by 4 to 7 % for events of 1 KB. It must be set before the first table."""
@@ -25,6 +33,28 @@ class Place(NamedTuple):
     """A path, or the URI of a database in memory."""
     path: Path | None
     """None in memory."""
+
+    @property
+    def reading(self) -> dict[str, object]:
+        """A transaction that reads sees one state anyway."""
+        return {}
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Make the file; a database in memory lives as long as the context."""
+        first = await anyio.to_thread.run_sync(open_first, self)
+        try:
+            yield
+        finally:
+            first.close()
+
+    def writing(self, *, alone: bool) -> Writing:
+        """The writer's connection."""
+        return SqliteWriting(self.connect())
+
+    def advice(self, error: BaseException) -> str | None:
+        """What to do about an error of SQLite."""
+        return advice_of(error)
 
     def url(self) -> URL:
         """The URL for SQLAlchemy's async engine."""
@@ -49,24 +79,58 @@ class Place(NamedTuple):
         db.execute("PRAGMA secure_delete = ON")
         return db
 
+    def make_engine(self) -> AsyncEngine:
+        """The engine, its connections set up as the store needs them."""
+        engine = create_async_engine(
+            self.url(),
+            # SQLAlchemy's own choice in memory is one connection for all, which mixes transactions.
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=2,
+            max_overflow=2,
+            connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
+        )
 
-def parse_url(url: str) -> Place:
-    """The place that a database URL names.
+        @event.listens_for(engine.sync_engine, "connect")
+        def _set_up(connection: object, _: object) -> None:
+            cursor = connection.cursor()  # type: ignore[attr-defined]
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA secure_delete = ON")
+            if self.path is None:
+                # Connections to one database in memory lock whole tables; readers would fail at once.
+                cursor.execute("PRAGMA read_uncommitted = 1")
+            cursor.close()
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def _begin(connection: Connection) -> None:
+            options = connection.get_execution_options()
+            if options.get("isolation_level") == "AUTOCOMMIT":
+                return
+            # A deferred transaction that reads first and writes later fails at the upgrade,
+            # whatever the busy timeout.
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+
+        return engine
+
+
+def parse_url(url: str) -> Place | Server:
+    """The database that a URL names.
 
     Raises:
-        ConfigError: it is not a URL, or not one of SQLite.
+        ConfigError: it is not a URL, or not one of SQLite or PostgreSQL.
     """
+    if is_postgres(url):
+        return parse_server(url)
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigError(
             f"database: {url!r} is not a database URL",
-            advice="write for example sqlite:////var/lib/honed/honed.db",
+            advice="write for example sqlite:////var/lib/honed/honed.db, or postgresql://host/database",
         ) from error
     if parsed.drivername not in ("sqlite", "sqlite+aiosqlite"):
         raise ConfigError(
-            f"database: {parsed.drivername} is not supported by this version, only sqlite is",
-            advice="write sqlite:///PATH",
+            f"database: {parsed.drivername} is not supported, only sqlite and postgresql are",
+            advice="write sqlite:///PATH or postgresql://USER@HOST/DATABASE",
         )
     if parsed.database in (None, "", ":memory:"):
         name = f"file:honed-{secrets.token_hex(8)}"

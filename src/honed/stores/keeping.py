@@ -14,7 +14,8 @@ from honed.domain.trained_model import TrainedModel
 from honed.ports import Aged, Extent, Whose
 from honed.stores import removal
 from honed.stores import tables as t
-from honed.stores.extent import among, find, made_of
+from honed.stores.dialects import among
+from honed.stores.extent import find, made_of
 from honed.stores.transactions import Transactions
 
 T = TypeVar("T", int, str)

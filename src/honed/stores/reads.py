@@ -156,7 +156,7 @@ async def episode_page(
 async def list_episodes(db: AsyncConnection, filter: EpisodeFilter) -> list[EpisodeRow]:
     """Episodes without their records."""
     query = _ordered(select(t.episodes), filter).offset(filter.offset)
-    query = query.limit(-1 if filter.limit is None else filter.limit)
+    query = query.limit(filter.limit)
     return [
         EpisodeRow(
             id=row.id,
@@ -209,7 +209,7 @@ async def stats(db: AsyncConnection, *, queue_depth: int) -> StoreStats:
     open_count = await db.scalar(select(func.count()).select_from(t.groups).where(_IS_OPEN))
     return StoreStats(
         num_records=totals.num_records,
-        num_episodes=num_episodes or 0,
+        num_episodes=int(num_episodes or 0),  # PostgreSQL's sum is a decimal
         num_duplicates=totals.num_duplicates,
         num_conflicts=totals.num_conflicts,
         num_late=totals.num_late,

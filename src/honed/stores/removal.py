@@ -8,11 +8,11 @@ from collections.abc import Collection
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.stores import tables as t
-from honed.stores.extent import among
+from honed.stores.dialects import among, upsert
 
 _PAGE: Final = 256
 
@@ -70,8 +70,8 @@ async def remove_records(
     names = {_decode_action(body).action for body in (await db.execute(bodies)).scalars()}
     if forever:
         known = select(r.digest).where(among(r.id, records), r.event_id.is_not(None))
-        ignoring = insert(t.forgotten).prefix_with("OR IGNORE")
-        await db.execute(ignoring.from_select(["digest"], known))
+        query = upsert(db, t.forgotten).from_select(["digest"], known)
+        await db.execute(query.on_conflict_do_nothing())
     newest = max(records)
     kept = t.removed.c.newest_record_id
     await db.execute(update(t.removed).where(kept < newest).values(newest_record_id=newest))

@@ -7,7 +7,6 @@ import itertools
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.run import Applied, LearningState, Run
@@ -15,6 +14,7 @@ from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import ModelFilter
 from honed.stores import tables as t
+from honed.stores.dialects import upsert
 
 _decode_run = msgspec.json.Decoder(Run).decode
 _decode_model = msgspec.json.Decoder(TrainedModel).decode
@@ -25,7 +25,7 @@ async def start_scenario(
 ) -> LearningState:
     """Write down the first start, if this is it; what is remembered."""
     s = t.learning_states.c
-    query = upsert(t.learning_states).values(
+    query = upsert(db, t.learning_states).values(
         scenario=scenario, learn_model=learn_model, first_started_at_ms=now_ms
     )
     # Episodes may be imported before the first start; then the row exists without one.
@@ -94,7 +94,7 @@ async def list_runs(db: AsyncConnection, scenario: str, *, limit: int) -> list[R
 
 async def next_model_number(db: AsyncConnection, scenario: str) -> int:
     """A number that was not given before."""
-    query = upsert(t.scenarios).values(scenario=scenario, model_number=1)
+    query = upsert(db, t.scenarios).values(scenario=scenario, model_number=1)
     query = query.on_conflict_do_update(
         index_elements=["scenario"], set_={"model_number": t.scenarios.c.model_number + 1}
     )

@@ -1,18 +1,16 @@
-"""The store: one SQLite database, written by one thread and read through SQLAlchemy.
+"""The store: one database, written by one thread and read through SQLAlchemy.
 
 Events go through the writer thread (`writer.py`), everything else is a short transaction
 (`transactions.py`). Taking data out again is `keeping.py`'s, looking at single records `records.py`'s.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 from sqlalchemy import delete
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from honed.adapter_files import remove_adapter
 from honed.domain.episode import Episode, EpisodeLike, as_episode
@@ -38,58 +36,19 @@ from honed.ports import (
 from honed.stores import episodes as episode_writes
 from honed.stores import feedback, reads, runs
 from honed.stores import verdicts as verdict_writes
-from honed.stores.files import open_first, parse_url
 from honed.stores.keeping import SqlKeeping
 from honed.stores.migrations import migrate
 from honed.stores.records import SqlRecords
 from honed.stores.tables import file_positions
-from honed.stores.transactions import Transactions, make_engine
+from honed.stores.transactions import Transactions
 from honed.stores.writer import Writer
 from honed.triggers.context import TriggerContext
 
 
-@asynccontextmanager
-async def open_store(
-    url: str, *, queue_size: int = 10_000, queue_bytes: int = 64 << 20, batch_max: int = 1_000
-) -> "AsyncIterator[SqlStore]":
-    """Open the database, bring its schema up to date, start its writer; closing commits what waits.
-
-    Args:
-        url: `sqlite:///PATH`, or `sqlite://` for a database in memory that ends with the context.
-        queue_size: events that may wait for their commit.
-        queue_bytes: bytes that may wait for their commit.
-        batch_max: events in one commit at most.
-
-    Raises:
-        ConfigError: the URL does not name a database that this version can use.
-        StoreError: the database cannot be opened; SchemaError when a newer version wrote it.
-    """
-    place = parse_url(url)
-    first = await anyio.to_thread.run_sync(open_first, place)
-    engine = make_engine(place)
-    writer = Writer(
-        place.connect, queue_size=queue_size, queue_bytes=queue_bytes, batch_max=batch_max
-    )
-    try:
-        await writer.start()
-        try:
-            store = SqlStore(engine, writer)
-            await store.prepare()
-            yield store
-        finally:
-            with anyio.CancelScope(shield=True):
-                await writer.close()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await engine.dispose()
-        first.close()
-
-
 class SqlStore:
-    """`ports.Store` on SQLite; made by `open_store`."""
+    """`ports.Store` on SQLite or PostgreSQL; made by `opening.open_store`."""
 
-    def __init__(self, engine: AsyncEngine, writer: Writer) -> None:
-        transactions = Transactions(engine, writer)
+    def __init__(self, transactions: Transactions, writer: Writer) -> None:
         self._writer = writer
         self._read = transactions.read
         self._write = transactions.write

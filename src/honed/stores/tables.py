@@ -5,20 +5,32 @@ costs 10 to 25 % of the insert rate. Bodies and outcomes are JSON as the domain 
 repeats a field only where a query needs it.
 """
 
+from typing import Any
+
 from sqlalchemy import (
+    BigInteger,
     Column,
     Float,
     Index,
-    Integer,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
     text,
+    types,
 )
 
 metadata = MetaData()
+
+Integer = types.Integer().with_variant(BigInteger(), "postgresql")
+"""64 bits on both: an INTEGER of PostgreSQL holds no Unix milliseconds."""
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """What makes an index partial."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 records = Table(
     "records",
@@ -53,8 +65,19 @@ groups = Table(
     Index("groups_key", "learn_model", "group_key", unique=True),
 )
 """Records of one learn model that belong together; `last_ms` is the arrival of the newest."""
-Index("groups_open", groups.c.closing, groups.c.last_ms, sqlite_where=text("closed = 0"))
-Index("groups_held", groups.c.held_until_ms, sqlite_where=text("held_until_ms > 0"))
+Index(
+    "groups_open",
+    groups.c.closing,
+    groups.c.last_ms,
+    sqlite_where=text("closed = 0"),
+    postgresql_where=text("closed = 0"),
+)
+Index(
+    "groups_held",
+    groups.c.held_until_ms,
+    sqlite_where=text("held_until_ms > 0"),
+    postgresql_where=text("held_until_ms > 0"),
+)
 
 memberships = Table(
     "memberships",
@@ -126,7 +149,7 @@ Index(
     episodes.c.scenario,
     episodes.c.learn_model,
     episodes.c.number,
-    sqlite_where=text("outcome_type <> 'unknown'"),
+    **_where("outcome_type <> 'unknown'"),
 )
 
 episode_records = Table(

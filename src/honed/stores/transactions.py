@@ -1,28 +1,28 @@
 """Short transactions on SQLAlchemy, beside the writer thread.
 
 Each is shielded from cancellation: a cancelled one would leave its connection in the middle of a
-statement. Writers borrow the thread's turn; SQLite's own lock, taken at the start (`BEGIN
-IMMEDIATE`), keeps other processes out.
+statement. Writers borrow the thread's turn; the database's own lock, taken at the start, keeps other
+processes out.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from sqlalchemy import AsyncAdaptedQueuePool, Connection, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from honed.errors import StoreError
-from honed.stores.files import BUSY_TIMEOUT_S, Place
+from honed.stores.databases import Database
 from honed.stores.writer import Writer
 
 
 class Transactions:
     """Reading and writing transactions of one store."""
 
-    def __init__(self, engine: AsyncEngine, writer: Writer) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, engine: AsyncEngine, writer: Writer) -> None:
+        self._database = database
+        self._engine = engine.execution_options(**database.reading)
         self._writing_engine = engine.execution_options(writes=True)
         self._statement_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._writer = writer
@@ -34,8 +34,8 @@ class Transactions:
             try:
                 async with self._engine.connect() as db:
                     yield db
-            except SQLAlchemyError as error:
-                raise StoreError(f"the store cannot be read: {_cause(error)}") from error
+            except (SQLAlchemyError, OSError) as error:
+                raise self._failed("read", error) from error
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -44,8 +44,8 @@ class Transactions:
             try:
                 async with self._writer.turn(), self._writing_engine.begin() as db:
                     yield db
-            except SQLAlchemyError as error:
-                raise StoreError(f"the store cannot be written: {_cause(error)}") from error
+            except (SQLAlchemyError, OSError) as error:
+                raise self._failed("written", error) from error
 
     @asynccontextmanager
     async def outside(self) -> AsyncIterator[AsyncConnection]:
@@ -54,44 +54,14 @@ class Transactions:
             try:
                 async with self._writer.turn(), self._statement_engine.connect() as db:
                     yield db
-            except SQLAlchemyError as error:
-                raise StoreError(f"the store cannot be written: {_cause(error)}") from error
+            except (SQLAlchemyError, OSError) as error:
+                raise self._failed("written", error) from error
 
-
-def make_engine(place: Place) -> AsyncEngine:
-    """The engine of a database, its connections set up as the store needs them."""
-    engine = create_async_engine(
-        place.url(),
-        # SQLAlchemy's own choice in memory is one connection for all, which mixes transactions.
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=2,
-        max_overflow=2,
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _set_up(connection: object, _: object) -> None:
-        cursor = connection.cursor()  # type: ignore[attr-defined]
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA secure_delete = ON")
-        if place.path is None:
-            # Connections to one database in memory lock whole tables; readers would fail at once.
-            cursor.execute("PRAGMA read_uncommitted = 1")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("isolation_level") == "AUTOCOMMIT":
-            return
-        # A deferred transaction that reads first and writes later fails at the upgrade, whatever
-        # the busy timeout.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
-
-    return engine
-
-
-def _cause(error: SQLAlchemyError) -> str:
-    """The driver's own words; SQLAlchemy's would repeat the statement with its values."""
-    cause = error.__cause__ or getattr(error, "orig", None) or error
-    return f"{type(cause).__name__}: {cause}"
+    def _failed(self, what: str, error: SQLAlchemyError | OSError) -> StoreError:
+        # The driver's own words: SQLAlchemy's would repeat the statement with its values.
+        cause = getattr(error, "orig", None) or error.__cause__ or error
+        cause = cause.__cause__ or cause  # what the driver says below SQLAlchemy's adapter
+        return StoreError(
+            f"the store cannot be {what}: {type(cause).__name__}: {cause}",
+            advice=self._database.advice(cause),
+        )

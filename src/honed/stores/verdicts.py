@@ -13,7 +13,7 @@ from honed.domain.verdict import Told, standing
 from honed.errors import NotFoundError
 from honed.stores import reads
 from honed.stores import tables as t
-from honed.stores.batch import ALL_ATTEMPTS
+from honed.stores.grouping import ALL_ATTEMPTS
 
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 

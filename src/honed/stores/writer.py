@@ -1,8 +1,8 @@
-"""The one writer: a thread with a plain `sqlite3` connection that commits whatever waits, together.
+"""The one writer: a thread with a connection of its own that commits whatever waits, together.
 
 Events wait in a queue bounded in rows and bytes. The thread takes what is there, commits once, and
 tells all callers at once. Other writers of this process borrow the thread's turn, so that nobody
-polls for SQLite's lock while events stream in. A batch that fails fails its callers; the thread
+polls for the database's lock while events stream in. A batch that fails fails its callers; the thread
 goes on. A thread that ends fails everybody who waits and everybody who comes later: silence would
 hang every client.
 """
@@ -10,24 +10,43 @@ hang every client.
 import asyncio
 import contextlib
 import queue
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from honed import log
-from honed.errors import StoreError
+from honed.errors import HonedError, StoreError
 from honed.ports import Disposition, FilePosition, IncomingEvent
-from honed.stores.batch import Written, write_batch
+from honed.stores.grouping import Written
 
 TURN_MAX_S: Final = 60.0
-"""How long the thread waits for a borrowed turn; then SQLite's own lock decides."""
-_ADVICE: Final = {
-    sqlite3.SQLITE_FULL: "make room on the disk; the events may be sent again",
-    sqlite3.SQLITE_BUSY: "another program holds the database; end it and send the events again",
-    sqlite3.SQLITE_CORRUPT: "stop the daemon, then restore a backup or see `honed doctor`",
-}
-"""What to do about a failed commit, by SQLite's primary result code."""
+"""How long the thread waits for a borrowed turn; then the database's own lock decides."""
+
+
+class Writing(Protocol):
+    """The writer's connection; used in its thread alone."""
+
+    def ready(self) -> None:
+        """Return when the database can be written; raises StoreError when it cannot, TakenOverError for ever."""
+
+    def commit(self, events: Sequence[IncomingEvent], positions: Sequence[FilePosition]) -> Written:
+        """One transaction: all of it, or an exception and nothing.
+
+        Raises:
+            StoreError: the database is away, whatever the events are.
+            TakenOverError: nothing may be written any more.
+            Exception: it refuses these events.
+        """
+
+    def advice(self, failure: Exception) -> str | None:
+        """What to do about events that were refused."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class TakenOverError(HonedError):
+    """Another daemon writes into the store now: this one must end."""
 
 
 class _Append(NamedTuple):
@@ -59,7 +78,7 @@ class Writer:
 
     def __init__(
         self,
-        connect: Callable[[], sqlite3.Connection],
+        connect: Callable[[], Writing],
         *,
         queue_size: int,
         queue_bytes: int,
@@ -209,9 +228,11 @@ class Writer:
         reason = "the store is closed"
         try:
             db = self._connect()
-        except sqlite3.Error as failure:
-            reason = f"the store's writer cannot open the database: {failure}"
-            self._tell(ready.set_exception, StoreError(reason))
+        except Exception as failure:
+            if not isinstance(failure, HonedError):
+                reason = f"the store's writer cannot open the database: {failure}"
+                failure = StoreError(reason)
+            self._tell(ready.set_exception, failure)
             return
         try:
             self._tell(ready.set_result, None)
@@ -223,7 +244,7 @@ class Writer:
             self._tell(self._refuse_rest, reason, self._in_hand)
             db.close()
 
-    def _serve(self, db: sqlite3.Connection) -> None:
+    def _serve(self, db: Writing) -> None:
         held: _Request | None = None  # taken from the queue, not served yet
         while True:
             request = held or self._waiting.get()
@@ -235,7 +256,9 @@ class Writer:
                     self._tell(self._settle, self._commit(db, batch))
                     self._in_hand = [held] if held else []
                 case _Turn():
-                    self._lend(request)
+                    self._in_hand = [request]
+                    self._lend(db, request)
+                    self._in_hand = []
                 case _End():
                     return
 
@@ -253,25 +276,29 @@ class Writer:
             rows += len(request.events)
         return batch, None
 
-    def _lend(self, turn: _Turn) -> None:
+    def _lend(self, db: Writing, turn: _Turn) -> None:
+        try:
+            db.ready()
+        except StoreError as failure:
+            self._tell(_refuse, turn, failure)
+            return
         self._tell(_grant, turn)
         turn.over.wait(TURN_MAX_S)
 
-    def _commit(
-        self, db: sqlite3.Connection, batch: list[_Append]
-    ) -> list[tuple[_Append, _Result]]:
+    def _commit(self, db: Writing, batch: list[_Append]) -> list[tuple[_Append, _Result]]:
         try:
-            written = _transact(
-                db,
+            written = db.commit(
                 [event for append in batch for event in append.events],
                 [append.position for append in batch if append.position is not None],
             )
-        except (
-            Exception
-        ) as failure:  # one caller's fault must end neither the thread nor the others
+        except TakenOverError:
+            raise
+        except StoreError as failure:
+            return [(append, failure) for append in batch]
+        except Exception as failure:  # one caller's fault ends neither the thread nor the others
             if len(batch) > 1:
                 return [result for append in batch for result in self._commit(db, [append])]
-            return [(batch[0], _store_error(failure))]
+            return [(batch[0], _refused(failure, db.advice(failure)))]
         results: list[tuple[_Append, _Result]] = []
         start = 0
         for append in batch:
@@ -290,25 +317,13 @@ def _grant(turn: _Turn) -> None:
         turn.granted.set_result(None)
 
 
-def _transact(
-    db: sqlite3.Connection, events: list[IncomingEvent], positions: list[FilePosition]
-) -> Written:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        written = write_batch(db, events)
-        if positions:
-            db.executemany("INSERT OR REPLACE INTO file_positions VALUES (?, ?, ?, ?)", positions)
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite rolls back by itself when the disk is full
-            db.execute("ROLLBACK")
-        raise
-    return written
+def _refuse(turn: _Turn, failure: StoreError) -> None:
+    if not turn.granted.done():
+        turn.granted.set_exception(failure)
 
 
-def _store_error(failure: Exception) -> StoreError:
-    error = StoreError(f"events could not be committed: {type(failure).__name__}: {failure}")
-    if advice := _ADVICE.get(getattr(failure, "sqlite_errorcode", 0) & 0xFF):
-        error.add_note(advice)
+def _refused(failure: Exception, advice: str | None) -> StoreError:
+    message = f"events could not be committed: {type(failure).__name__}: {failure}"
+    error = StoreError(message, advice=advice)
     error.__cause__ = failure
     return error

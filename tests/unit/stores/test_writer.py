@@ -10,7 +10,8 @@ import pytest
 
 from honed.errors import StoreError
 from honed.ports import IncomingEvent
-from honed.stores import SqlStore, open_store, writer
+from honed.stores import SqlStore, open_store
+from honed.stores.batch import SqliteWriting
 from honed.stores.files import Place
 from honed.stores.writer import Writer
 from tests.feed_parts import action, incoming
@@ -66,10 +67,10 @@ async def test_a_full_disk_fails_the_batch_and_is_left_behind(tmp_path: Path) ->
     limited: list[sqlite3.Connection] = []
     place = Place(str(path), path)
 
-    def connect() -> sqlite3.Connection:
+    def connect() -> SqliteWriting:
         db = place.connect(check_same_thread=False)
         limited.append(db)
-        return db
+        return SqliteWriting(db)
 
     async with open_store(f"sqlite:///{path}") as store:
         thread = Writer(connect, queue_size=1_000, queue_bytes=1 << 20, batch_max=100)
@@ -112,7 +113,7 @@ async def test_a_dead_writer_hangs_nobody(store: SqlStore, monkeypatch: pytest.M
     def die(*_: object) -> None:
         raise SystemExit("gone")
 
-    monkeypatch.setattr(writer, "_transact", die)
+    monkeypatch.setattr(SqliteWriting, "commit", die)
     with anyio.fail_after(5):
         failed = await asyncio.gather(
             *[store.append([incoming(action())]) for _ in range(30)], return_exceptions=True

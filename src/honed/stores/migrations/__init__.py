@@ -1,8 +1,8 @@
 """Numbered steps forward from one schema to the next; there is no way back.
 
-A step is a list of statements, frozen once released: a later change of `tables.py` comes with a
-step of its own. Each step runs in one transaction together with the new version number, so a kill
-leaves the schema before or after it.
+A step is a list of statements in SQLite's words (`postgres.schema` translates them), frozen once
+released: a later change of `tables.py` comes with a step of its own. Each step runs in one transaction
+together with the new version number, so a kill leaves the schema before or after it.
 """
 
 from typing import Final
@@ -11,10 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.errors import SchemaError
+from honed.stores.dialects import is_postgres
 from honed.stores.migrations import step_0001_records_episodes_runs_models as step_0001
 from honed.stores.migrations import step_0002_file_positions as step_0002
 from honed.stores.migrations import step_0003_forgotten as step_0003
 from honed.stores.migrations import step_0004_episode_groups as step_0004
+from honed.stores.postgres.schema import translated
 
 STEPS: Final = (
     step_0001.STATEMENTS,
@@ -44,7 +46,8 @@ async def migrate(connection: AsyncConnection) -> None:
         )
     for statements in STEPS[found or 0 :]:
         for statement in statements:
-            await connection.exec_driver_sql(statement)
+            told = translated(statement) if is_postgres(connection) else statement
+            await connection.exec_driver_sql(told)
     if found is None:
         insert = text("INSERT INTO schema_version (version) VALUES (:newest)")
         await connection.execute(insert, {"newest": NEWEST})

@@ -1,0 +1,58 @@
+"""What a batch of events comes to, whatever the database: the groups they join, and what became of each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from honed.ports import Disposition, IncomingEvent
+
+ALL_ATTEMPTS: Final = 0
+"""In `late_outcomes` instead of a group: the outcome is about all attempts of its `group_id`."""
+
+
+class Written(NamedTuple):
+    """What became of a batch."""
+
+    dispositions: list[Disposition]
+    found_closed: bool
+    """Whether an outcome found its group closed, so that `late_outcomes` has rows."""
+
+
+Stored = tuple[int, IncomingEvent]
+"""A record's id and its event."""
+
+
+class Group:
+    """What a batch adds to one group."""
+
+    __slots__ = ("closes", "first_ms", "last_ms", "members")
+
+    def __init__(self, received_ms: int) -> None:
+        self.members: list[Stored] = []
+        self.first_ms = self.last_ms = received_ms
+        self.closes = False
+
+
+def by_group(stored: Sequence[Stored]) -> dict[tuple[str, str], Group]:
+    """The groups that events join, by learn model and key."""
+    groups: dict[tuple[str, str], Group] = {}
+    for row in stored:
+        event = row[1]
+        for learn_model, key, closes in event.groups:
+            group = groups.get((learn_model, key))
+            if group is None:
+                group = groups[learn_model, key] = Group(event.received_ms)
+            group.members.append(row)
+            group.last_ms = event.received_ms
+            group.closes = group.closes or closes
+    return groups
+
+
+def disposition_of(row: Stored, known: Mapping[str, tuple[int, bytes]]) -> Disposition:
+    """What became of an event; `known` has record id and digest of those that are stored, by event id."""
+    own_id, event = row
+    if event.event_id is None:
+        return "stored"
+    record_id, digest = known[event.event_id]
+    if record_id == own_id:
+        return "stored"
+    return "duplicate" if digest == event.digest else "conflict"
