@@ -109,6 +109,8 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "SE-210": "Publishing to a bus never blocks, and nobody need listen; the bus for events of learning is off"
         " until it is turned on.",
         "SE-211": "A slow listener of a bus loses its oldest events, and they are counted; the others lose none.",
+        "SE-214": "Visits, successes and failures of all actions, of each, and of each on a target are counted right"
+        " while a swarm runs, with learning off too.",
     },
 }
 """By area: what holds, by the name that tests call it by."""

@@ -9,6 +9,7 @@ The rooms, in the order data flows:
     stores          records, episodes, counters, runs and models in SQLite or PostgreSQL
     keeping         backups, forgetting, clearing away what is old
     learn_models    records to episodes, episodes to training data
+    statistics      what can be counted of a swarm's work while it runs
     triggers        when to learn: values with `&`, `|`, `~`
     loop            wake, look, judge, train, gate, apply, write down what happened
     training_sets   which episodes a run learns from, and what is held out for ever
