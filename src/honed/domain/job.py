@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from honed.domain.rendered import RenderedExample
 from honed.domain.trained_model import TrainingMetrics
+from honed.domain.verdict import Seen
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -61,6 +62,8 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     result_path: str
     settings: TrainSettings
     episode_ids: tuple[str, ...] = ()
+    seen: Seen | None = None
+    """Which verdicts on the episodes the data were made by."""
     data_digest: str = ""
     parent_id: str | None = None
     selection: Literal["successes", "blind"] = "successes"

@@ -26,6 +26,13 @@ class Run(Struct, frozen=True, kw_only=True):
     message: str | None = None
     """Why it was skipped or failed."""
     num_episodes: int | None = None
+    """That it learned from."""
+    num_new: int | None = None
+    """Episodes among those it looked at that no training had seen."""
+    num_changed: int | None = None
+    """Those whose outcome had changed since a training saw them."""
+    left_out: dict[str, int] = {}
+    """Episodes that it looked at and did not learn from, by reason."""
 
 
 class LearningState(Struct, frozen=True, kw_only=True):
@@ -36,6 +43,8 @@ class LearningState(Struct, frozen=True, kw_only=True):
     known_count: int = 0
     """Episodes with an outcome."""
     success_count: int = 0
+    changed_count: int = 0
+    """Episodes whose outcome is another than the one that the last training saw."""
     last_train_at_ms: int | None = None
     last_train_count: int = 0
     backoff_until_ms: int | None = None

@@ -4,6 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from honed.domain.verdict import Seen
+
 Decision = Literal["pass", "fail", "not_enough_evidence"]
 Proof = Literal["verified", "outcome", "imitation"]
 Method = Literal["sft", "dpo", "kto", "grpo"]
@@ -85,6 +87,7 @@ class TrainedModel(Struct, frozen=True, kw_only=True):
     data_digest: str
     """SHA-256 of the training file."""
     episode_ids: tuple[str, ...]
+    """What it learned from."""
     sample_count: int
     created_at_ms: int
     selection: Selection = "successes"
@@ -93,3 +96,5 @@ class TrainedModel(Struct, frozen=True, kw_only=True):
     """The adapter that was in service when the run began."""
     metrics: TrainingMetrics | None = None
     gate: GateResult | None = None
+    seen: Seen | None = None
+    """Which verdicts on those episodes it went by; None when it is older than this field."""

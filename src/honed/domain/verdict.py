@@ -1,10 +1,12 @@
-"""Which of several verdicts on one attempt counts."""
+"""Which of several verdicts on one attempt counts, and which of them a training has seen."""
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from honed.domain.outcome import Outcome
+from msgspec import Struct
+
+from honed.domain.outcome import Outcome, score
 
 
 class Told(NamedTuple):
@@ -33,6 +35,31 @@ def standing(verdicts: Sequence[Told]) -> Told | None:
         if _order(told.version) == newest[told.source]:
             return told
     return None
+
+
+def worth(outcome: Outcome) -> tuple[str, float]:
+    """What a training makes of an outcome: its type and its score; reasons are words for people."""
+    return str(outcome.__struct_config__.tag), score(outcome)
+
+
+class Reach(NamedTuple):
+    """Up to where something was read: ids of the newest verdict and the newest record."""
+
+    verdict: int = 0
+    record: int = 0
+
+
+class Seen(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a training has read of what was said: verdicts are only ever added, so their ids tell it exactly."""
+
+    newest: Reach = Reach()
+    """Of everything in the store, when the training began to read."""
+    later: dict[str, Reach] = {}
+    """By episode: those that got something more while the training read, and had it when they were read."""
+
+    def reach(self, episode_id: str) -> Reach:
+        """Up to where it has read what was said of an episode."""
+        return self.later.get(episode_id, self.newest)
 
 
 def _order(version: str) -> list[tuple[int, int, str]]:

@@ -13,6 +13,7 @@ from honed.domain.job import Progress, TrainSettings
 from honed.domain.run import Run
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection, TrainedModel
+from honed.domain.verdict import Seen
 from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
 from honed.loop.in_service import Announce, InService
 from honed.ports import (
@@ -118,13 +119,15 @@ class TrainingRuns:
         )
         self._announce(log.TRAINING_STARTED, {"run_id": run.id, "reason": run.reason})
         logger.info(log.TRAINING_STARTED, reason=run.reason, selection=run.selection)
-        trained_count = state.episode_count if order.counts else None
+        before = await self._store.lessons.material(self._scenario, self._learn_model, limit=0)
         try:
-            run = await self._train(order, run)
-            await self._end(run, trained_count=trained_count, backoff_s=0.0)
+            run, learned = await self._train(order, run)
+            read = (learned.episode_count, learned.seen)
+            await self._end(run, read=read if order.counts else None, backoff_s=0.0)
         except EmptyDataError as error:
             run = _ended(run, "skipped", message=_told(error))
-            await self._end(run, trained_count=trained_count)
+            read = (before.episode_count, Seen(newest=before.reach))
+            await self._end(run, read=read if order.counts else None)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._end(_ended(run, "cancelled", message="stopped by the operator"))
@@ -144,7 +147,7 @@ class TrainingRuns:
         models = await self._store.list_models(self._scenario)
         await self._processor.discard(run.id, registered=[model.id for model in models])
 
-    async def _train(self, order: RunOrder, run: Run) -> Run:
+    async def _train(self, order: RunOrder, run: Run) -> tuple[Run, TrainingSet]:
         folder = self._runs_dir / run.id
         base_facts_path = None
         if self._check_base is not None:
@@ -174,13 +177,14 @@ class TrainingRuns:
         await self._store.add_model(trained.model)
         model = await self._judge(trained, training_set, incumbent)
         message = await self._offer(model)
-        return _ended(
+        run = msgspec.structs.replace(
             run,
-            "done",
-            message=message,
-            model_id=model.id,
             num_episodes=len(training_set.episode_ids),
+            num_new=training_set.num_new,
+            num_changed=training_set.num_changed,
+            left_out=training_set.left_out,
         )
+        return _ended(run, "done", message=message, model_id=model.id), training_set
 
     async def _judge(
         self, trained: Trained, training_set: TrainingSet, incumbent: TrainedModel | None
@@ -241,9 +245,11 @@ class TrainingRuns:
         self._announce(log.TRAINING_PROGRESS, {"run_id": run_id} | details)
 
     async def _end(
-        self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
+        self, run: Run, *, read: tuple[int, Seen] | None = None, backoff_s: float | None = None
     ) -> None:
-        await self._store.end_run(run, trained_count=trained_count, backoff_s=backoff_s)
+        """Write it down; `read` says up to where the trigger may forget what there was to learn from."""
+        count, seen = read or (None, None)
+        await self._store.end_run(run, trained_count=count, seen=seen, backoff_s=backoff_s)
         event = f"training.{run.state}"
         details = {"run_id": run.id, "model_id": run.model_id, "message": run.message}
         self._announce(event, details)
@@ -253,20 +259,12 @@ class TrainingRuns:
         write(event, state=run.state, model_id=run.model_id, message=run.message, seconds=seconds)
 
 
-def _ended(
-    run: Run,
-    state: str,
-    *,
-    message: str | None,
-    model_id: str | None = None,
-    num_episodes: int | None = None,
-) -> Run:
+def _ended(run: Run, state: str, *, message: str | None, model_id: str | None = None) -> Run:
     return msgspec.structs.replace(
         run,
         state=state,
         message=message,
         model_id=model_id,
-        num_episodes=num_episodes,
         ended_at_ms=now_ms(),
     )
 

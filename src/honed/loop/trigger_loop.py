@@ -47,7 +47,7 @@ class TriggerLoop:
         self._ordered: RunOrder | None = None
         self._running: anyio.CancelScope | None = None
         self._running_id: str | None = None
-        self._seen_count = -1
+        self._seen_material: tuple[int, int] | None = None
         self._num_holds = 0
         self._log = log.get(scenario=scenario)
 
@@ -149,11 +149,11 @@ class TriggerLoop:
             left_ms = (state.backoff_until_ms or 0) - now_ms()
             if 0 < left_ms <= 1000 * state.backoff_s:  # more is left when the clock was set back
                 return None
-            if (
-                state.episode_count <= state.last_train_count
-                or state.episode_count == self._seen_count
-            ):
-                return None  # nothing new since the last training, or since a cancelled one
+            is_nothing_new = state.episode_count <= state.last_train_count
+            if is_nothing_new and not state.changed_count:
+                return None
+            if _material(state) == self._seen_material:
+                return None  # nothing more since a training that was cancelled
             verdict = await self.verdict()
         except (TriggerError, StoreError) as error:
             self._log.error(log.TRIGGER_FAILED, error=str(error))
@@ -180,9 +180,9 @@ class TriggerLoop:
                 await anyio.sleep(_STORE_BACKOFF_S)
             finally:
                 self._running = self._running_id = None
-        if scope.cancelled_caught:  # by the operator: wait for the next new episode
+        if scope.cancelled_caught:  # by the operator: wait for the next new episode or verdict
             with contextlib.suppress(StoreError):
-                self._seen_count = (await self.state()).episode_count
+                self._seen_material = _material(await self.state())
         self._wake.set()
 
     async def _close_unfinished_runs(self) -> None:
@@ -199,3 +199,8 @@ class TriggerLoop:
                 )
                 await self._store.end_run(ended)
                 self._log.warning(log.TRAINING_INTERRUPTED, run_id=run.id)
+
+
+def _material(state: LearningState) -> tuple[int, int]:
+    """What there is to learn from, as far as it tells whether there is more."""
+    return state.episode_count, state.changed_count

@@ -26,6 +26,7 @@ from honed.ports.learning import (
     TrainingSets,
     TrainRequest,
 )
+from honed.ports.lessons import Lesson, Lessons, Material, ReadEpisode
 from honed.ports.records import RecordFilter, RecordRow, Records
 from honed.ports.store import (
     Attempts,
@@ -59,11 +60,15 @@ __all__ = [
     "IncomingEvent",
     "Ingested",
     "Keeping",
+    "Lesson",
+    "Lessons",
+    "Material",
     "ModelFilter",
     "OnProgress",
     "OpenGroup",
     "Processor",
     "Provenance",
+    "ReadEpisode",
     "RecordFilter",
     "RecordRow",
     "Records",

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from honed.domain.job import EpisodeScore, Progress, TrainSettings
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
+from honed.domain.verdict import Seen
 
 
 class HeldOut(Struct, frozen=True, kw_only=True):
@@ -31,6 +32,12 @@ class TrainingSet(Struct, frozen=True, kw_only=True):
     """Episodes that existed when the data were read."""
     left_out: dict[str, int]
     """Reason to number of episodes that were not used."""
+    seen: Seen = Seen()
+    """Which verdicts it was made by."""
+    num_new: int = 0
+    """Episodes that no training had seen, of those that were looked at."""
+    num_changed: int = 0
+    """Episodes whose outcome had changed since a training saw them."""
 
 
 class TrainingSets(Protocol):

@@ -10,7 +10,9 @@ from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, Method, TrainedModel
+from honed.domain.verdict import Seen
 from honed.ports.intake import Disposition, FilePosition, IncomingEvent
+from honed.ports.lessons import Lessons
 from honed.triggers.context import TriggerContext
 
 
@@ -137,6 +139,10 @@ class StoreStats(Struct, frozen=True, kw_only=True):
 class Store(Protocol):
     """Where records, episodes, runs and models live. Every method is one transaction."""
 
+    @property
+    def lessons(self) -> Lessons:
+        """What trainings read, and what they have learned from."""
+
     async def append(
         self, events: Sequence[IncomingEvent], *, position: FilePosition | None = None
     ) -> list[Disposition]:
@@ -235,13 +241,19 @@ class Store(Protocol):
         """Write down a run that starts."""
 
     async def end_run(
-        self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
+        self,
+        run: Run,
+        *,
+        trained_count: int | None = None,
+        seen: Seen | None = None,
+        backoff_s: float | None = None,
     ) -> None:
         """Write down how a run ended.
 
         Args:
             run: with its final state.
             trained_count: episodes that existed when its data were read; moves `last_train_*` on when given.
+            seen: which verdicts it has seen, for what was said later is new to the next; None for all of them.
             backoff_s: seconds to wait before the next try; 0 clears a back-off, None leaves it.
         """
 

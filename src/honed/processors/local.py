@@ -136,6 +136,7 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         result_path=str(folder / "result.json"),
         settings=request.settings,
         episode_ids=training_set.episode_ids,
+        seen=training_set.seen,
         data_digest=training_set.data_digest,
         parent_id=request.parent_id,
         selection=request.selection,
@@ -162,6 +163,7 @@ def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> 
         selection=request.selection,
         parent_id=request.parent_id,
         metrics=result.metrics,
+        seen=request.training_set.seen,
     )
 
 

@@ -106,9 +106,11 @@ async def _size(db: AsyncConnection) -> int:
 
 async def _aged_groups(db: AsyncConnection, aged: Aged, limit: int) -> frozenset[int]:
     """Closed groups whose last record is old enough for every episode that was made of them."""
-    g, e, s = t.groups.c, t.episodes.c, t.learning_states.c
+    g, e, s, c = t.groups.c, t.episodes.c, t.learning_states.c, t.changed_episodes.c
     seen = exists().where(
         s.scenario == e.scenario, s.learn_model == e.learn_model, e.number <= s.last_train_count
+    ) & ~exists().where(
+        c.scenario == e.scenario, c.learn_model == e.learn_model, c.episode_id == e.id
     )
     classes = (
         (aged.unlabelled_before_ms, e.outcome_type == "unknown"),

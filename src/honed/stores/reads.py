@@ -103,7 +103,7 @@ async def get_episode(db: AsyncConnection, episode_id: str) -> Episode:
     rows = (await db.execute(select(t.episodes).where(t.episodes.c.id == episode_id))).all()
     if not rows:
         raise NotFoundError(f"no episode has the id {episode_id}")
-    return (await _whole(db, rows))[0]
+    return (await whole(db, rows))[0]
 
 
 async def provenance(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, Provenance]:
@@ -128,13 +128,13 @@ async def provenance(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[st
                 outcome=_outcome.decode(verdict.outcome),
                 source=verdict.source,
                 at_ms=verdict.at_ms,
-                **_told_with(verdict.body),
+                **told_with(verdict.body),
             )
         )
     return {id: Provenance(tuple(events[id]), tuple(verdicts[id])) for id in episode_ids}
 
 
-def _told_with(body: bytes | None) -> dict[str, str | None]:
+def told_with(body: bytes | None) -> dict[str, str | None]:
     """What a verdict's own event says besides the outcome; nothing once that is gone."""
     event = parse_event(body) if body is not None else None
     if not isinstance(event, OutcomeEvent):
@@ -150,7 +150,7 @@ async def episode_page(
     if after is not None:
         column = t.episodes.c.id
         query = query.where(column < after if filter.newest_first else column > after)
-    return await _whole(db, (await db.execute(query)).all())
+    return await whole(db, (await db.execute(query)).all())
 
 
 async def list_episodes(db: AsyncConnection, filter: EpisodeFilter) -> list[EpisodeRow]:
@@ -183,11 +183,15 @@ async def count_episodes(db: AsyncConnection, filter: EpisodeFilter) -> int:
 async def recent_outcomes(
     db: AsyncConnection, scenario: str, learn_model: str, *, after_number: int, window: int
 ) -> tuple[Outcome, ...]:
-    """Known outcomes of the newest `window` episodes after the n-th, newest first."""
-    e = t.episodes.c
+    """Known outcomes of the newest `window` episodes that are new or changed after the n-th, newest first."""
+    e, c = t.episodes.c, t.changed_episodes.c
+    changed = select(c.episode_id).where(
+        c.scenario == scenario, c.learn_model == learn_model, c.counted == 1
+    )
     query = (
         select(e.outcome)
-        .where(e.scenario == scenario, e.learn_model == learn_model, e.number > after_number)
+        .where(e.scenario == scenario, e.learn_model == learn_model)
+        .where((e.number > after_number) | e.id.in_(changed))
         .where(_IS_KNOWN)
         .order_by(e.number.desc())
         .limit(window)
@@ -240,7 +244,7 @@ def read_record(row: _Row) -> Record:
         raise StoreError(f"record {row.id} cannot be read: {error}") from error
 
 
-async def _whole(db: AsyncConnection, rows: Sequence[_Row]) -> list[Episode]:
+async def whole(db: AsyncConnection, rows: Sequence[_Row]) -> list[Episode]:
     """The episodes of these rows, their records read with one query."""
     r, link = t.records.c, t.episode_records.c
     query = (

@@ -40,7 +40,9 @@ async def remove_groups(db: AsyncConnection, groups: Collection[int], *, forever
     await db.execute(delete(t.late_outcomes).where(among(t.late_outcomes.c.group_id, groups)))
     await db.execute(delete(t.receipts).where(among(t.receipts.c.group_id, groups)))
     await db.execute(delete(t.episode_records).where(among(link.episode_id, episodes)))
-    await db.execute(delete(t.outcomes).where(among(said.episode_id, episodes)))
+    await _remove_verdicts(db, episodes)
+    changed = t.changed_episodes.c
+    await db.execute(delete(t.changed_episodes).where(among(changed.episode_id, episodes)))
     await db.execute(delete(t.episodes).where(among(e.id, episodes)))
     await _remove_rows(db, groups)
     return names
@@ -57,6 +59,17 @@ async def _remove_rows(db: AsyncConnection, groups: Collection[int]) -> None:
     if newest in groups:
         empty = {"group_key": f"removed:{newest}", "num_records": 0, "closing": 1, "closed": 1}
         await db.execute(update(t.groups).where(g.id == newest).values(held_until_ms=0, **empty))
+
+
+async def _remove_verdicts(db: AsyncConnection, episodes: Collection[str]) -> None:
+    """Delete verdicts, but of the newest one only what it says: runs know by ids what they have seen."""
+    said = t.outcomes.c
+    newest = (await db.execute(select(func.max(said.id)))).scalar_one_or_none()
+    await db.execute(delete(t.outcomes).where(said.episode_id == "", said.id != newest))
+    mine = among(said.episode_id, episodes)
+    await db.execute(delete(t.outcomes).where(mine, said.id != newest))
+    empty = {"episode_id": "", "outcome": '{"type":"unknown"}', "source": None, "record_id": None}
+    await db.execute(update(t.outcomes).where(mine).values(at_ms=0, **empty))
 
 
 async def remove_records(

@@ -4,18 +4,23 @@ Each function runs inside its caller's transaction.
 """
 
 import itertools
+from datetime import UTC, datetime
 
 import msgspec
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from honed.domain.outcome import Outcome
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import ModelFilter
+from honed.stores import changes, reads
 from honed.stores import tables as t
 from honed.stores.dialects import upsert
+from honed.triggers.context import TriggerContext
 
+_REMEMBERED = frozenset(LearningState.__struct_fields__)
 _decode_run = msgspec.json.Decoder(Run).decode
 _decode_model = msgspec.json.Decoder(TrainedModel).decode
 
@@ -51,7 +56,38 @@ async def learning_state(
     row = (await db.execute(query)).first()
     if row is None or row.first_started_at_ms is None:
         return None
-    return LearningState(**{name: getattr(row, name) for name in LearningState.__struct_fields__})
+    changed_count = await changes.num_changed(db, scenario, learn_model)
+    remembered = {column: value for column, value in row._mapping.items() if column in _REMEMBERED}
+    return LearningState(**remembered, changed_count=changed_count)
+
+
+async def trigger_context(
+    db: AsyncConnection, scenario: str, learn_model: str, *, now_ms: int, window: int
+) -> TriggerContext | None:
+    """The facts for the trigger, from counters and the newest `window` known outcomes; None before the first start."""
+    state = await learning_state(db, scenario, learn_model)
+    if state is None:
+        return None
+    recent: tuple[Outcome, ...] = ()
+    if window > 0:
+        recent = await reads.recent_outcomes(
+            db, scenario, learn_model, after_number=state.last_train_count, window=window
+        )
+    known = state.known_count
+    return TriggerContext(
+        now=_utc(now_ms),
+        first_started_at=_utc(state.first_started_at_ms),
+        last_train_at=None if state.last_train_at_ms is None else _utc(state.last_train_at_ms),
+        last_train_count=state.last_train_count,
+        episode_count=state.episode_count,
+        changed_count=state.changed_count,
+        recent=recent,
+        overall_success_rate=state.success_count / known if known else 0.0,
+    )
+
+
+def _utc(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 async def add_run(db: AsyncConnection, run: Run) -> None:
@@ -63,25 +99,27 @@ async def add_run(db: AsyncConnection, run: Run) -> None:
     )
 
 
-async def end_run(
-    db: AsyncConnection, run: Run, *, trained_count: int | None, backoff_s: float | None
-) -> None:
-    """Write down how a run ended, and what the scenario remembers of it."""
+async def end_run(db: AsyncConnection, run: Run, *, backoff_s: float | None) -> None:
+    """Write down how a run ended, and how long to wait before the next."""
     changed = await db.execute(update(t.runs).where(t.runs.c.id == run.id).values(body=_json(run)))
     if not changed.rowcount:
         raise NotFoundError(f"no run has the id {run.id}")
     if run.ended_at_ms is None:
         raise StoreError(f"run {run.id} ended without an end: ended_at_ms is None")
-    values: dict[str, float | int | None] = {}
-    if trained_count is not None:
-        values |= {"last_train_at_ms": run.ended_at_ms, "last_train_count": trained_count}
     if backoff_s is not None:
         until = run.ended_at_ms + round(backoff_s * 1000) if backoff_s > 0 else None
-        values |= {"backoff_s": backoff_s, "backoff_until_ms": until}
-    if values:
-        s = t.learning_states.c
-        mine = (s.scenario == run.scenario, s.learn_model == run.learn_model)
-        await db.execute(update(t.learning_states).where(*mine).values(**values))
+        await _remember(db, run, backoff_s=backoff_s, backoff_until_ms=until)
+
+
+async def set_trained(db: AsyncConnection, run: Run, trained_count: int) -> None:
+    """Remember how many episodes there were when the run read its data."""
+    await _remember(db, run, last_train_at_ms=run.ended_at_ms, last_train_count=trained_count)
+
+
+async def _remember(db: AsyncConnection, run: Run, **values: float | None) -> None:
+    s = t.learning_states.c
+    mine = (s.scenario == run.scenario, s.learn_model == run.learn_model)
+    await db.execute(update(t.learning_states).where(*mine).values(**values))
 
 
 async def list_runs(db: AsyncConnection, scenario: str, *, limit: int) -> list[Run]:

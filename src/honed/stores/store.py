@@ -5,7 +5,6 @@ Events go through the writer thread (`writer.py`), everything else is a short tr
 """
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -18,6 +17,7 @@ from honed.domain.outcome import Outcome
 from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
+from honed.domain.verdict import Seen
 from honed.errors import StoreError, TriggerError
 from honed.ports import (
     Attempts,
@@ -33,10 +33,11 @@ from honed.ports import (
     StoreStats,
     Verdict,
 )
+from honed.stores import changes, feedback, reads, runs
 from honed.stores import episodes as episode_writes
-from honed.stores import feedback, reads, runs
 from honed.stores import verdicts as verdict_writes
 from honed.stores.keeping import SqlKeeping
+from honed.stores.lessons import SqlLessons
 from honed.stores.migrations import migrate
 from honed.stores.records import SqlRecords
 from honed.stores.tables import file_positions
@@ -54,6 +55,7 @@ class SqlStore:
         self._write = transactions.write
         self.keeping = SqlKeeping(transactions)
         self.records = SqlRecords(transactions)
+        self.lessons = SqlLessons(transactions)
 
     async def prepare(self) -> None:
         """Bring the schema up to date and finish what a killed process left half done."""
@@ -222,31 +224,14 @@ class SqlStore:
         """
         try:
             async with self._read() as db:
-                state = await runs.learning_state(db, scenario, learn_model)
-                recent: tuple[Outcome, ...] = ()
-                if state is not None and window > 0:
-                    recent = await reads.recent_outcomes(
-                        db,
-                        scenario,
-                        learn_model,
-                        after_number=state.last_train_count,
-                        window=window,
-                    )
+                facts = await runs.trigger_context(
+                    db, scenario, learn_model, now_ms=now_ms, window=window
+                )
         except StoreError as error:
             raise TriggerError(f"the facts of {scenario} cannot be read: {error}") from error
-        if state is None:
+        if facts is None:
             raise TriggerError(f"scenario {scenario} with learn model {learn_model} never started")
-        return TriggerContext(
-            now=_utc(now_ms),
-            first_started_at=_utc(state.first_started_at_ms),
-            last_train_at=None if state.last_train_at_ms is None else _utc(state.last_train_at_ms),
-            last_train_count=state.last_train_count,
-            episode_count=state.episode_count,
-            recent=recent,
-            overall_success_rate=state.success_count / state.known_count
-            if state.known_count
-            else 0.0,
-        )
+        return facts
 
     # ------------------------------------------------------------ runs, models, what is in service
 
@@ -256,11 +241,19 @@ class SqlStore:
             await runs.add_run(db, run)
 
     async def end_run(
-        self, run: Run, *, trained_count: int | None = None, backoff_s: float | None = None
+        self,
+        run: Run,
+        *,
+        trained_count: int | None = None,
+        seen: Seen | None = None,
+        backoff_s: float | None = None,
     ) -> None:
         """Write down how a run ended; see `ports.Store.end_run`. Raises NotFoundError."""
         async with self._write() as db:
-            await runs.end_run(db, run, trained_count=trained_count, backoff_s=backoff_s)
+            await runs.end_run(db, run, backoff_s=backoff_s)
+            if trained_count is not None:
+                await runs.set_trained(db, run, trained_count)
+                await changes.settle(db, run, trained_count=trained_count, seen=seen)
 
     async def list_runs(self, scenario: str, *, limit: int = 100) -> list[Run]:
         """Runs, newest first."""
@@ -343,7 +336,3 @@ class SqlStore:
         """Whether any event was ever stored."""
         async with self._read() as db:
             return await reads.has_records(db)
-
-
-def _utc(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)

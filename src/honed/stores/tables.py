@@ -175,6 +175,25 @@ outcomes = Table(
 )
 """Every verdict on an episode, in order; one without a record is the learn model's own."""
 
+changed_episodes = Table(
+    "changed_episodes",
+    metadata,
+    Column("scenario", Text, nullable=False),
+    Column("learn_model", Text, nullable=False),
+    Column("episode_id", Text, nullable=False),
+    Column("outcome_type", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("demonstration", Integer),
+    Column("counted", Integer, nullable=False),
+    PrimaryKeyConstraint("scenario", "learn_model", "episode_id"),
+    sqlite_with_rowid=False,
+)
+"""Episodes that stand otherwise than the last training saw them; `changes.py` says exactly when.
+
+`outcome_type` and `score` are what it saw, `demonstration` the record of a better answer since then; those of
+episodes that no training has seen at all are not `counted`.
+"""
+
 actions = Table(
     "actions",
     metadata,

@@ -11,7 +11,7 @@ from honed.domain.records import OutcomeRecord
 from honed.domain.times import now_ms
 from honed.domain.verdict import Told, standing
 from honed.errors import NotFoundError
-from honed.stores import reads
+from honed.stores import changes, reads
 from honed.stores import tables as t
 from honed.stores.grouping import ALL_ATTEMPTS
 
@@ -38,6 +38,7 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
     now = await _standing(db, episode_id, said)
     await db.execute(update(t.episodes).where(e.id == episode_id).values(**outcome_columns(now)))
     before = _decode_outcome(episode.outcome)
+    await changes.note(db, episode_id, before=before)
     more_known = int(is_known(now)) - int(is_known(before))
     more_successes = int(is_success(now)) - int(is_success(before))
     s = t.learning_states.c
@@ -63,6 +64,7 @@ async def _standing(db: AsyncConnection, episode_id: str, newest: Said) -> Outco
 
 async def say(db: AsyncConnection, episode_id: str, record_id: int, record: OutcomeRecord) -> None:
     """Add to a closed episode what was said about it later: its record, and the verdict if it has one."""
+    is_new_answer = await changes.is_new_answer(db, episode_id, record)
     link = t.episode_records
     newest = select(func.max(link.c.position)).where(link.c.episode_id == episode_id)
     position = await db.scalar(newest)
@@ -78,6 +80,8 @@ async def say(db: AsyncConnection, episode_id: str, record_id: int, record: Outc
     if record.outcome is not None:
         said = Said(record.outcome, record.source, record_id, record.version)
         await set_outcome(db, episode_id, said)
+    if is_new_answer:
+        await changes.note(db, episode_id, demonstration=record_id)
 
 
 async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord) -> None:

@@ -1,23 +1,22 @@
 """Chooses the episodes that a supervised run learns from and writes them down.
 
-Episodes stream through once, newest first; rows wait in a spool on disk, so memory holds one chunk
+New episodes stream through first, then those whose outcome has changed since a training saw them, then the
+others, as many as a run may look at; the newest first in each. Rows wait in a spool on disk, so memory holds one chunk
 of episodes and a few numbers per row, however much there is. Converting and writing happen in a
 thread, because the daemon's event loop has events to commit.
 """
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio.to_thread
 
 from honed import log
-from honed.domain.episode import Episode
-from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
+from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
 from honed.learn_models.learn_model import LearnModel
-from honed.ports import EpisodeFilter, Store, TrainingSet
+from honed.ports import Material, Store, TrainingSet
 from honed.training_sets.harvest import NO_ROW, Harvest, Rules
 from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.rows import RowSpool
@@ -79,24 +78,51 @@ class SftTrainingSets:
             TrainingError: the files cannot be written.
         """
         rules, name = self._rules, self._rules.learn_model.name
-        # before the episodes are read, so that those that come in meanwhile count as new
-        state = await self._store.start_scenario(rules.scenario, name, now_ms=now_ms())
-        actions = await self._store.distinct_actions(rules.scenario)
-        newest = EpisodeFilter(
-            learn_model=name, scenario=rules.scenario, limit=self._max_episodes, newest_first=True
+        # before the episodes are read, so that what comes in meanwhile counts as new
+        material = await self._store.lessons.material(
+            rules.scenario, name, limit=self._max_episodes
         )
+        actions = await self._store.distinct_actions(rules.scenario)
         try:
             await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
             with RowSpool(folder) as spool:
                 harvest = Harvest(rules, spool, selection, actions)
-                async for chunk in _chunks(self._store.query_episodes(newest)):
-                    await anyio.to_thread.run_sync(harvest.add, chunk)
+                later = await self._read(material, harvest)
                 self._report(harvest)
-                return await anyio.to_thread.run_sync(harvest.write, folder, state.episode_count)
+                made = await anyio.to_thread.run_sync(harvest.write, folder)
         except OSError as error:
             raise TrainingError(
                 f"training files in {folder} cannot be written: {error.strerror}"
             ) from error
+        return TrainingSet(
+            data_path=made.data_path,
+            held_out_path=made.held_out_path,
+            episode_ids=made.episode_ids,
+            held_out=made.held_out,
+            data_digest=made.data_digest,
+            num_rows=made.num_rows,
+            episode_count=material.episode_count,
+            left_out=dict(harvest.left_out),
+            seen=Seen(newest=material.reach, later=later),
+            num_new=material.num_new,
+            num_changed=material.num_changed,
+        )
+
+    async def _read(self, material: Material, harvest: Harvest) -> dict[str, Reach]:
+        """Harvest the material; the episodes of which more was said than when it was chosen."""
+        later: dict[str, Reach] = {}
+        newest = material.reach
+        for start in range(0, len(material.episode_ids), CHUNK):
+            ids = material.episode_ids[start : start + CHUNK]
+            found = await self._store.lessons.read(ids)
+            later |= {
+                read.episode.id: read.reach
+                for read in found
+                if read.reach.verdict > newest.verdict or read.reach.record > newest.record
+            }
+            episodes = [read.episode for read in found]
+            await anyio.to_thread.run_sync(harvest.add, episodes)
+        return later
 
     def _report(self, harvest: Harvest) -> None:
         if harvest.fault is not None:
@@ -106,14 +132,3 @@ class SftTrainingSets:
                 count=harvest.left_out[NO_ROW],
                 first=str(harvest.fault),
             )
-
-
-async def _chunks(episodes: AsyncIterator[Episode]) -> AsyncIterator[list[Episode]]:
-    chunk: list[Episode] = []
-    async for episode in episodes:
-        chunk.append(episode)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -13,7 +13,7 @@ from honed.domain.trained_model import Selection
 from honed.domain.training_data import TrainingData
 from honed.errors import EmptyDataError, LearnError
 from honed.learn_models.learn_model import LearnModel
-from honed.ports import HeldOut, TrainingSet
+from honed.ports import HeldOut
 from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.rows import RowSpool, SpooledRow
 
@@ -52,6 +52,17 @@ class _Row(NamedTuple):
     spooled: SpooledRow
 
 
+class Written(NamedTuple):
+    """The files of a build; as `ports.TrainingSet` says."""
+
+    data_path: Path
+    held_out_path: Path
+    episode_ids: tuple[str, ...]
+    held_out: tuple[HeldOut, ...]
+    data_digest: str
+    num_rows: int
+
+
 class Harvest:
     """What came of the episodes of one build."""
 
@@ -76,7 +87,7 @@ class Harvest:
             if reason := self._sort(episode):
                 self.left_out[reason] += 1
 
-    def write(self, folder: Path, episode_count: int) -> TrainingSet:
+    def write(self, folder: Path) -> Written:
         """Write the files; raises EmptyDataError when they hold too little."""
         rows = self._selected()
         self._check(len(rows))
@@ -89,15 +100,13 @@ class Harvest:
         digest = self._spool.write(
             (row.spooled for row in rows), data_path, folder / f"{name}.meta.jsonl"
         )
-        return TrainingSet(
+        return Written(
             data_path=data_path,
             held_out_path=held_out_path,
             episode_ids=tuple(sorted(row.episode_id for row in rows)),
             held_out=tuple(episode for episode, _ in held_out),
             data_digest=digest,
             num_rows=len(rows),
-            episode_count=episode_count,
-            left_out=dict(self.left_out),
         )
 
     def _sort(self, episode: Episode) -> str | None:

@@ -15,7 +15,7 @@ WINDOW_MAX: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Count(TrainTrigger):
-    """Fires when at least `count` episodes wait to be learned from."""
+    """Fires when at least `count` episodes wait to be learned from: new, or with another outcome since."""
 
     count: int
 
@@ -24,7 +24,8 @@ class Count(TrainTrigger):
 
     def judge(self, context: TriggerContext) -> Verdict:
         """Compare the waiting episodes with `count`."""
-        detail = f"{context.count} of {self.count} episodes"
+        changed = f", {context.changed_count} of them changed" if context.changed_count else ""
+        detail = f"{context.count} of {self.count} episodes{changed}"
         return Verdict(context.count >= self.count, self, detail)
 
     def __str__(self) -> str:
@@ -61,8 +62,8 @@ class Every(TrainTrigger):
 class Quality(TrainTrigger):
     """Fires when the success rate of recent episodes is `below` or lower.
 
-    Recent are the newest `window` known outcomes since the last training; with fewer than
-    `min_samples` of them the rule is silent.
+    Recent are the known outcomes of the newest `window` episodes that came, or changed, since the last
+    training; with fewer than `min_samples` of them the rule is silent.
     """
 
     below: float = 0.6

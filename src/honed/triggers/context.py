@@ -27,12 +27,14 @@ class TriggerContext:
     """Episodes that existed when the data of the last training were read."""
     episode_count: int = 0
     """Episodes ever made; never falls."""
+    changed_count: int = 0
+    """Episodes whose outcome is another than the one that the last training saw."""
     recent: tuple[Outcome, ...] = ()
-    """Known outcomes since the last training, newest first."""
+    """Known outcomes of the episodes that are new or changed since the last training, newest first."""
     overall_success_rate: float = 0.0
     """Over all episodes with a known outcome."""
 
     @property
     def count(self) -> int:
-        """Episodes that wait to be learned from, never below 0."""
-        return max(0, self.episode_count - self.last_train_count)
+        """Episodes that wait to be learned from: new ones, and changed ones once more."""
+        return max(0, self.episode_count - self.last_train_count) + self.changed_count

@@ -17,6 +17,7 @@ from honed.adapter_files import MANIFEST_FILE
 from honed.domain.job import TrainJob, TrainSettings
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Method, Selection, TrainingMetrics
+from honed.domain.verdict import Seen
 from honed.worker.files import write_file
 
 PACKAGES: Final = (
@@ -71,6 +72,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     corpus_path: str
     num_rows: int
     episode_ids: tuple[str, ...]
+    seen: Seen | None
+    """Which verdicts on the episodes the run went by."""
     settings: TrainSettings
     optimizer: str
     gradient_clipping: float
@@ -120,6 +123,7 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
         corpus_path=job.data_path,
         num_rows=facts.num_rows,
         episode_ids=job.episode_ids,
+        seen=job.seen,
         settings=job.settings,
         optimizer="adamw_torch",
         gradient_clipping=1.0,

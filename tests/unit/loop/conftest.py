@@ -11,6 +11,7 @@ from honed.domain.episode import Episode, EpisodeMetadata
 from honed.domain.job import EpisodeScore, Progress
 from honed.domain.outcome import Failure, Success
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
+from honed.domain.verdict import Seen
 from honed.errors import EmptyDataError, TrainingError
 from honed.ports import HeldOut, OnProgress, Trained, TrainingSet, TrainRequest
 from honed.stores import SqlStore, open_store
@@ -68,6 +69,7 @@ class Sets:
             num_rows=state.episode_count,
             episode_count=state.episode_count,
             left_out={},
+            seen=Seen(newest=(await self._store.lessons.material(SCENARIO, "chat", limit=0)).reach),
         )
 
 
@@ -93,7 +95,15 @@ class Training:
         if self.fault is not None:
             raise self.fault
         score = EpisodeScore(num_tokens=1, candidate=0.0, incumbent=-1.0)
-        return Trained(model(request.model_id, selection=request.selection), (score,))
+        read = request.training_set
+        trained = model(
+            request.model_id,
+            selection=request.selection,
+            run_id=request.run_id,
+            episode_ids=read.episode_ids,
+            seen=read.seen,
+        )
+        return Trained(trained, (score,) * len(read.held_out))
 
 
 class Always:

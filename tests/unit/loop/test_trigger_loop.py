@@ -13,6 +13,7 @@ from honed.domain.job import TrainSettings
 from honed.domain.run import Run
 from honed.errors import ControlError, ParityError, ProcessFailedError, StoreError
 from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
+from honed.ports import TrainingSets
 from honed.stores import SqlStore
 from honed.triggers import parse
 from tests.unit.loop.conftest import SCENARIO, Always, Serving, Sets, Training, episode
@@ -23,7 +24,15 @@ pytestmark = pytest.mark.anyio
 class Parts:
     """A loop and what it works with."""
 
-    def __init__(self, store: SqlStore, folder: Path, *, trigger: str, decision: str) -> None:
+    def __init__(
+        self,
+        store: SqlStore,
+        folder: Path,
+        *,
+        trigger: str = "count(3)",
+        decision: str = "pass",
+        sets: TrainingSets | None = None,
+    ) -> None:
         self.store = store
         self.serving = Serving()
         self.training = Training()
@@ -35,7 +44,7 @@ class Parts:
         self.base_fault: ParityError | None = None
         runs = TrainingRuns(
             store,
-            Sets(store),
+            sets or Sets(store),
             self.training,
             Always(decision),
             self.in_service,

@@ -16,6 +16,7 @@ from honed.stores.migrations import step_0001_records_episodes_runs_models as st
 from honed.stores.migrations import step_0002_file_positions as step_0002
 from honed.stores.migrations import step_0003_forgotten as step_0003
 from honed.stores.migrations import step_0004_episode_groups as step_0004
+from honed.stores.migrations import step_0005_changed_episodes as step_0005
 from honed.stores.postgres.schema import translated
 
 STEPS: Final = (
@@ -23,6 +24,7 @@ STEPS: Final = (
     step_0002.STATEMENTS,
     step_0003.STATEMENTS,
     step_0004.STATEMENTS,
+    step_0005.STATEMENTS,
 )
 """Step n (from 1) leads from version n - 1 to version n."""
 

@@ -1,0 +1,224 @@
+"""Which episodes stand otherwise than the last training saw them, so that the next one learns from them again.
+
+An episode that a training has had (its number is not above `last_train_count`) is changed while the type or
+score of its outcome is another than that training went by, or when a better answer was given since. A verdict
+that says what stood already changes nothing, and one that is taken back undoes the change.
+
+Each function but the queries runs inside its caller's write transaction.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from honed.domain.outcome import Outcome, Unknown
+from honed.domain.records import OutcomeRecord
+from honed.domain.run import Run
+from honed.domain.verdict import Reach, Seen, Told, standing, worth
+from honed.stores import reads
+from honed.stores import tables as t
+
+_decode_outcome = msgspec.json.Decoder(Outcome).decode
+_PAGE: Final = 500
+NOTHING: Final = Told(Unknown())
+"""What counts where nobody has said anything."""
+
+
+_Row = Row[*tuple[Any, ...]]
+
+
+class _Change(NamedTuple):
+    """A row of `changed_episodes`: what the last training saw, and what came since."""
+
+    saw: tuple[str, float]
+    demonstration: int | None
+
+
+async def note(
+    db: AsyncConnection,
+    episode_id: str,
+    *,
+    before: Outcome | None = None,
+    demonstration: int | None = None,
+) -> None:
+    """Take notice of what was just said of an episode.
+
+    Args:
+        db: in the transaction that stored it.
+        episode_id: the episode, which has its new outcome already.
+        before: the outcome until now; None when it is the same.
+        demonstration: the record of a better answer.
+    """
+    e, s, c = t.episodes.c, t.learning_states.c, t.changed_episodes.c
+    query = select(e.id, e.scenario, e.learn_model, e.number, e.outcome).where(e.id == episode_id)
+    episode = (await db.execute(query)).one()
+    state = (s.scenario == (episode.scenario or ""), s.learn_model == episode.learn_model)
+    trained = await db.scalar(select(s.last_train_count).where(*state)) or 0
+    mine = (
+        c.scenario == (episode.scenario or ""),
+        c.learn_model == episode.learn_model,
+        c.episode_id == episode_id,
+    )
+    known = (await db.execute(select(t.changed_episodes).where(*mine))).first()
+    stood = before if before is not None else _decode_outcome(episode.outcome)
+    change = _Change(
+        (known.outcome_type, known.score) if known else worth(stood),
+        demonstration or (known.demonstration if known else None),
+    )
+    await db.execute(delete(t.changed_episodes).where(*mine))
+    await _insert(db, [(episode, change)], trained)
+
+
+async def settle(db: AsyncConnection, run: Run, *, trained_count: int, seen: Seen | None) -> None:
+    """A training has read what there was: what came since then is all that stays changed.
+
+    Args:
+        db: in the transaction that writes down its end.
+        run: the training.
+        trained_count: the highest number of an episode that existed by then.
+        seen: what it has read of what was said; None for all.
+    """
+    c = t.changed_episodes.c
+    mine = (c.scenario == run.scenario, c.learn_model == run.learn_model)
+    newest = seen.newest if seen else await reach(db)
+    since = c.demonstration > newest.record
+    answers = select(c.episode_id, c.demonstration).where(*mine, since)
+    demonstrations = {row.episode_id: row.demonstration for row in await db.execute(answers)}
+    await db.execute(delete(t.changed_episodes).where(*mine))
+    said, e = t.outcomes.c, t.episodes.c
+    query = select(said.episode_id).join(t.episodes, e.id == said.episode_id).distinct()
+    query = query.where(said.id > newest.verdict, e.learn_model == run.learn_model)
+    query = query.where(func.coalesce(e.scenario, "") == run.scenario)
+    told = demonstrations.keys() | set((await db.execute(query)).scalars())
+    for part in _parts(sorted(told)):
+        await _settle(db, part, demonstrations, trained_count, seen or Seen(newest=newest))
+
+
+async def _settle(
+    db: AsyncConnection,
+    episode_ids: Sequence[str],
+    demonstrations: Mapping[str, int],
+    trained_count: int,
+    seen: Seen,
+) -> None:
+    e = t.episodes.c
+    query = select(e.id, e.scenario, e.learn_model, e.number, e.outcome)
+    found = (await db.execute(query.where(e.id.in_(episode_ids)))).all()
+    verdicts = await verdicts_of(db, episode_ids)
+    changes: list[tuple[_Row, _Change]] = []
+    for episode in found:
+        limit = seen.reach(episode.id)
+        saw = stood_at(verdicts.get(episode.id, ()), limit.verdict)
+        answer = demonstrations.get(episode.id)
+        answer = answer if answer is not None and answer > limit.record else None
+        changes.append((episode, _Change(worth((saw or NOTHING).outcome), answer)))
+    await _insert(db, changes, trained_count)
+
+
+async def _insert(
+    db: AsyncConnection, changes: Iterable[tuple[_Row, _Change]], trained_count: int
+) -> None:
+    """Write down those that are changes."""
+    rows = []
+    for episode, change in changes:
+        is_trained = episode.number <= trained_count
+        differs = worth(_decode_outcome(episode.outcome)) != change.saw
+        # an answer to an episode that waits for its first training may come while that one reads
+        if change.demonstration is None and not (is_trained and differs):
+            continue
+        rows.append(
+            {
+                "scenario": episode.scenario or "",
+                "learn_model": episode.learn_model,
+                "episode_id": episode.id,
+                "outcome_type": change.saw[0],
+                "score": change.saw[1],
+                "demonstration": change.demonstration,
+                "counted": int(is_trained),
+            }
+        )
+    if rows:
+        await db.execute(insert(t.changed_episodes), rows)
+
+
+async def is_new_answer(db: AsyncConnection, episode_id: str, record: OutcomeRecord) -> bool:
+    """Whether the record brings a better answer, and not the one that stands for its call already."""
+    if record.corrected is None:
+        return False
+    r, link = t.records.c, t.episode_records.c
+    query = select(r.id, r.received_ms, r.body).join(t.episode_records, link.record_id == r.id)
+    query = query.where(link.episode_id == episode_id, r.type == "outcome")
+    standing_answer = None
+    for row in await db.execute(query.order_by(link.position)):
+        other = reads.read_record(row)
+        if isinstance(other, OutcomeRecord) and other.receipt_id == record.receipt_id:
+            standing_answer = other.corrected or standing_answer
+    return standing_answer != record.corrected
+
+
+# ------------------------------------------------------------ queries
+
+
+class Numbered(NamedTuple):
+    """A verdict with its place in the order of arrival."""
+
+    id: int
+    told: Told
+
+
+def stood_at(verdicts: Sequence[Numbered], newest: int) -> Told | None:
+    """The verdict that counted when `newest` was the newest of all."""
+    return standing([verdict.told for verdict in verdicts if verdict.id <= newest])
+
+
+async def verdicts_of(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, list[Numbered]]:
+    """All that was said of these episodes, in order of arrival."""
+    said, r = t.outcomes.c, t.records.c
+    query = select(said.id, said.episode_id, said.outcome, said.source, r.body)
+    query = query.join(t.records, said.record_id == r.id, isouter=True)
+    query = query.where(said.episode_id.in_(episode_ids)).order_by(said.id)
+    found: dict[str, list[Numbered]] = {}
+    for row in await db.execute(query):
+        version = reads.told_with(row.body).get("version")
+        told = Told(_decode_outcome(row.outcome), row.source, version)
+        found.setdefault(row.episode_id, []).append(Numbered(row.id, told))
+    return found
+
+
+async def reach(db: AsyncConnection) -> Reach:
+    """Up to where the store holds what was said."""
+    verdict = await db.scalar(select(func.max(t.outcomes.c.id)))
+    record = await db.scalar(select(func.max(t.records.c.id)))
+    removed = await db.scalar(select(t.removed.c.newest_record_id))
+    return Reach(verdict or 0, max(record or 0, removed or 0))
+
+
+async def newest_verdicts(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, int]:
+    """The id of the newest verdict on each of these episodes."""
+    said = t.outcomes.c
+    query = select(said.episode_id, func.max(said.id).label("newest"))
+    query = query.where(said.episode_id.in_(episode_ids)).group_by(said.episode_id)
+    return {row.episode_id: row.newest for row in await db.execute(query)}
+
+
+async def num_changed(db: AsyncConnection, scenario: str, learn_model: str) -> int:
+    """How many episodes have changed since the last training saw them."""
+    c = t.changed_episodes.c
+    query = select(func.count()).select_from(t.changed_episodes)
+    query = query.where(c.scenario == scenario, c.learn_model == learn_model, c.counted == 1)
+    return await db.scalar(query) or 0
+
+
+async def changed(db: AsyncConnection, scenario: str, learn_model: str, *, limit: int) -> list[str]:
+    """Those episodes, the newest first."""
+    c = t.changed_episodes.c
+    query = select(c.episode_id).order_by(c.episode_id.desc()).limit(limit)
+    query = query.where(c.scenario == scenario, c.learn_model == learn_model, c.counted == 1)
+    return list((await db.execute(query)).scalars())
+
+
+def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))
