@@ -122,16 +122,17 @@ class LearningDaemon:
                 rooms.callback(config.control_socket.unlink, missing_ok=True)
             keeper = Keeper(config, store, store.keeping, at_rest=loop.at_rest)
             await rooms.enter_async_context(running(keeper.run))
-            app = control_app(self, self._events, keeper)
-            await rooms.enter_async_context(serving(app, control, drain_s=1))
-            source = self._feed = SocketSource(
+            feed = self._feed = SocketSource(
                 config.feed_socket,
                 sink,
                 scenario=config.scenario,
                 line_max=config.events.line_max,
                 listener=passed_unix(sockets.get("feed"), config.feed_socket),
+                allow_uids=config.events.allow_uids,
             )
-            await rooms.enter_async_context(source.open())
+            app = control_app(self, self._events, keeper)
+            await rooms.enter_async_context(serving(app, control, drain_s=1))
+            await rooms.enter_async_context(feed.open())
             self._others = chosen_sources(config.events, sink, store, self._buses)
             for other in self._others:
                 await rooms.enter_async_context(other.open())
@@ -173,6 +174,7 @@ class LearningDaemon:
         """The daemon's state as `honed status --json` prints it."""
         store, loop, in_service = self._opened
         assert self._sink is not None
+        assert self._feed is not None
         counts, unused = await store.stats(), self._sink.counts()
         state = await loop.state()
         runs = await store.list_runs(self.config.scenario, limit=1)
@@ -196,7 +198,8 @@ class LearningDaemon:
             "withheld": unused.withheld,
             "groups_without_episode": unused.without_episode,
             "refused_groups": unused.refused_groups,
-            "refused_connections": self._feed.num_turned_away if self._feed else 0,
+            **self._feed.status(),
+            "store_problem": self._sink.problem,
             "sources": {source.name: source.status() for source in self._others},
             "open_groups": counts.open_groups,
             "queue_depth": counts.queue_depth,

@@ -24,11 +24,12 @@ _BACKLOG: Final = 2048
 
 
 def claim_unix_path(
-    path: Path, *, backlog: int = 1024, advice: str = "stop it first"
+    path: Path, *, backlog: int = 1024, advice: str = "stop it first", mode: int = 0o600
 ) -> socket.socket:
-    """Bind and listen on `path`; only the owner may connect.
+    """Bind and listen on `path`; only the owner may connect, unless the socket's `mode` says otherwise.
 
-    A socket file that nobody listens on (left by a kill) is replaced. The folder is made with mode 0700.
+    A socket file that nobody listens on (left by a kill) is replaced. A folder is made with mode 0700, or 0711 where
+    others may connect.
 
     Raises:
         ConfigError: another process listens on it.
@@ -40,7 +41,7 @@ def claim_unix_path(
             advice="choose a shorter data_dir, or set runtime_dir",
         )
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o711 if mode & 0o066 else 0o700, parents=True, exist_ok=True)
         if is_listening(path):
             raise ConfigError(f"another process listens on {path}", advice=advice)
         if path.exists() and not path.is_socket():
@@ -51,7 +52,7 @@ def claim_unix_path(
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # The mode must hold from the first moment: a chmod after bind would leave a window.
-        before = os.umask(0o177)
+        before = os.umask(~mode & 0o777)
         try:
             sock.bind(str(path))
         finally:

@@ -68,6 +68,9 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
     if unused := _unused(answer):
         say(f"not used    {unused}")
+    for name, problem in (("feed", answer["feed_problem"]), ("store", answer["store_problem"])):
+        if problem:
+            say(f"{name:<12}{problem}")
     say(f"in service  {answer['current_model'] or 'the base model'}")
     say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     if answer["gateway_problem"]:
@@ -94,6 +97,7 @@ def _unused(answer: dict[str, Any]) -> str:
         "groups that the learn model refused": answer["refused_groups"],
         "groups without an episode": answer["groups_without_episode"],
         "connections too many": answer["refused_connections"],
+        "connections of users who may not send": answer["forbidden_connections"],
     }
     for source, found in answer["sources"].items():
         counts |= {
@@ -117,12 +121,17 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             f"{_time(run.started_at_ms)} UTC",
             f"{seconds:.1f} s" if seconds is not None else "",
             f"{run.num_episodes} episodes" if run.num_episodes else "",
+            f"{run.num_new} new" if run.num_new else "",
+            f"{run.num_changed} changed" if run.num_changed else "",
             "blind" if run.selection == "blind" else "",
             run.model_id or "",
         ]
         say("  ".join(filter(None, facts)))
         if words := run.message or run.reason:
             say(f"    {words}")
+        if run.left_out:
+            left_out = sorted(run.left_out.items(), key=lambda found: -found[1])
+            say(f"    left out: {', '.join(f'{count} {why}' for why, count in left_out)}")
 
 
 def adapters(

@@ -9,7 +9,7 @@ WINDOW_LINES: Final = 256
 WINDOW_BYTES: Final = 256 << 10
 """What is sent before an ack is waited for; the replies to it fit into the socket's buffer."""
 
-_RETRYABLE: Final = ("draining", "store", "busy")
+_RETRYABLE: Final = ("draining", "store", "busy", "idle")
 
 
 class Sent(NamedTuple):

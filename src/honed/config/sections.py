@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from honed.config.values import Address, ConsentRule, Duration, Size
 from honed.domain.consent import Consent
@@ -38,6 +38,9 @@ class EventsSection(Section):
     """A group without a new record for this long is closed as it is; 0 never."""
     settle: Duration = timedelta(seconds=2)
     """How long an ended group waits for records that are still on their way."""
+    allow_uids: tuple[NonNegativeInt, ...] = ()
+    """Users, by number, who may send to `feed.sock` besides the daemon's own and root; they must be able to enter
+    its folder (`runtime_dir`)."""
     inbox: Path | None = Field(None, examples=["/var/spool/honed/airline"])
     """Folder whose `.jsonl` files are followed as well; made when it is missing."""
     files: tuple[Path, ...] = ()

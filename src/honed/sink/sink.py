@@ -17,7 +17,7 @@ from honed.domain.consent import Consent
 from honed.domain.episode import Episode
 from honed.domain.events import Event, LearnStatsEvent, OutcomeEvent, parse_event
 from honed.domain.records import RECORD_TYPES, Arrival, record_from_event
-from honed.errors import ValidationError
+from honed.errors import StoreError, ValidationError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import (
     Attempts,
@@ -96,6 +96,8 @@ class Sink:
         """Whether the batch that is being read may make a group due."""
         self._num_rejected = 0
         self._num_withheld = 0
+        self.problem: str | None = None
+        """Why the last batch could not be stored, and what to do; None when it was."""
 
     async def run(self) -> None:
         """Close groups as they fall due, also those of a former process; until cancelled."""
@@ -123,7 +125,13 @@ class Sink:
         now_ms = self._now_ms()
         events, positions, rejected = self._read(lines, now_ms)
         ends_group, self._ends_group = self._ends_group, False
-        dispositions = await self._store.append(events, position=position)
+        try:
+            dispositions = await self._store.append(events, position=position)
+        except StoreError as error:
+            self.problem = "; ".join(filter(None, (str(error), error.advice)))
+            raise
+        if events:
+            self.problem = None
         if "conflict" in dispositions:
             rejected = sorted(rejected + _conflicts(events, positions, dispositions))
         self._num_rejected += len(rejected)

@@ -16,6 +16,11 @@ from honed.sources.lines import LineCutter, LineTooLongError
 
 PROTOCOL: Final = 1
 
+_ADVICE: Final = {
+    "invalid": "mend the event and send it again; the other lines are not affected",
+    "conflict": "repeat an event byte for byte, and give another event another event_id",
+}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -70,6 +75,21 @@ class Feed:
         message = "the line has no end: expected a newline before the connection closes"
         return Reply(_error(self.num_lines + 1, "invalid", message, path="$"), ends=True)
 
+    @property
+    def is_in_mid_line(self) -> bool:
+        """Whether a line has begun whose end has not come."""
+        return self._cutter.has_half_line
+
+    def idle(self, seconds: float) -> Reply:
+        """What to say to a peer that sent nothing for so long."""
+        number = self.num_lines + 1
+        if self.is_in_mid_line:
+            message = f"line {number} has no end: nothing came for {seconds:g} s"
+        else:
+            message = f"nothing came for {seconds:g} s"
+        advice = "connect again when there is something to send, in whole lines"
+        return Reply(_error(number, "idle", message, advice=advice), ends=True)
+
     def drain(self) -> Reply:
         """What to say when the daemon stops."""
         message = "the daemon is stopping; lines after the last ack are not stored"
@@ -91,7 +111,7 @@ class Feed:
     def _verdicts(self, before: int, ingested: Ingested) -> bytes:
         """The errors of a batch and then its ack, as one write."""
         said = [
-            _error(before + 1 + position, code, message, path=path)
+            _error(before + 1 + position, code, message, path=path, advice=_ADVICE[code])
             for position, code, message, path in ingested.rejected
         ]
         ack = {
@@ -130,6 +150,12 @@ def busy(connections_max: int) -> bytes:
     message = f"all {connections_max} connections are in use"
     advice = "close idle connections, or raise the daemon's limit of open files; then connect again"
     return _error(0, "busy", message, advice=advice)
+
+
+def forbidden(uid: int) -> bytes:
+    """What a peer hears whose user may not send events."""
+    message = f"user {uid} may not send events to this daemon"
+    return _error(0, "forbidden", message, advice=f"add {uid} to events.allow_uids of its config")
 
 
 def _error(

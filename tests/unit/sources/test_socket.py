@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -119,9 +118,10 @@ async def test_a_malformed_line_names_its_field_and_the_connection_lives_on(
     async with connected(tmp_path) as peer:
         await peer.say(line(action()), line(broken), b"nonsense")
         error = await peer.hear()
-        message = error.pop("message")
+        message, advice = error.pop("message"), error.pop("advice")
         assert error == {"type": "error", "line": 2, "code": "invalid", "path": "$.tick"}
         assert "$.tick" in message
+        assert advice
         assert (await peer.hear())["line"] == 3
         assert await peer.hear() == {"type": "ack", "line": 3, "stored": 1, "duplicates": 0}
         await peer.say(line(action()))
@@ -134,6 +134,7 @@ async def test_a_conflict_is_told_and_the_connection_lives_on(feed: Intake, tmp_
         await peer.say(line(action(event_id="e1")), line(action(event_id="e1", name="jump")))
         error = await peer.hear()
         assert (error["line"], error["code"], error["path"]) == (2, "conflict", "$.event_id")
+        assert "event_id" in error["advice"]
         assert (await peer.hear())["stored"] == 1
 
 
@@ -338,6 +339,43 @@ async def test_stopping_waits_for_nobody_for_ever(
         await stream.aclose()
 
 
+@pytest.mark.parametrize(
+    ("begun", "limit", "says"),
+    [
+        (line(action())[:30], "STALL_TIMEOUT_S", "line 2 has no end"),
+        (b"", "IDLE_TIMEOUT_S", "0.2 s"),
+    ],
+)
+async def test_a_silent_peer_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, limit: str, says: str
+) -> None:
+    """In the middle of a line soon, between lines late; what it sent before is stored, others go on."""
+    monkeypatch.setattr(source_module, limit, 0.2)
+    async with open_feed(tmp_path) as feed, connected(tmp_path) as peer:
+        await peer.stream.send(line(action()) + b"\n" + begun)
+        assert (await peer.hear())["line"] == 1
+        async with connected(tmp_path) as other:
+            await other.say(line(action()))
+            assert (await other.hear())["stored"] == 1
+        error = await peer.hear()
+        assert (error["code"], error["line"]) == ("idle", 2)
+        assert says in error["message"]
+        assert await peer.is_cut_off()
+        assert (await feed.store.stats()).num_records == 2
+
+
+async def test_a_client_that_was_idle_connects_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word to its caller."""
+    monkeypatch.setattr(source_module, "IDLE_TIMEOUT_S", 0.05)
+    async with open_feed(tmp_path) as feed, AsyncHonedClient(tmp_path / "feed.sock") as client:
+        for _ in range(3):
+            assert (await client.send(action())).stored == 1
+            await anyio.sleep(0.15)
+        assert (await feed.store.stats()).num_records == 3
+
+
 async def test_a_peer_that_reads_nothing_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,38 +446,6 @@ async def test_a_path_that_is_too_long_is_refused(feed: Intake, tmp_path: Path) 
     with pytest.raises(SourceError, match="107"):
         async with source.open():
             pass
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-async def test_another_user_is_not_served() -> None:
-    """Even where the modes let him in."""
-    with tempfile.TemporaryDirectory() as name:
-        async with open_feed(Path(name)):
-            await anyio.Path(name).chmod(0o755)
-            await anyio.Path(name, "feed.sock").chmod(0o666)
-            said = await anyio.to_thread.run_sync(visit_as_nobody, Path(name, "feed.sock"))
-    assert said == b""
-
-
-def visit_as_nobody(path: Path) -> bytes:
-    """What a process of the user nobody reads from the socket."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setresuid(65_534, 65_534, 65_534)
-            with socket.socket(socket.AF_UNIX) as peer:
-                peer.connect(str(path))
-                os.write(write_end, peer.recv(100) or b".")
-                os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as answer:
-        said = answer.read()
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    return said.removesuffix(b".")
 
 
 async def test_the_socket_is_private(tmp_path: Path) -> None:
