@@ -21,6 +21,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.lessons import sentences
 from honed.cli.printing import say
 from honed.client.events import outcome_event
 from honed.config import Config
@@ -28,6 +29,7 @@ from honed.domain.episode import Episode
 from honed.domain.outcome import score as score_of
 from honed.domain.records import LlmCallRecord
 from honed.errors import HonedError, NotFoundError, ValidationError
+from honed.ports import Lesson
 from honed.stores import SqlStore
 
 _BATCH: Final = 200
@@ -196,14 +198,16 @@ def _sentence(outcome: Told, taken: dict[str, Any]) -> str:
 
 
 def _list(config: Config, episode_id: str, as_json: bool) -> None:
-    async def read(store: SqlStore) -> tuple[Episode, list[Any]]:
+    async def read(store: SqlStore) -> tuple[Episode, list[Any], list[Lesson]]:
         told = (await store.provenance([episode_id]))[episode_id]
-        return await store.get_episode(episode_id), list(told.verdicts)
+        lessons = await store.lessons.of(episode_id)
+        return await store.get_episode(episode_id), list(told.verdicts), lessons
 
-    episode, verdicts = with_store(config, read)
+    episode, verdicts, lessons = with_store(config, read)
     answers = episode.demonstrations
     if as_json:
-        print_json({"outcome": episode.outcome, "verdicts": verdicts, "demonstrations": answers})
+        said = {"outcome": episode.outcome, "verdicts": verdicts, "demonstrations": answers}
+        print_json(said | {"lessons": lessons})
         return
     for verdict in verdicts:
         kind = type(verdict.outcome).__name__.lower()
@@ -213,6 +217,8 @@ def _list(config: Config, episode_id: str, as_json: bool) -> None:
     for record in answers:
         say(f"a better answer  {record.source or 'somebody'}")
     say(f"counts: {type(episode.outcome).__name__.lower()} {score_of(episode.outcome):.2f}")
+    for sentence in sentences(lessons):
+        say(sentence)
 
 
 def _wrong(message: str) -> typer.Exit:

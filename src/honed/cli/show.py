@@ -22,6 +22,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.lessons import sentences
 from honed.cli.printing import visible
 from honed.config import Config
 from honed.domain.episode import Episode
@@ -30,7 +31,7 @@ from honed.domain.rendered import Drop, RenderedExample, RenderedRow, Segment, S
 from honed.domain.training_data import TrainingData
 from honed.errors import ConfigError, HonedError, NotFoundError
 from honed.learn_models import LearnModel, LeftOut, create
-from honed.ports import EpisodeFilter
+from honed.ports import EpisodeFilter, Lesson
 from honed.processors import run_job
 from honed.stores import SqlStore
 from honed.training_sets.harvest import Harvest, Rules
@@ -62,6 +63,8 @@ class Shown(Struct, frozen=True, kw_only=True):
     drops: tuple[Drop, ...]
     left_out: list[LeftOut]
     """What of the episode is in none of the rows."""
+    lessons: list[Lesson]
+    """The adapters that learned from it."""
     rows: tuple[RenderedRow, ...]
 
 
@@ -72,6 +75,7 @@ class _Found(NamedTuple):
     example: TrainingData
     left_out: Sequence[LeftOut]
     not_trained: str | None
+    lessons: list[Lesson]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -133,6 +137,7 @@ async def _read(config: Config, episode_id: str, store: SqlStore) -> _Found:
         example=example,
         left_out=learn_model.left_out(episode),
         not_trained=_why_not_trained(config, learn_model, episode, actions),
+        lessons=await store.lessons.of(episode_id),
     )
 
 
@@ -190,6 +195,7 @@ def _shown(found: _Found, example: RenderedExample, config: Config, max_length: 
         share=example.num_kept / example.num_eligible if example.num_eligible else None,
         drops=example.drops,
         left_out=[each for each in found.left_out if each.turn is None],
+        lessons=found.lessons,
         rows=example.rows,
     )
 
@@ -227,6 +233,7 @@ def _head(shown: Shown) -> Iterator[str]:
     yield f"episode {shown.episode}{task}"
     if shown.not_trained:
         yield f"no training set takes it: {shown.not_trained}; if one did:"
+    yield from map(visible, sentences(shown.lessons))
     yield ""
 
 
