@@ -20,6 +20,7 @@ from honed.client import events, wire
 from honed.client.counts import Counts
 from honed.client.exchange import WINDOW_BYTES, WINDOW_LINES
 from honed.client.faults import FeedError, RefusedError, RejectedError, RejectedEvent
+from honed.client.process_end import also_in_children
 from honed.client.spool import Spool, SpoolFullError
 from honed.client.synchronous import HonedClient
 from honed.client.task import Task
@@ -198,6 +199,7 @@ class BackgroundClient:
 
     def _start_thread(self) -> None:
         if self._thread is None:
+            also_in_children(_at_exit)
             self._thread = threading.Thread(target=self._run, name="honed-client", daemon=True)
             self._thread.start()
 

@@ -212,6 +212,41 @@ async def test_parent_and_child_of_a_fork_send_their_own(path: Path, tmp_path: P
         assert [name for name in names if name[0] == who] == [f"{who}{n}" for n in range(200)]
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+async def test_children_of_multiprocessing_send_what_they_recorded(
+    path: Path, tmp_path: Path, method: str
+) -> None:
+    """Without a flush or a close; plain clients made before the fork work in both, on sockets of their own."""
+    code = (
+        "import multiprocessing, sys, warnings\n"
+        "from honed.client import BackgroundClient, HonedClient\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "background, plain = BackgroundClient(sys.argv[1]), HonedClient(sys.argv[1])\n"
+        "def work(who):\n"
+        "    for n in range(100):\n"
+        "        background.action(f'{who}b{n}', task_id='t1', tick=n)\n"
+        "        if n % 10 == 0: plain.action(f'{who}p{n}', task_id='t1', tick=n)\n"
+        "if __name__ == '__main__':\n"
+        "    work('a')\n"
+        f"    context = multiprocessing.get_context({method!r})\n"
+        "    children = [context.Process(target=work, args=(who,)) for who in 'cde']\n"
+        "    for child in children: child.start()\n"
+        "    work('z')\n"
+        "    for child in children: child.join()\n"
+        "    assert [child.exitcode for child in children] == [0, 0, 0]\n"
+    )
+    script = anyio.Path(tmp_path / "swarm.py")
+    await script.write_text(code)
+    async with open_feed(path.parent) as feed:
+        done = await anyio.run_process([sys.executable, str(script), str(path)], check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        names = await stored_names(feed)
+        assert (await feed.store.stats()).num_duplicates == 0
+    wanted = [f"{who}b{n}" for who in "aczde" for n in range(100)]
+    wanted += [f"{who}p{n}" for who in "aczde" for n in range(0, 100, 10)]
+    assert sorted(names) == sorted(wanted)
+
+
 async def test_rejected_and_overlong_events_are_counted_with_their_reason(
     path: Path, client: BackgroundClient
 ) -> None:
