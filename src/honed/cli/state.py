@@ -18,6 +18,7 @@ from honed.cli.asking import (
     with_store,
 )
 from honed.cli.printing import add_row, say, show
+from honed.config import Config
 from honed.domain.outcome import score
 from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
@@ -138,9 +139,16 @@ def adapters(
     adapter: Annotated[str | None, typer.Argument(help="Only this one, in full.")] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Take this one out of the list; its files stay.")
+    ] = False,
+    files: Annotated[bool, typer.Option("--files", help="With --delete: they go too.")] = False,
 ) -> None:
     """Trained adapters with their verdicts, newest first; `*` marks the one in service."""
     found = config_from(config)
+    if delete or files:
+        _delete_adapter(found, adapter if delete else None, files=files, as_json=as_json)
+        return
     if adapter is not None:
         model = with_store(found, lambda store: store.get_model(adapter))
         if as_json:
@@ -170,6 +178,18 @@ def adapters(
             _verdict(model),
         )
     show(table)
+
+
+def _delete_adapter(config: Config, adapter: str | None, *, files: bool, as_json: bool) -> None:
+    if adapter is None:
+        raise typer.BadParameter("say which adapter to --delete", param_hint="ADAPTER")
+    model = with_store(config, lambda store: store.get_model(adapter))
+    with_store(config, lambda store: store.delete_model(adapter, files=files))
+    if as_json:
+        print_json({"deleted": adapter, "adapter_path": model.adapter_path, "files": files})
+        return
+    where = "its files too" if files else f"its files stay in {model.adapter_path}"
+    say(f"{adapter} is out of the list, {where}")
 
 
 def _verdict(model: TrainedModel) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
+from honed.adapter_files import ADAPTER_CONFIG
 from honed.cli.app import app
 from honed.domain.trained_model import GateResult, Interval
 from honed.stores import open_store
@@ -64,3 +66,29 @@ def test_an_adapter_that_is_not_there_is_named(config: str) -> None:
     shown = CliRunner().invoke(app, ["adapters", "airline@7", "--config", config])
     assert shown.exit_code == 1
     assert "airline@7" in shown.stderr
+
+
+def test_an_adapter_is_taken_out_of_the_list(config: str, tmp_path: Path) -> None:
+    """Its files stay unless they are asked to go too; one that serves stays in the list."""
+    folder = tmp_path / "airline@3"
+    folder.mkdir()
+    (folder / ADAPTER_CONFIG).write_text("{}")
+
+    async def fill() -> None:
+        async with open_store(f"sqlite:///{tmp_path / 'honed.db'}") as store:
+            await store.add_model(msgspec.structs.replace(model(3), adapter_path=str(folder)))
+            await store.push_applied("airline", "airline@1", expected=None, max_history=5, now_ms=1)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["adapters", *arguments, "--config", config])
+
+    anyio.run(fill)
+    assert "its files stay in /x" in run("airline@2", "--delete").stdout
+    shown = run("airline@1", "--delete", "--files")
+    assert (shown.exit_code, "airline@1 serves" in shown.stderr) == (1, True)
+    assert folder.exists()
+    gone = json.loads(run("airline@3", "--delete", "--files", "--json").stdout)
+    assert (gone["deleted"], folder.exists()) == ("airline@3", False)
+    assert [listed["id"] for listed in json.loads(run("--json").stdout)] == ["airline@1"]
+    assert run("airline@3", "--delete").exit_code == 1
+    assert (run("--delete").exit_code, run("airline@1", "--files").exit_code) == (2, 2)
