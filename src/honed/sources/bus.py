@@ -106,7 +106,7 @@ class EventBus:
 
     @contextlib.contextmanager
     def subscribe(self, *, queue_size: int = QUEUE_SIZE) -> Iterator[Listener]:
-        """Hear what is published while the context is open."""
+        """Hear what is published while the context is open; asked for in the event loop that takes it."""
         listener = Listener(queue_size)
         with self._lock:
             self._listeners += (listener,)
