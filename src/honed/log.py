@@ -9,9 +9,9 @@ import logging
 import sys
 from typing import TextIO, cast
 
-from honed.lean import without_rich
+from honed.lean import without_colour
 
-with without_rich():
+with without_colour():
     import structlog
 
 DAEMON_STARTED = "daemon.started"

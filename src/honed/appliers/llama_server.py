@@ -28,9 +28,9 @@ from honed.errors import (
     ParityError,
     TrainingError,
 )
-from honed.lean import without_rich
+from honed.lean import without_colour
 
-with without_rich():
+with without_colour():
     import httpx
 
 T = TypeVar("T", bound=Struct)
