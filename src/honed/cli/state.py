@@ -97,6 +97,7 @@ def _unused(answer: dict[str, Any]) -> str:
         "events withheld by rule": answer["withheld"],
         "groups that the learn model refused": answer["refused_groups"],
         "groups without an episode": answer["groups_without_episode"],
+        "second reports of a model call": answer["joined_reports"],
         "connections too many": answer["refused_connections"],
         "connections of users who may not send": answer["forbidden_connections"],
     }

@@ -125,6 +125,8 @@ class LlmCallEvent(
     """The answer as text, when only that is known."""
     receipt_id: str | None = None
     """Given by the gateway with the answer; a later outcome may name it."""
+    response_id: str | None = None
+    """The model server's id of the answer; with the receipt it tells reports of one call."""
     adapter_id: str | None = None
     """The adapter that answered, `scenario@n`; None for the base model."""
     lora: str | None = None

@@ -90,6 +90,7 @@ class LlmCallRecord(
     prompt: str | None = None
     response: str | None = None
     receipt_id: str | None = None
+    response_id: str | None = None
     adapter_id: str | None = None
     lora: str | None = None
     worker_id: int | None = None

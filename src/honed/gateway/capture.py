@@ -70,6 +70,7 @@ class Call(Struct, frozen=True, kw_only=True):
             LlmCallEvent(
                 event_id=self.receipt_id,
                 receipt_id=self.receipt_id,
+                response_id=answered.id,
                 task_id=labels.task_id,
                 group_id=labels.group_id,
                 session_id=labels.session_id,

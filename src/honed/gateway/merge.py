@@ -26,6 +26,8 @@ class Answered(Struct, frozen=True, kw_only=True):
     finish_reason: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    id: str | None = None
+    """The answer's, as the model server gave it."""
 
 
 class UnreadableError(Exception):
@@ -64,6 +66,7 @@ class _Choice(Struct):
 class _Chunk(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
+    id: Any = None
 
 
 _asked_decoder = msgspec.json.Decoder(Asked)
@@ -93,7 +96,7 @@ def _read_whole(body: bytes) -> Answered:
     choice = next((choice for choice in chunk.choices if choice.index == 0), None)
     if choice is None or choice.message is None or choice.finish_reason is None:
         raise UnreadableError("answer: no finished choice")
-    return _answered(choice.message, choice.finish_reason, chunk.usage)
+    return _answered(choice.message, choice.finish_reason, chunk.usage, chunk.id)
 
 
 def _read_stream(body: bytes) -> Answered:
@@ -102,9 +105,11 @@ def _read_stream(body: bytes) -> Answered:
     calls: dict[int, _ToolCallParts] = {}
     finish_reason: str | None = None
     usage: _Usage | None = None
+    answer_id: Any = None
     for data in _events(body):
         chunk = _chunk_decoder.decode(data)
         usage = chunk.usage or usage
+        answer_id = answer_id or chunk.id
         for choice in chunk.choices:
             if choice.index != 0:
                 continue
@@ -122,15 +127,18 @@ def _read_stream(body: bytes) -> Answered:
         reasoning_content="".join(reasoning) or None,
         tool_calls=tuple(calls[i].whole() for i in sorted(calls)) or None,
     )
-    return _answered(message, finish_reason, usage)
+    return _answered(message, finish_reason, usage, answer_id)
 
 
-def _answered(message: Message, finish_reason: str, usage: _Usage | None) -> Answered:
+def _answered(
+    message: Message, finish_reason: str, usage: _Usage | None, answer_id: Any
+) -> Answered:
     return Answered(
         message=message,
         finish_reason=finish_reason,
         prompt_tokens=usage.prompt_tokens if usage else None,
         completion_tokens=usage.completion_tokens if usage else None,
+        id=answer_id if isinstance(answer_id, str) else None,
     )
 
 

@@ -59,7 +59,10 @@ def _by_call(
 ) -> dict[int, OutcomeRecord]:
     """The newest demonstration of each call that has one, by the call's index."""
     told: dict[int, OutcomeRecord] = {}
-    receipts = {call.receipt_id: i for i, call in enumerate(calls) if call.receipt_id}
+    names = (
+        (name, i) for i, call in enumerate(calls) for name in (call.response_id, call.receipt_id)
+    )
+    receipts = {name: i for name, i in names if name}
     for record in demonstrations if calls else ():
         index = receipts.get(record.receipt_id) if record.receipt_id else len(calls) - 1
         if index is not None:

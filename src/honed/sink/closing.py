@@ -16,6 +16,7 @@ import msgspec
 from honed import log
 from honed.domain.episode import Episode, as_episode
 from honed.domain.records import Record
+from honed.domain.reports import once
 from honed.errors import StoreError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import Closing, OpenGroup, Store
@@ -60,6 +61,10 @@ class GroupCloser:
         self._held: dict[tuple[str, str], int] = {}
         """Groups that were held back, and how often in a row a learn model failed on them."""
         self.num_without_episode = 0
+        self.num_joined = 0
+        """Reports that told of a call which another report in the same episode tells of."""
+        self._joined: dict[int, int] = {}
+        """The same, of groups that are being closed."""
 
     @property
     def num_refused(self) -> int:
@@ -169,6 +174,7 @@ class GroupCloser:
         for group, closing in done:
             self._held.pop((group.learn_model, group.key), None)
             self.num_without_episode += not closing.episodes
+            self.num_joined += self._joined.pop(group.id, 0)
             for episode in closing.episodes:
                 self._announce(episode)
 
@@ -179,6 +185,9 @@ class GroupCloser:
         open until it is idle. So does one whose learn model is not configured now.
         """
         now_ms = self._now_ms()
+        reported, records = len(records), once(records)
+        if reported > len(records):
+            self._joined[group.id] = reported - len(records)
         is_idle = bool(self._idle_ms) and group.last_ms <= now_ms - self._idle_ms
         model = self._models.get(group.learn_model)
         if model is None or not (is_idle or model.is_complete(records)):

@@ -43,10 +43,12 @@ class SinkCounts(Struct, frozen=True, kw_only=True):
     """Malformed or conflicting lines."""
     withheld: int
     """Events that were not stored because the operator's rules drop them."""
-    without_episode: int
+    groups_without_episode: int
     """Groups that were closed without an episode."""
     refused_groups: int
     """Groups that a learn model could not read, waiting for their next try."""
+    joined_reports: int
+    """Reports of a model call that another report in the same episode tells of, too."""
 
 
 class Sink:
@@ -108,8 +110,9 @@ class Sink:
         return SinkCounts(
             rejected=self._num_rejected,
             withheld=self._num_withheld,
-            without_episode=self._closer.num_without_episode,
+            groups_without_episode=self._closer.num_without_episode,
             refused_groups=self._closer.num_refused,
+            joined_reports=self._closer.num_joined,
         )
 
     async def ingest(

@@ -61,6 +61,16 @@ def test_usage_comes_in_an_event_of_its_own() -> None:
     assert answered == whole({"role": "assistant", "content": "x"}, usage=usage)
 
 
+def test_the_answer_keeps_its_id() -> None:
+    """Each piece of a stream has it; one that is no text is none, and costs no call."""
+    piece = msgspec.json.decode(delta(content="x", finish_reason="stop").removeprefix(b"data: "))
+    named = b"data: " + msgspec.json.encode(piece | {"id": "chatcmpl-1"}) + b"\n\n"
+    assert streamed(named, named).id == "chatcmpl-1"
+    message = {"role": "assistant", "content": "x"}
+    assert whole(message, id="chatcmpl-1").id == "chatcmpl-1"
+    assert whole(message, id=7).id is None
+
+
 def test_only_the_first_choice_counts() -> None:
     """With n > 1 the others are left out."""
     other = {"index": 1, "finish_reason": "stop", "delta": {"content": "other"}}

@@ -134,7 +134,7 @@ async def test_records_stay_when_no_episode_comes_of_them() -> None:
     async with open_intake(None, learn_models=[model], idle=timedelta(milliseconds=50)) as intake:
         await intake.sink.ingest([line(event) for event in events])
         with anyio.fail_after(10):
-            while not intake.sink.counts().without_episode:
+            while not intake.sink.counts().groups_without_episode:
                 await anyio.sleep(0.01)
         kept = [record async for record in intake.store.records.query(RecordFilter())]
         stats = await intake.store.stats()
