@@ -112,6 +112,9 @@ class TriggerLoop:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Judge and train until cancelled; a cancelled run ends its worker before this returns."""
         await self._close_unfinished_runs()
+        await (
+            self.state()
+        )  # the first start is written down now: `honed status` must not need to write
         async with anyio.create_task_group() as tasks:
             task_status.started()
             while True:
