@@ -69,6 +69,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
     if unused := _unused(answer):
         say(f"not used    {unused}")
+    say(f"redaction   {_redaction(answer['redacted'])}")
     for name, problem in (("feed", answer["feed_problem"]), ("store", answer["store_problem"])):
         if problem:
             say(f"{name:<12}{problem}")
@@ -108,6 +109,14 @@ def _unused(answer: dict[str, Any]) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
+def _redaction(counts: dict[str, int] | None) -> str:
+    """What was taken out of events, by kind."""
+    if counts is None:
+        return "off: events are stored as they were sent"
+    told = sorted(counts.items(), key=lambda found: (-found[1], found[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in told) or "nothing taken out so far"
+
+
 def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Training runs, newest first."""
     found = config_from(config)
@@ -125,6 +134,7 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             f"{run.num_episodes} episodes" if run.num_episodes else "",
             f"{run.num_new} new" if run.num_new else "",
             f"{run.num_changed} changed" if run.num_changed else "",
+            f"{run.num_near_duplicates} near-duplicates" if run.num_near_duplicates else "",
             "blind" if run.selection == "blind" else "",
             run.model_id or "",
         ]

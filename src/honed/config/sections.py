@@ -98,6 +98,10 @@ class LearnSection(Section):
     dependency_graph: inferences of how actions depend on each other."""
     unlabelled: Literal["wait", "train"] = "wait"
     """Episodes without an outcome wait for one, or count as successes."""
+    near_duplicates: Literal["keep", "drop"] = "keep"
+    """Rows that say nearly what another row of a training set says: keep and mark them, or leave them out."""
+    near_duplicate_similarity: float = Field(0.8, ge=0.5, le=1.0)
+    """Share of five-word sequences in common from which two rows say nearly the same; 1: the very same ones."""
 
 
 class TrainSection(Section):

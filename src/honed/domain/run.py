@@ -31,6 +31,8 @@ class Run(Struct, frozen=True, kw_only=True):
     """Episodes among those it looked at that no training had seen."""
     num_changed: int | None = None
     """Those whose outcome had changed since a training saw them."""
+    num_near_duplicates: int | None = None
+    """Rows that say nearly what another row says, in the data or left out of them; None when nobody looked."""
     left_out: dict[str, int] = {}
     """Episodes that it looked at and did not learn from, by reason."""
 

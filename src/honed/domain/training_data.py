@@ -18,6 +18,8 @@ class TrainingMetadata(Struct, frozen=True, kw_only=True, omit_defaults=True):
     adapter_id: str | None = None
     demonstrated_by: str | None = None
     """Who gave the answer that is learned; None when it is the agent's own."""
+    near_duplicate_of: str | None = None
+    """The episode of another row of the same file that says nearly the same; None when there is none."""
     group: str | None = None
     """The key that keeps attempts at one task on one side of every split."""
 

@@ -182,6 +182,7 @@ class TrainingRuns:
             num_episodes=len(training_set.episode_ids),
             num_new=training_set.num_new,
             num_changed=training_set.num_changed,
+            num_near_duplicates=training_set.num_near_duplicates,
             left_out=training_set.left_out,
         )
         return _ended(run, "done", message=message, model_id=model.id), training_set

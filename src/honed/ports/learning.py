@@ -38,6 +38,8 @@ class TrainingSet(Struct, frozen=True, kw_only=True):
     """Episodes that no training had seen, of those that were looked at."""
     num_changed: int = 0
     """Episodes whose outcome had changed since a training saw them."""
+    num_near_duplicates: int | None = None
+    """Rows that say nearly what another one says, marked or left out; None when none were looked for."""
 
 
 class TrainingSets(Protocol):

@@ -39,6 +39,8 @@ class SftTrainingSets:
         min_rows: a training set with fewer rows is refused.
         unlabelled: `train` takes episodes without an outcome as successes; `wait` leaves them out.
         seed: of the order of the rows and of the blind draw.
+        near_duplicates: `drop` leaves out rows that say nearly what another row says; `keep` marks them.
+        similarity: share of common word sequences from which two rows say nearly the same, 0..1.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class SftTrainingSets:
         min_rows: int = 20,
         unlabelled: Literal["wait", "train"] = "wait",
         seed: int = 3407,
+        near_duplicates: Literal["keep", "drop"] = "keep",
+        similarity: float = 0.8,
     ) -> None:
         self._store = store
         self._max_episodes = max_episodes
@@ -65,6 +69,8 @@ class SftTrainingSets:
             min_rows=min_rows,
             unlabelled=unlabelled,
             seed=seed,
+            near_duplicates=near_duplicates,
+            similarity=similarity,
         )
 
     async def build(self, folder: Path, *, selection: Selection = "successes") -> TrainingSet:
@@ -106,6 +112,7 @@ class SftTrainingSets:
             seen=Seen(newest=material.reach, later=later),
             num_new=material.num_new,
             num_changed=material.num_changed,
+            num_near_duplicates=made.num_near_duplicates,
         )
 
     async def _read(self, material: Material, harvest: Harvest) -> dict[str, Reach]:

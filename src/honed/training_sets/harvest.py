@@ -5,16 +5,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from honed.domain.episode import Episode
-from honed.domain.outcome import Success, is_known, is_success
+from honed.domain.outcome import Success, is_known, is_success, score
 from honed.domain.trained_model import Selection
 from honed.domain.training_data import TrainingData
 from honed.errors import EmptyDataError, LearnError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import HeldOut
 from honed.training_sets.held_out import HeldOutSplit
+from honed.training_sets.near_duplicates import (
+    Signed,
+    check_available,
+    is_available,
+    near_duplicates,
+    sketch,
+)
 from honed.training_sets.rows import RowSpool, SpooledRow
 
 MAY_NOT_TEACH: Final = "may not be learned from"
@@ -24,6 +31,7 @@ NO_SUCCESS: Final = "not a success"
 LOW_SCORE: Final = "score too low"
 NO_ROW: Final = "not convertible"
 NOT_DRAWN: Final = "not drawn"
+NEAR_DUPLICATE: Final = "near-duplicate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,10 @@ class Rules:
     """`train` takes episodes without an outcome as successes; `wait` leaves them out."""
     seed: int
     """Of the order of the rows and of the blind draw."""
+    near_duplicates: Literal["keep", "drop"] = "keep"
+    """`drop` leaves out rows that say nearly what another row says; `keep` marks them."""
+    similarity: float = 0.8
+    """From which two rows say nearly the same."""
 
 
 class _Row(NamedTuple):
@@ -50,6 +62,10 @@ class _Row(NamedTuple):
     is_taught: bool
     """Whether the selection of successes takes it."""
     spooled: SpooledRow
+    worth: tuple[bool, float]
+    """Whether somebody gave the answer, and the score of its outcome: what tells which of two alike rows stays."""
+    sketch: Any
+    """Of what it says; None where near-duplicates cannot be looked for."""
 
 
 class Written(NamedTuple):
@@ -61,6 +77,7 @@ class Written(NamedTuple):
     held_out: tuple[HeldOut, ...]
     data_digest: str
     num_rows: int
+    num_near_duplicates: int | None
 
 
 class Harvest:
@@ -76,6 +93,9 @@ class Harvest:
         self._rows: list[_Row] = []
         self._held_out: list[tuple[HeldOut, SpooledRow]] = []
         self._num_episodes = 0
+        if rules.near_duplicates == "drop":
+            check_available()
+        self._sketches = is_available()
         self.left_out: Counter[str] = Counter()
         self.fault: LearnError | None = None
         """The first episode that could not be converted."""
@@ -107,6 +127,7 @@ class Harvest:
             held_out=tuple(episode for episode, _ in held_out),
             data_digest=digest,
             num_rows=len(rows),
+            num_near_duplicates=self._num_near(rows),
         )
 
     def _sort(self, episode: Episode) -> str | None:
@@ -129,7 +150,15 @@ class Harvest:
             reason = None
         elif corrected and (reason or not known) and self._selection == "successes":
             return reason or NO_OUTCOME
-        self._rows.append(_Row(episode.id, reason is None, self._spool.add(data)))
+        self._rows.append(
+            _Row(
+                episode.id,
+                reason is None,
+                self._spool.add(data),
+                (data.metadata.demonstrated_by is not None, score(episode.outcome)),
+                sketch(data) if self._sketches else None,
+            )
+        )
         return None
 
     def _hold_out(self, episode: Episode) -> str:
@@ -153,8 +182,8 @@ class Harvest:
 
     def _why_not_taught(self, episode: Episode) -> str | None:
         match episode.outcome:
-            case Success(score):
-                return LOW_SCORE if score < self._rules.min_score else None
+            case Success(earned):
+                return LOW_SCORE if earned < self._rules.min_score else None
             case outcome:
                 return NO_SUCCESS if is_known(outcome) else None
 
@@ -167,11 +196,43 @@ class Harvest:
 
     def _selected(self) -> list[_Row]:
         """The rows of the training file, in their final order."""
-        rows = sorted(self._rows)
-        num_taught = sum(row.is_taught for row in rows)
-        if len(rows) > num_taught:
-            self.left_out[NOT_DRAWN] += len(rows) - num_taught
-        return random.Random(self._rules.seed).sample(rows, num_taught)
+        rows = sorted(self._rows, key=lambda row: row.episode_id)
+        taught = [row for row in rows if row.is_taught]
+        alike = self._alike(rows)
+        num_rows = len(taught)
+        if self._rules.near_duplicates == "drop" and alike:
+            num_rows -= len(alike if rows == taught else self._alike(taught))
+            self.left_out[NEAR_DUPLICATE] += len(alike)
+            rows = [row for row in rows if row.episode_id not in alike]
+        num_rows = min(num_rows, len(rows))
+        if len(rows) > num_rows:
+            self.left_out[NOT_DRAWN] += len(rows) - num_rows
+        return [
+            row._replace(spooled=row.spooled._replace(near=alike.get(row.episode_id)))
+            for row in random.Random(self._rules.seed).sample(rows, num_rows)
+        ]
+
+    def _alike(self, rows: Sequence[_Row]) -> dict[str, str]:
+        """Rows that say nearly what another one says, by the episode of that one.
+
+        Of two alike the one with the better outcome stays, of equals the newer; in a blind selection the newer.
+        """
+        if not self._sketches:
+            return {}
+        ranked = sorted(rows, key=lambda row: row.episode_id, reverse=True)
+        if self._selection == "successes":
+            ranked.sort(
+                key=lambda row: row.worth, reverse=True
+            )  # stable: of equals the newer is first
+        signed = (Signed(row.episode_id, row.sketch) for row in ranked)
+        return near_duplicates(signed, self._rules.similarity)
+
+    def _num_near(self, rows: Sequence[_Row]) -> int | None:
+        """Rows of the training file that are marked, and those that were dropped for it."""
+        if not self._sketches:
+            return None
+        marked = sum(row.spooled.near is not None for row in rows)
+        return marked + self.left_out[NEAR_DUPLICATE]
 
     def _check(self, num_rows: int) -> None:
         rules = self._rules

@@ -15,7 +15,13 @@ from typing import IO, Any, Final, NamedTuple, Self
 import msgspec
 
 from honed.domain.message import Message
-from honed.domain.training_data import ChatExample, LabelledExample, PreferencePair, TrainingData
+from honed.domain.training_data import (
+    ChatExample,
+    LabelledExample,
+    PreferencePair,
+    TrainingData,
+    TrainingMetadata,
+)
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -69,6 +75,8 @@ class SpooledRow(NamedTuple):
     offset: int
     data_size: int
     metadata_size: int
+    near: str | None = None
+    """The episode of a row that says nearly the same and is worth more; goes into the metadata."""
 
 
 class RowSpool:
@@ -110,10 +118,17 @@ class RowSpool:
                 line = self._file.read(row.data_size)
                 digest.update(line)
                 data_file.write(line)
-                metadata_file.write(self._file.read(row.metadata_size))
+                metadata = self._file.read(row.metadata_size)
+                metadata_file.write(metadata if row.near is None else _marked(metadata, row.near))
             for file in (data_file, metadata_file):
                 file.flush()
                 os.fsync(file.fileno())
         aside[1].replace(metadata_path)
         aside[0].replace(path)
         return digest.hexdigest()
+
+
+def _marked(metadata: bytes, near: str) -> bytes:
+    """The line of metadata with the episode that the row is a near-duplicate of."""
+    told = msgspec.json.decode(metadata, type=TrainingMetadata)
+    return _encoder.encode(msgspec.structs.replace(told, near_duplicate_of=near)) + b"\n"

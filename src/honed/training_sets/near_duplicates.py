@@ -1,0 +1,108 @@
+"""Rows that say nearly the same: found by MinHash, and which of them stays.
+
+Two rows are near-duplicates when the sets of their five-word sequences overlap by `similarity` or more
+(Jaccard; Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", use 0.8). The words are
+those of the turns and tool calls without system turns: agents share long instructions, and what they did
+under them may still differ. Estimated from 128 hashes, so a pair near the limit may fall on either side; the
+same rows always give the same answer.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from honed.domain.message import Message
+from honed.domain.training_data import ChatExample, LabelledExample, PreferencePair, TrainingData
+from honed.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rensa import RMinHash
+
+_NUM_HASHES: Final = 128
+_NUM_BANDS: Final = 32
+"""Bands of 4: a pair with a similarity of 0.8 is overlooked in 1 of 10^7 cases, one with 0.5 in 1 of 8."""
+_SEED: Final = 42
+_WORD: Final = re.compile(r"\w+")
+_SEQUENCE: Final = 5
+
+
+class Signed(NamedTuple):
+    """A row and the sketch of what it says."""
+
+    key: str
+    sketch: "RMinHash"
+
+
+def is_available() -> bool:
+    """Whether the library that makes sketches is installed; it comes with the extra `train`."""
+    try:
+        import rensa  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def check_available() -> None:
+    """Raise TrainingError when near-duplicates cannot be looked for."""
+    if not is_available():
+        raise TrainingError(
+            "near-duplicates cannot be found: the package rensa is not installed",
+            advice="pip install 'honed[train]', or set learn.near_duplicates to keep",
+        )
+
+
+def sketch(data: TrainingData) -> "RMinHash":
+    """What a row says, in 512 bytes."""
+    from rensa import RMinHash
+
+    words = [word for text in _texts(data) for word in _WORD.findall(text.lower())]
+    parts = (words[start:] for start in range(_SEQUENCE))
+    made = RMinHash(num_perm=_NUM_HASHES, seed=_SEED)
+    made.update(list(map(" ".join, zip(*parts, strict=False))) or [" ".join(words)])
+    return made
+
+
+def near_duplicates(ranked: Iterable[Signed], similarity: float) -> dict[str, str]:
+    """Rows that say nearly what a row ranked before them says, and which one that is.
+
+    Args:
+        ranked: the rows, the one to stay first.
+        similarity: share of common word sequences from which two rows say nearly the same, 0..1.
+
+    Returns:
+        By the key of the row that is near to another: the key of the closest of those that stay.
+    """
+    from rensa import RMinHashLSH
+
+    index = RMinHashLSH(threshold=similarity, num_perm=_NUM_HASHES, num_bands=_NUM_BANDS)
+    staying: list[Signed] = []
+    found: dict[str, str] = {}
+    for row in ranked:
+        near = [staying[place] for place in sorted(index.query(row.sketch))]
+        alike = [(row.sketch.jaccard(other.sketch), other.key) for other in near]
+        closest = max(alike, key=lambda pair: pair[0], default=(0.0, ""))
+        if closest[0] >= similarity:
+            found[row.key] = closest[1]
+            continue
+        index.insert(len(staying), row.sketch)
+        staying.append(row)
+    return found
+
+
+def _texts(data: TrainingData) -> Iterator[str]:
+    match data:
+        case ChatExample():
+            yield from _said(data.messages)
+        case PreferencePair():
+            yield from _said((*data.prompt, *data.chosen, *data.rejected))
+        case LabelledExample():
+            yield from _said((*data.prompt, *data.completion))
+
+
+def _said(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        if message.role in ("system", "developer"):
+            continue
+        yield message.text
+        for call in message.tool_calls or ():
+            yield f"{call.function.name} {call.function.arguments}"
