@@ -111,15 +111,17 @@ async def open_intake(config: Config, store: SqlStore) -> AsyncIterator[Intake]:
         by_daemon = await anyio.to_thread.run_sync(daemon_answers, config)
         if not by_daemon:
             alone.enter_context(only_daemon_of(config.data_dir))
+        secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
         sink = Sink(
             store,
             [create(config.learn.model)],
             scenario=config.scenario,
-            secret=load_or_make_secret(config.data_dir / "secret.key", may_make=is_new),
+            secret=secret,
             settle=timedelta(0),
             idle=timedelta(0),
             on_episode=lambda episode: None,
             consent=config.consent.consent(),
+            redaction=config.redact.redaction(secret),
         )
         if by_daemon:
             async with AsyncHonedClient(config.feed_socket) as client:

@@ -35,6 +35,7 @@ from honed.stores.copies import (
     move_adapters,
 )
 from honed.stores.files import parse_url
+from honed.training_sets import load_or_make_secret
 
 T = TypeVar("T")
 
@@ -236,7 +237,10 @@ def _asked(
         with only_daemon_of(config.data_dir):
 
             async def here(store: SqlStore) -> T:
-                return await work(Keeper(config, store, store.keeping))
+                is_new = not await store.has_records()
+                secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
+                forms = config.redact.redaction(secret).forms
+                return await work(Keeper(config, store, store.keeping, forms=forms))
 
             return with_store(config, here)
     except HonedError as error:

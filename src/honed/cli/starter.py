@@ -25,6 +25,11 @@ trigger = 'count(100) | every("1h")'
 # Where everything is kept: database, adapters, runs, sockets.
 {data_dir}
 
+[redact]
+# Secrets and personal data go out of events before they are stored. Beside what is looked for by default: addresses
+# of hosts with "ip"; "-phone" would leave a kind out; docs/redaction.md names them all.
+kinds = ["default"]
+
 [learn]
 # chat: captured conversations; worker_decision_sequence: the actions of each worker.
 model = "chat"

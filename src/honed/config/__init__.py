@@ -3,14 +3,15 @@
 Every key can also come from the environment as `HONED__SECTION__KEY`, which wins over the file. Unknown keys are
 refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
 
-`sections` is what can be said and what it means, `values` how durations and sizes are written, `config` the whole,
-`load` where it is read from, `secrets` what never stands in it,
+`sections` and `redact` are what can be said and what it means, `values` how durations and sizes are written, `config`
+the whole, `load` where it is read from, `secrets` what never stands in it,
 `places` where a system-wide installation keeps things, `origins` where each value came
 from, `reference` the file with every key and the JSON schema.
 """
 
 from honed.config.config import Config
 from honed.config.load import config_paths, load_config
+from honed.config.redact import RedactSection
 from honed.config.secrets import read_secret
 from honed.config.sections import (
     ApplySection,
@@ -30,6 +31,7 @@ __all__ = [
     "EventsSection",
     "GateSection",
     "LearnSection",
+    "RedactSection",
     "Section",
     "ServeSection",
     "TrainSection",

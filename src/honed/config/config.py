@@ -10,6 +10,7 @@ from platformdirs import user_data_path
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from honed.config.redact import RedactSection
 from honed.config.sections import (
     ApplySection,
     ConsentSection,
@@ -61,6 +62,8 @@ class Config(BaseSettings):
     consent: ConsentSection = ConsentSection()
     """Who must not be learned from, and whose content is not trusted. A rule is `FIELD=PATTERN`: FIELD is scenario,
     agent, role, user, task, group, session or tag.NAME; the pattern may hold `*` and `?`, and fits the whole value."""
+    redact: RedactSection = RedactSection()
+    """Secrets and personal data go out of an event before it is written anywhere (docs/redaction.md)."""
     keep: KeepSection = KeepSection()
     """For how long data are kept; 0 for ever. Looked at once a day, and by `honed cleanup`."""
     learn: LearnSection = LearnSection()

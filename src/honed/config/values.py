@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 
 from honed.domain.consent import Rule, parse_rule
 from honed.errors import TriggerSyntaxError, ValidationError
@@ -123,6 +123,8 @@ def plain(value: Any, *, is_size: bool = False) -> Any:
             return format_duration(value)
         case TrainTrigger() | Path() | Rule():
             return str(value)
+        case BaseModel():
+            return value.model_dump(exclude_none=True)
         case tuple():
             return [plain(item) for item in value]
         case int() if is_size:

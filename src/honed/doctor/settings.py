@@ -7,7 +7,9 @@ from honed.config import Config, config_paths, load_config
 from honed.config.load import PREFIX, find_config, variable
 from honed.config.origins import DEFAULT, keys, settings
 from honed.doctor.finding import Found, fail, ok, together, warn
+from honed.doctor.patient import Patient
 from honed.errors import ConfigError
+from honed.redaction import DEFAULT_KINDS
 
 
 def config(path: Path | None) -> tuple[list[Found], Config | None]:
@@ -28,6 +30,22 @@ def config(path: Path | None) -> tuple[list[Found], Config | None]:
     if file is not None and file.stat().st_mode & 0o022:
         parts.append(warn(f"others may write {file}", f"chmod go-w {file}"))
     return [together(parts)], found
+
+
+def redaction(patient: Patient) -> Found:
+    """Is anything looked for before events are written?"""
+    section = patient.config.redact
+    kinds = section.chosen_kinds()
+    if not kinds:
+        return warn(
+            "off: passwords, keys and addresses in events are stored, and may be learned",
+            "take `enabled = false` out of [redact], unless they are taken out before",
+        )
+    left_out = [kind for kind in DEFAULT_KINDS if kind not in kinds]
+    added = [kind for kind in kinds if kind not in DEFAULT_KINDS]
+    text = f"on, {len(kinds)} kinds of secrets and personal data"
+    text += f", with {', '.join(added)}" if added else ""
+    return ok(text + (f", without {', '.join(left_out)}" if left_out else ""))
 
 
 def _is_from(file: Path | None, source: str) -> bool:

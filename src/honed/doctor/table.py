@@ -29,6 +29,7 @@ class Check:
 CHECKS: Final = (
     Check("data folder", folders.data_folder),
     Check("sockets", folders.sockets),
+    Check("redaction", settings.redaction),
     Check("store", store.store, limit_s=45),
     Check("disk", room.disk),
     Check("training stack", stack.packages, needs_config=False),

@@ -4,6 +4,7 @@ The files that trainings read go first, then rows, then what the database's own 
 Adapters are not unlearned: the answer names those that saw it.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +13,20 @@ from msgspec import Struct
 
 from honed.errors import StoreError
 from honed.keeping import run_files
-from honed.ports import Keeping, Whose
+from honed.ports import Extent, Keeping, Whose
 
 _OUT_OF_REACH: Final = (
     "spools of clients and the inbox's files, backups and exports keep what they hold",
     "adapters are not unlearned: train again without the data and take theirs out of service",
 )
+
+
+Forms = Callable[[str], Sequence[str]]
+
+
+def as_it_is(name: str) -> tuple[str, ...]:
+    """The form of ids where nothing is ever redacted."""
+    return (name,)
 
 
 class Forgotten(Struct, frozen=True, kw_only=True):
@@ -41,10 +50,17 @@ class Forgotten(Struct, frozen=True, kw_only=True):
 
 
 class Forgetting:
-    """Forgets in one data folder."""
+    """Forgets in one data folder.
 
-    def __init__(self, keeping: Keeping, *, runs_dir: Path) -> None:
+    Args:
+        keeping: takes rows out of its store.
+        runs_dir: where the files of its trainings are.
+        forms: under which ids something may be stored that is asked for by one.
+    """
+
+    def __init__(self, keeping: Keeping, *, runs_dir: Path, forms: Forms = as_it_is) -> None:
         self._keeping = keeping
+        self._forms = forms
         self._runs_dir = runs_dir
 
     async def look(self, whose: Whose) -> Forgotten:
@@ -59,8 +75,15 @@ class Forgetting:
         """
         return await self._told(whose, done=True)
 
+    async def _find(self, whose: Whose) -> Extent:
+        """Whatever is stored under one of the forms of the name."""
+        found = [
+            await self._keeping.find(Whose(whose.kind, name)) for name in self._forms(whose.name)
+        ]
+        return Extent(*(frozenset().union(*parts) for parts in zip(*found, strict=True)))
+
     async def _told(self, whose: Whose, *, done: bool) -> Forgotten:
-        extent = await self._keeping.find(whose)
+        extent = await self._find(whose)
         learned = await self._keeping.learned_from(sorted(extent.episode_ids))
         work = run_files.take_out if done else run_files.runs_with
         scrubbed = True

@@ -12,7 +12,7 @@ from honed.config import Config
 from honed.domain.times import now_ms
 from honed.errors import StoreError
 from honed.keeping.cleanup import Cleaned, Cleanup, KeepFor
-from honed.keeping.forgetting import Forgetting, Forgotten
+from honed.keeping.forgetting import Forgetting, Forgotten, Forms, as_it_is
 from honed.ports import Keeping, Store, Whose
 
 _FIRST_S: Final = 600.0
@@ -28,6 +28,7 @@ class Keeper:
         store: where episodes, runs and models are.
         keeping: what takes rows out of it.
         at_rest: holds trainings off while something is forgotten.
+        forms: under which ids something may be stored that is asked for by one.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Keeper:
         keeping: Keeping,
         *,
         at_rest: Callable[[], AbstractContextManager[None]] = nullcontext,
+        forms: Forms = as_it_is,
     ) -> None:
         self._log = log.get(scenario=config.scenario)
         self._at_rest = at_rest
-        self._forgetting = Forgetting(keeping, runs_dir=config.runs_dir)
+        self._forgetting = Forgetting(keeping, runs_dir=config.runs_dir, forms=forms)
         keep = config.keep
         self._cleanup = Cleanup(
             store,

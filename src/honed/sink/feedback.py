@@ -29,15 +29,20 @@ class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The episodes that it is about."""
 
 
+def format_feedback(told: dict[str, Any]) -> bytes:
+    """What somebody said as the line of an outcome event; it gets an id if it has none."""
+    return msgspec.json.encode({"event_id": uuid.uuid4().hex} | told | {"type": "outcome"})
+
+
 def read_feedback(told: dict[str, Any]) -> tuple[OutcomeEvent, bytes]:
-    """The outcome event of what somebody said, and its line; it gets an id if it has none.
+    """The outcome event of what somebody said, and its line.
 
     Raises:
         ValidationError: a field is unknown or wrong, or it does not say what it is about.
     """
     if unknown := told.keys() - {"type", *OutcomeEvent.__struct_fields__}:
         raise ValidationError(f"unknown field {min(unknown)}", path=f"$.{min(unknown)}")
-    line = msgspec.json.encode({"event_id": uuid.uuid4().hex} | told | {"type": "outcome"})
+    line = msgspec.json.encode(told)
     event = parse_event(line)
     assert isinstance(event, OutcomeEvent)
     if not (event.receipt_id or event.task_id or event.session_id or event.group_id):

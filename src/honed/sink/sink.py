@@ -1,10 +1,11 @@
-"""Lines become records: validated, marked with the groups they join, committed together.
+"""Lines become records: redacted, validated, marked with the groups they join, committed together.
 
 The hot path: it only adds. What becomes of the groups is `closing`'s.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -30,10 +31,14 @@ from honed.ports import (
     Rejected,
     Store,
 )
+from honed.redaction import Redaction
 from honed.sink.closing import GroupCloser
-from honed.sink.feedback import Became, Reach, Taken, read_feedback
+from honed.sink.feedback import Became, Reach, Taken, format_feedback, read_feedback
+from honed.sink.redacting import Looked, Redacting
 
 _EVERYBODY: Final = Consent()
+_NO_REDACTION: Final = Redaction()
+_NOTHING: Final[Mapping[int, Looked]] = {}
 
 
 class SinkCounts(Struct, frozen=True, kw_only=True):
@@ -49,6 +54,8 @@ class SinkCounts(Struct, frozen=True, kw_only=True):
     """Groups that a learn model could not read, waiting for their next try."""
     joined_reports: int
     """Reports of a model call that another report in the same episode tells of, too."""
+    redacted: dict[str, int] | None
+    """What was taken out of lines, by kind, of repeats as well; None when nothing is looked for."""
 
 
 class Sink:
@@ -63,6 +70,7 @@ class Sink:
         idle: a group without a new record for this long is closed as it is; 0 means never.
         on_episode: called after the commit of each new episode.
         consent: who must not be learned from, and whose content is not trusted.
+        redaction: takes out of a line what must not be kept; without it lines are kept as they are.
         now_ms: the clock, Unix milliseconds.
     """
 
@@ -77,10 +85,14 @@ class Sink:
         idle: timedelta,
         on_episode: Callable[[Episode], None],
         consent: Consent = _EVERYBODY,
+        redaction: Redaction = _NO_REDACTION,
         now_ms: Callable[[], int] = times.now_ms,
     ) -> None:
         self._store = store
-        self._consent = consent if consent else None
+        self._redacting = Redacting(redaction)
+        self.forms = self._redacting.forms
+        """Under which ids something may be stored that is asked for by one from outside."""
+        self._consent = self._redacting.turned(consent) if consent else None
         self._models = {model.name: model for model in learn_models}
         self._hash = hashlib.blake2b(digest_size=16, key=secret)
         self._now_ms = now_ms
@@ -113,6 +125,7 @@ class Sink:
             groups_without_episode=self._closer.num_without_episode,
             refused_groups=self._closer.num_refused,
             joined_reports=self._closer.num_joined,
+            redacted=self._redacting.counts,
         )
 
     async def ingest(
@@ -125,8 +138,17 @@ class Sink:
         Raises:
             StoreError: nothing of the batch was acknowledged; send it again.
         """
+        looked = await self._redacting.kept_of_long(lines)
+        return await self._ingest(lines, looked, position)
+
+    async def _ingest(
+        self,
+        lines: Sequence[bytes],
+        looked: Mapping[int, Looked],
+        position: FilePosition | None = None,
+    ) -> Ingested:
         now_ms = self._now_ms()
-        events, positions, rejected = self._read(lines, now_ms)
+        events, positions, rejected = self._read(lines, now_ms, looked)
         ends_group, self._ends_group = self._ends_group, False
         try:
             dispositions = await self._store.append(events, position=position)
@@ -149,12 +171,12 @@ class Sink:
         Raises:
             StoreError: it was not stored.
         """
+        line = format_feedback(told)
         try:
-            event, line = read_feedback(told)
+            event, kept, known_before = await self._reached(line)
         except ValidationError as error:
             return Taken(event_id=None, became="refused", message=str(error))
-        known_before = await self._attempts(event)
-        done = await self.ingest([line])
+        done = await self._ingest([line], {0: kept})
         if done.rejected:
             return Taken(
                 event_id=event.event_id, became="refused", message=done.rejected[0].message
@@ -170,6 +192,25 @@ class Sink:
             reach="episodes" if episode_ids else reach,
             episode_ids=episode_ids,
         )
+
+    async def _reached(self, line: bytes) -> tuple[OutcomeEvent, bytes, Attempts]:
+        """What was told, its line as it is kept, and the attempts that it is about.
+
+        The ids that it names are kept in the form in which the store knows them, else in today's.
+
+        Raises:
+            ValidationError: it is no outcome event.
+        """
+        told = msgspec.json.decode(line)
+        clean = msgspec.json.decode(self._redacting.kept(line))
+        found = []
+        for ids in self._redacting.forms_of_names(told):
+            event, kept = read_feedback(clean | ids)
+            attempts = await self._attempts(event)
+            found.append((event, kept, attempts))
+            if attempts.episode_ids or attempts.num_open:
+                return found[-1]
+        return found[0]
 
     async def _attempts(self, event: OutcomeEvent) -> Attempts:
         """Those that the outcome goes to; before it is stored: for that makes a group for its calls."""
@@ -188,13 +229,17 @@ class Sink:
             ValidationError: an event cannot be read, or is stored already with other content.
             StoreError: nothing of it was stored.
         """
-        read = [self._incoming(event.body, event.received_ms) for event in provenance.events]
+        episode, kept = self._redacting.episode(episode, provenance)
+        read = [
+            self._incoming(told.body, told.received_ms, clean.body)
+            for told, clean in zip(provenance.events, kept.events, strict=True)
+        ]
         lines = [event for event in read if event is not None]
         self._ends_group = False  # the episode is closed: no group falls due
-        return await self._store.add_episode(episode, lines, verdicts=provenance.verdicts)
+        return await self._store.add_episode(episode, lines, verdicts=kept.verdicts)
 
     def _read(
-        self, lines: Sequence[bytes], now_ms: int
+        self, lines: Sequence[bytes], now_ms: int, looked: Mapping[int, Looked] = _NOTHING
     ) -> tuple[list[IncomingEvent], list[int], list[Rejected]]:
         """The events to store, which of the lines they were, and the lines that are none."""
         events: list[IncomingEvent] = []
@@ -202,7 +247,10 @@ class Sink:
         rejected: list[Rejected] = []
         for position, line in enumerate(lines):
             try:
-                event = self._incoming(line, now_ms)
+                kept = looked.get(position) if looked else None
+                if isinstance(kept, ValidationError):
+                    raise kept
+                event = self._incoming(line, now_ms, kept or self._redacting.kept(line))
             except ValidationError as error:
                 rejected.append(Rejected(position, "invalid", str(error), error.path))
                 continue
@@ -213,18 +261,15 @@ class Sink:
             positions.append(position)
         return events, positions, rejected
 
-    def _incoming(self, line: bytes, now_ms: int) -> IncomingEvent | None:
-        # The decoder skips unknown keys without looking at their encoding.
-        if not line.isascii():
-            _check_utf8(line)
-        event = parse_event(line)
-        kept = line
-        if self._consent is not None and (changed := self._consent.changes(event)):
+    def _incoming(self, line: bytes, now_ms: int, kept: bytes) -> IncomingEvent | None:
+        """The event of a line; nothing of it but its digest is made of what is not kept."""
+        event = parse_event(kept)
+        if self._consent is not None and (changed := self._changes(event, line, kept)):
             if self._consent.drops and changed.get("train") is False:
                 return None
             event = msgspec.structs.replace(event, **changed)
             # Not `format_event`: what this version does not know of the event is kept as well.
-            kept = msgspec.json.encode(msgspec.json.decode(line) | changed)
+            kept = msgspec.json.encode(msgspec.json.decode(kept) | changed)
         receipt_id = getattr(event, "receipt_id", None)
         # A verdict on a call goes where the call went; only the store knows where that is.
         follows_call = isinstance(event, OutcomeEvent) and receipt_id and event.task_id is None
@@ -245,6 +290,15 @@ class Sink:
         )
         # The generated constructor is a Python function: 0.15 us, and 0.4 with names.
         return tuple.__new__(IncomingEvent, fields)
+
+    def _changes(self, event: Event, line: bytes, kept: bytes) -> dict[str, Any]:
+        """What the operator's rules say, which may name what was taken out of the line."""
+        assert self._consent is not None
+        changed = self._consent.changes(event)
+        if kept is not line:
+            with contextlib.suppress(ValidationError):
+                changed |= self._consent.changes(parse_event(line))
+        return changed
 
     def _digest(self, line: bytes) -> bytes:
         keyed = self._hash.copy()  # 1 us cheaper than to begin with the key each time
@@ -299,12 +353,3 @@ def _conflicts(
         for position, event, disposition in zip(positions, events, dispositions, strict=True)
         if disposition == "conflict"
     ]
-
-
-def _check_utf8(line: bytes) -> None:
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        raise ValidationError(
-            f"the line is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
