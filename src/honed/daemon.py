@@ -120,7 +120,7 @@ class LearningDaemon:
             if control is None:
                 control = claim_unix_path(config.control_socket)
                 rooms.callback(config.control_socket.unlink, missing_ok=True)
-            keeper = Keeper(config, store, store.keeping, at_rest=loop.at_rest)
+            keeper = Keeper(config, store, store.keeping, at_rest=loop.at_rest, forms=sink.forms)
             await rooms.enter_async_context(running(keeper.run))
             feed = self._feed = SocketSource(
                 config.feed_socket,
@@ -283,6 +283,7 @@ class LearningDaemon:
             idle=self.config.events.episode_idle,
             on_episode=self._on_episode,
             consent=self.config.consent.consent(),
+            redaction=self.config.redact.redaction(secret),
         )
 
     def _training_runs(

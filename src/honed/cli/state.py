@@ -69,6 +69,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     )
     if unused := _unused(answer):
         say(f"not used    {unused}")
+    say(f"redaction   {_redaction(answer['redacted'])}")
     for name, problem in (("feed", answer["feed_problem"]), ("store", answer["store_problem"])):
         if problem:
             say(f"{name:<12}{problem}")
@@ -106,6 +107,14 @@ def _unused(answer: dict[str, Any]) -> str:
             f"{_FAULTS[what]} at {source}": n for what, n in found.items() if what in _FAULTS
         }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _redaction(counts: dict[str, int] | None) -> str:
+    """What was taken out of events, by kind."""
+    if counts is None:
+        return "off: events are stored as they were sent"
+    told = sorted(counts.items(), key=lambda found: (-found[1], found[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in told) or "nothing taken out so far"
 
 
 def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
