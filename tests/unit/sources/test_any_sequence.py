@@ -90,6 +90,8 @@ async def play(folder: Path, played: Sequence[Step]) -> Any:
         ):
             pending = await until_restart(folder, rest)
             if pending is None:
+                at_least, at_most = mentioned(played)
+                assert at_least <= (await intake.store.stats()).num_records <= at_most
                 async with AsyncHonedClient(folder / "feed.sock") as client:
                     await client.send_lines([each[:-1] for each in LINES])
                 return await content(intake)
@@ -124,18 +126,20 @@ async def take(stream: anyio.abc.SocketStream, step: Step) -> None:
             for piece in (data[:cut], data[cut:]):
                 if piece:
                     await stream.send(piece)
-            await heard(stream, len(events))
+                    await anyio.sleep(0.001)  # mostly enough for the pieces to be read one by one
+            assert await heard(stream, len(events)) == []
         case Leave(events, share):
             data = joined(events)
             await stream.send(data[: round(share * len(data))])
         case Contradict(event):
             await stream.send(LINES[event])  # so that it is known
-            await heard(stream, 1)
+            assert await heard(stream, 1) == []
             await stream.send(line(EVENTS[event] | {"tags": {"other": "yes"}}) + b"\n")
-            assert "conflict" in await heard(stream, 1)
+            assert await heard(stream, 2) == ["conflict"]
         case Nonsense(text):
             await stream.send(text + b"\n" + LINES[0])
-            await heard(stream, 1 + bool(text.strip()))
+            num_bad = bool(text.strip())
+            assert await heard(stream, 1 + num_bad) == ["invalid"] * num_bad
 
 
 async def heard(stream: anyio.abc.SocketStream, num_lines: int) -> list[str]:
@@ -148,6 +152,23 @@ async def heard(stream: anyio.abc.SocketStream, num_lines: int) -> list[str]:
                 codes.append(reply["code"])
             elif reply["line"] >= num_lines:
                 return codes
+
+
+def mentioned(played: Sequence[Step]) -> tuple[int, int]:
+    """How many events were acknowledged, and how many may have been read."""
+    acked: set[int] = set()
+    read: set[int] = set()
+    for step in played:
+        match step:
+            case Send(events, _):
+                acked.update(events)
+            case Contradict(event):
+                acked.add(event)
+            case Nonsense():
+                acked.add(0)
+            case Leave(events, _) | Restart(events):
+                read.update(events)
+    return len(acked), len(acked | read)
 
 
 def joined(events: Sequence[int]) -> bytes:
