@@ -5,6 +5,7 @@ be root, so root starts it as `nobody`. `HONED_TEST_POSTGRES` names another serv
 `schema`), which the tests that kill theirs do not touch.
 """
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -22,7 +23,9 @@ import anyio
 import asyncpg
 import pytest
 
-from honed.lifeline import end_with_parent
+from honed.lifeline import descendants, end_with_parent
+from honed.stores.postgres.server import parse_server
+from honed.stores.tables import metadata
 
 _READY_S = 60
 
@@ -79,9 +82,16 @@ class PostgresServer:
     def kill(self) -> None:
         """End every process of it at once, as a power cut would."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
+        children = descendants(self._process.pid)
+        for pid in (self._process.pid, *children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(10)
         self._process = None
+        until = time.monotonic() + _READY_S
+        while any(_is_alive(pid) for pid in children):  # they hold its shared memory
+            assert time.monotonic() < until
+            time.sleep(0.005)
 
     def stop(self) -> None:
         """End it and remove its folder."""
@@ -98,6 +108,14 @@ class PostgresServer:
         assert self._process is not None
         is_own = bool(lines) and lines[0].strip() == str(self._process.pid)
         return is_own and len(lines) > 7 and lines[7].strip() == "ready"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
 
 
 def _program(name: str) -> str:
@@ -139,18 +157,26 @@ def with_schema(url: str, schema: str) -> str:
 
 
 def sql(url: str, *statements: str) -> list[Any]:
+    """Run statements past the store, outside an event loop; the rows of the last."""
+    return anyio.run(fetch, url, *statements)
+
+
+async def fetch(url: str, *statements: str) -> list[Any]:
     """Run statements past the store; the rows of the last. `schema` in the URL is the search path."""
-    from honed.stores.postgres.server import parse_server
+    server = parse_server(url)
+    db = await asyncpg.connect(server.dsn, server_settings={"search_path": server.search_path})
+    try:
+        rows: list[Any] = []
+        for statement in statements:
+            rows = [tuple(row) for row in await db.fetch(statement)]
+        return rows
+    finally:
+        await db.close()
 
-    async def run() -> list[Any]:
-        server = parse_server(url)
-        db = await asyncpg.connect(server.dsn, server_settings={"search_path": server.search_path})
-        try:
-            rows: list[Any] = []
-            for statement in statements:
-                rows = [tuple(row) for row in await db.fetch(statement)]
-            return rows
-        finally:
-            await db.close()
 
-    return anyio.run(run)
+async def everything(url: str) -> bytes:
+    """All rows of all tables of a store, as text."""
+    rows: list[Any] = []
+    for table in metadata.tables:
+        rows += await fetch(url, f"SELECT * FROM {table}")
+    return repr(rows).encode()

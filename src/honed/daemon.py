@@ -353,6 +353,7 @@ async def _store(config: Config) -> AsyncIterator[SqlStore]:
     events = config.events
     async with open_store(
         config.database,
+        alone=True,
         queue_size=events.queue_size,
         queue_bytes=events.queue_bytes,
         batch_max=events.batch_max,

@@ -122,14 +122,19 @@ def run_async(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T
         raise
 
 
-def with_store(config: Config, read: Callable[[SqlStore], Coroutine[Any, Any, T]]) -> T:
-    """Open the store, read, close it; works beside a running daemon. Reading makes no store."""
+def with_store(
+    config: Config, read: Callable[[SqlStore], Coroutine[Any, Any, T]], *, alone: bool = False
+) -> T:
+    """Open the store, read, close it; works beside a running daemon. Reading makes no store.
+
+    With `alone` a daemon elsewhere that works on a server's store is in the way.
+    """
     path = config.data_dir / "honed.db"
     if config.database.endswith(quote(str(path))) and not path.exists():
         leave(NotFoundError(f"nothing is stored at {path}", advice="is data_dir the right one?"))
 
     async def opened() -> T:
-        async with open_store(config.database) as store:
+        async with open_store(config.database, alone=alone) as store:
             return await read(store)
 
     try:

@@ -33,8 +33,10 @@ from honed.stores.copies import (
     database_files,
     has_records,
     move_adapters,
+    on_server,
 )
 from honed.stores.files import parse_url
+from honed.stores.postgres.server import Server
 from honed.training_sets import load_or_make_secret
 
 T = TypeVar("T")
@@ -94,7 +96,10 @@ def restore(
 ) -> None:
     """Put a backup into the data folder; the daemon must be stopped."""
     found = config_from(config)
-    path = parse_url(found.database).path
+    place = parse_url(found.database)
+    if isinstance(place, Server):
+        leave(on_server(place, "restored"))
+    path = place.path
     if path is None:
         leave(HonedError("the store is in memory: there is nothing to restore to"))
     with _Bar(as_json) as on_progress:
@@ -211,7 +216,7 @@ def cleanup(
 def _compact(config: Config) -> int:
     try:
         with only_daemon_of(config.data_dir):
-            return with_store(config, lambda store: store.keeping.compact())
+            return with_store(config, lambda store: store.keeping.compact(), alone=True)
     except HonedError as error:
         leave(error)
 
@@ -242,7 +247,7 @@ def _asked(
                 forms = config.redact.redaction(secret).forms
                 return await work(Keeper(config, store, store.keeping, forms=forms))
 
-            return with_store(config, here)
+            return with_store(config, here, alone=True)
     except HonedError as error:
         leave(error)
 

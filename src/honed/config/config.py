@@ -1,9 +1,10 @@
 """The whole config: top-level keys, sections, and the places that follow from them."""
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from platformdirs import user_data_path
@@ -26,6 +27,8 @@ from honed.domain.ids import check_scenario
 from honed.errors import ValidationError
 from honed.triggers.text import default_watch
 
+_SCHEMA: Final = re.compile(r"[?&]schema=")
+
 
 class Config(BaseSettings):
     """Everything the operator can say."""
@@ -46,8 +49,9 @@ class Config(BaseSettings):
     /var/lib/honed / SCENARIO."""
     runtime_dir: Path | None = Field(None, examples=["/run/honed/airline"])
     """Where feed.sock and control.sock are. Default: data_dir; for a file in /etc/honed /run/honed / SCENARIO."""
-    database: str = Field("", examples=["sqlite:////var/lib/honed/airline/honed.db"])
-    """SQLAlchemy URL; default `sqlite:///{data_dir}/honed.db`."""
+    database: str = Field("", examples=["postgresql://honed@db.internal/honed"], repr=False)
+    """Where the store is; default `sqlite:///{data_dir}/honed.db`. On a PostgreSQL server it is the schema
+    `honed_SCENARIO`, else what `?schema=` says. Give a password in PGPASSWORD or a passfile, not here."""
     base_model: str | None = Field(None, examples=["Qwen/Qwen3-0.6B"])
     """Hub id or folder of the model that is trained and served; without it nothing trains."""
     trigger: Trigger = Field(default_factory=default_watch)
@@ -94,6 +98,10 @@ class Config(BaseSettings):
         object.__setattr__(self, "data_dir", data_dir)
         if not self.database:
             object.__setattr__(self, "database", f"sqlite:///{quote(str(data_dir / 'honed.db'))}")
+        elif self.database.startswith("postgres") and not _SCHEMA.search(self.database):
+            sign = "&" if "?" in self.database else "?"
+            schema = f"honed_{self.scenario}"[:63]  # the longest name that the server takes
+            object.__setattr__(self, "database", f"{self.database}{sign}schema={schema}")
 
     @classmethod
     def settings_customise_sources(

@@ -17,7 +17,7 @@ from honed.config.values import SizeMark, plain
 
 DEFAULT: Final = "default"
 _SECRET: Final = re.compile(r"(^|_)(password|secret|token|api_key|credential)s?(_|$)")
-_PASSWORD_IN_URL: Final = re.compile(r"(://[^:/@]*:)[^@]*@")
+_PASSWORD_IN_URL: Final = re.compile(r"(://[^:/@]*:)[^@]*(?=@)|([?&]\w*password=)[^&]*")
 _HEADER: Final = re.compile(r"\s*\[\s*([\w.\s]+?)\s*\]")
 _KEY: Final = re.compile(r"""\s*(["']?)([\w.]+)\1\s*=""")
 
@@ -120,9 +120,14 @@ def _lines(text: str) -> dict[tuple[str, ...], int]:
     return found
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return _PASSWORD_IN_URL.sub(lambda found: f"{found[1] or found[2]}***", url)
+
+
 def _without_secrets(name: str, value: Any) -> Any:
     if _SECRET.search(name) and value is not None:
         return "***"
     if isinstance(value, str):
-        return _PASSWORD_IN_URL.sub(r"\1***@", value)
+        return without_password(value)
     return value

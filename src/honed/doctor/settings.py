@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from honed.config import Config, config_paths, load_config
-from honed.config.load import PREFIX, find_config, variable
-from honed.config.origins import DEFAULT, keys, settings
+from honed.config.load import PREFIX, find_config, read_toml, variable
+from honed.config.origins import DEFAULT, keys, settings, without_password
 from honed.doctor.finding import Found, fail, ok, together, warn
 from honed.doctor.patient import Patient
 from honed.errors import ConfigError
@@ -29,6 +29,13 @@ def config(path: Path | None) -> tuple[list[Found], Config | None]:
     ]
     if file is not None and file.stat().st_mode & 0o022:
         parts.append(warn(f"others may write {file}", f"chmod go-w {file}"))
+    if file is not None and file.stat().st_mode & 0o044 and _has_password(file):
+        parts.append(
+            warn(
+                f"others may read {file}, which holds the database's password",
+                f"chmod go-r {file}, or give it in PGPASSWORD or a passfile instead",
+            )
+        )
     return [together(parts)], found
 
 
@@ -46,6 +53,11 @@ def redaction(patient: Patient) -> Found:
     text = f"on, {len(kinds)} kinds of secrets and personal data"
     text += f", with {', '.join(added)}" if added else ""
     return ok(text + (f", without {', '.join(left_out)}" if left_out else ""))
+
+
+def _has_password(file: Path) -> bool:
+    url = str(read_toml(file).get("database", ""))
+    return without_password(url) != url
 
 
 def _is_from(file: Path | None, source: str) -> bool:

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import anyio
+
 from honed.doctor.finding import Found, fail, gib, ok, together, warn
 from honed.doctor.patient import Patient
 from honed.stores.files import parse_url
 from honed.stores.migrations import NEWEST
+from honed.stores.postgres.look import look
+from honed.stores.postgres.server import Server
 
 _CHECK_S: Final = 20.0
 """How long the content is looked through; a daemon goes on writing meanwhile."""
@@ -19,6 +23,8 @@ _AHEAD_MS: Final = 60_000
 def store(patient: Patient) -> Found:
     """Read it beside whoever writes it: no lock is taken, nothing is changed."""
     place = parse_url(patient.config.database)
+    if isinstance(place, Server):
+        return together(_on_server(place, patient))
     if place.path is None:
         return warn("in memory: all is lost when the daemon ends", "leave out the key `database`")
     if not place.path.exists():
@@ -34,6 +40,34 @@ def store(patient: Patient) -> Found:
             f"{place.path} cannot be read: {error}",
             "restore a copy with `honed restore`; one is taken with `honed backup`",
         )
+
+
+def _on_server(server: Server, patient: Patient) -> Iterator[Found]:
+    found = anyio.run(look, server)
+    where = f"{server.shown}, PostgreSQL {found.server_version}"
+    if found.is_standby:
+        yield fail(
+            f"{where} is a standby, which cannot be written", "name the primary in `database`"
+        )
+    if not found.is_durable:
+        yield warn(
+            f"{where} does not keep commits through a crash of its host",
+            "set fsync and full_page_writes to on: what is acknowledged may be lost",
+        )
+    if found.schema is None:
+        yield ok(f"{where}, and the store will be made on the first start")
+        return
+    if found.schema > NEWEST:
+        yield fail(
+            f"{where} has schema version {found.schema}, this honed knows up to {NEWEST}",
+            "upgrade honed, or name another schema with ?schema=NAME",
+        )
+        return
+    daemon = "a daemon works on it" if found.has_daemon else "no daemon works on it"
+    content = f"schema {found.schema}, {found.num_records} records, {gib(found.size)}, {daemon}"
+    yield ok(f"{where}, {content}")
+    yield from _secret(patient, found.num_records)
+    yield from _ahead(found.newest_ms)
 
 
 def _look(db: sqlite3.Connection, path: Path, patient: Patient) -> Iterator[Found]:
@@ -72,7 +106,11 @@ def _secret(patient: Patient, num_records: int) -> Iterator[Found]:
 def _newest(db: sqlite3.Connection) -> Iterator[Found]:
     query = "SELECT received_ms FROM records ORDER BY id DESC LIMIT 1"
     row = db.execute(query).fetchone()
-    ahead_ms = row[0] - time.time() * 1000 if row else 0
+    yield from _ahead(row[0] if row else None)
+
+
+def _ahead(newest_ms: int | None) -> Iterator[Found]:
+    ahead_ms = newest_ms - time.time() * 1000 if newest_ms else 0
     if ahead_ms > _AHEAD_MS:
         yield warn(
             f"the newest record is from {ahead_ms / 1000:.0f} s in the future",

@@ -45,7 +45,7 @@ class Forgotten(Struct, frozen=True, kw_only=True):
     adapters: dict[str, int]
     """Adapters that learned from it, and from how many of its episodes."""
     scrubbed: bool = True
-    """Whether no byte of it is left in the database's files."""
+    """Whether no byte of it is left in the database's files, but what `out_of_reach` says."""
     out_of_reach: tuple[str, ...] = _OUT_OF_REACH
 
 
@@ -109,4 +109,5 @@ class Forgetting:
             runs=tuple(runs),
             adapters={model_id: len(ids) for model_id, ids in learned.items()},
             scrubbed=scrubbed,
+            out_of_reach=_OUT_OF_REACH + self._keeping.out_of_reach,
         )

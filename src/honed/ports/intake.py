@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
-Disposition = Literal["stored", "duplicate", "conflict"]
-"""What became of an event: stored now, stored before, or refused (its id is known with other content)."""
+Disposition = Literal["stored", "duplicate", "conflict", "refused"]
+"""What became of an event: stored now, stored before, or refused: its id is known with other content
+(`conflict`), or holds what the database cannot (`refused`).
+"""
 
 
 class GroupMark(NamedTuple):

@@ -57,6 +57,10 @@ class Keeping(Protocol):
     async def learned_from(self, episode_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The adapters that were trained on any of the episodes, and on which of them."""
 
+    @property
+    def out_of_reach(self) -> tuple[str, ...]:
+        """What may still hold what was removed when it is scrubbed, in words: the files of a server."""
+
     async def scrub(self) -> bool:
         """Leave no byte of what was removed in the store's files; False when readers kept it from that."""
 

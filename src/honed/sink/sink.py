@@ -157,8 +157,8 @@ class Sink:
             raise
         if events:
             self.problem = None
-        if "conflict" in dispositions:
-            rejected = sorted(rejected + _conflicts(events, positions, dispositions))
+        if "conflict" in dispositions or "refused" in dispositions:
+            rejected = sorted(rejected + _refused(events, positions, dispositions))
         self._num_rejected += len(rejected)
         self._closer.note(now_ms, ends_group=ends_group)
         return Ingested(
@@ -337,19 +337,18 @@ def _arrival(event: Event, now_ms: int) -> Arrival:
         raise ValidationError(f"$.stats_json: {error}", path="$.stats_json") from None
 
 
-def _conflicts(
+def _refused(
     events: Sequence[IncomingEvent],
     positions: Sequence[int],
     dispositions: Sequence[Disposition],
 ) -> list[Rejected]:
-    """The lines that were refused because their id is known with other content."""
-    return [
-        Rejected(
-            position,
-            "conflict",
-            f"event_id {event.event_id} is stored already, with other content",
-            "$.event_id",
-        )
-        for position, event, disposition in zip(positions, events, dispositions, strict=True)
-        if disposition == "conflict"
-    ]
+    """The lines that the store refused: their id is known with other content, or cannot be kept."""
+    rejected: list[Rejected] = []
+    for position, event, disposition in zip(positions, events, dispositions, strict=True):
+        if disposition == "conflict":
+            message = f"event_id {event.event_id} is stored already, with other content"
+            rejected.append(Rejected(position, "conflict", message, "$.event_id"))
+        elif disposition == "refused":
+            message = "an id holds NUL or is too long: the database cannot keep it"
+            rejected.append(Rejected(position, "invalid", message, "$"))
+    return rejected

@@ -10,6 +10,7 @@ import msgspec
 from honed.errors import SchemaError, StoreError
 from honed.stores.files import parse_url
 from honed.stores.migrations import NEWEST
+from honed.stores.postgres.server import Server
 
 _STEP_PAGES: Final = 512
 """4 MiB between two reports of progress."""
@@ -37,6 +38,8 @@ def copy_database(url: str, target: Path, on_progress: Callable[[int, int], None
         StoreError: there is no database, or it cannot be read or copied.
     """
     place = parse_url(url)
+    if isinstance(place, Server):
+        raise on_server(place, "copied")
     if place.path is None or not place.path.exists():
         raise StoreError(f"there is no database file at {url} that could be copied")
     try:
@@ -63,6 +66,16 @@ def copy_database(url: str, target: Path, on_progress: Callable[[int, int], None
             f"{place.path} cannot be copied: {error}",
             advice="`honed doctor` says whether it is damaged",
         ) from error
+
+
+def on_server(server: Server, what: str) -> StoreError:
+    """What to say where the store is no file."""
+    return StoreError(
+        f"{server.shown} is on a server: it cannot be {what} as a file",
+        advice=f"use the server's own tools: `pg_dump --format=custom --schema='{server.search_path}'`"
+        " and `pg_restore`, and keep secret.key and adapters/ of the data folder with the dump;"
+        " `honed export` and `honed import` move episodes",
+    )
 
 
 def check_copy(path: Path) -> CopyFacts:

@@ -15,7 +15,8 @@ from honed.domain.verdict import Told, standing
 from honed.errors import StoreError, ValidationError
 from honed.ports import Closing, IncomingEvent, Verdict
 from honed.stores import tables as t
-from honed.stores.dialects import upsert
+from honed.stores.dialects import is_postgres, upsert
+from honed.stores.grouping import UNFIT, is_fit_for_server
 from honed.stores.verdicts import Said, outcome_columns, outcome_row
 
 _State = tuple[str, str]
@@ -232,6 +233,8 @@ async def _insert_records(
     removed = await db.scalar(select(t.removed.c.newest_record_id)) or 0
     next_id = max(newest, removed) + 1
     for line in lines:
+        if is_postgres(db) and not is_fit_for_server(line):
+            raise ValidationError(UNFIT)
         columns = dict(zip(IncomingEvent._fields[:10], line[:10], strict=True))
         query = upsert(db, t.records).values(id=next_id + num_new, **columns)
         query = query.on_conflict_do_nothing(index_elements=["event_id"])

@@ -32,6 +32,19 @@ class Group:
         self.closes = False
 
 
+_ID_MAX: Final = 500
+"""Characters; an index of PostgreSQL takes 2,700 bytes."""
+UNFIT: Final = (
+    f"an id with NUL, or with more than {_ID_MAX} characters, cannot be stored on PostgreSQL"
+)
+
+
+def is_fit_for_server(event: IncomingEvent) -> bool:
+    """Whether PostgreSQL can hold the event's ids: its text knows no NUL."""
+    texts = (event.event_id, event.task_id, event.group_id, event.session_id, event.receipt_id)
+    return not any(text and (len(text) > _ID_MAX or "\0" in text) for text in texts)
+
+
 def by_group(stored: Sequence[Stored]) -> dict[tuple[str, str], Group]:
     """The groups that events join, by learn model and key."""
     groups: dict[tuple[str, str], Group] = {}

@@ -1,4 +1,4 @@
-"""`ports.Keeping` on SQLite: what is found, deleted in small transactions, and leaves no trace in the files."""
+"""`ports.Keeping` on SQL: what is found, deleted in small transactions, and leaves no trace in the files."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.trained_model import TrainedModel
 from honed.ports import Aged, Extent, Whose
-from honed.stores import removal
+from honed.stores import removal, upkeep
 from honed.stores import tables as t
 from honed.stores.dialects import among
 from honed.stores.extent import find, made_of
@@ -79,12 +79,19 @@ class SqlKeeping:
         }
         return {model_id: ids for model_id, ids in found.items() if ids}
 
+    @property
+    def out_of_reach(self) -> tuple[str, ...]:
+        """What a server keeps to itself; nothing where the database is a file."""
+        return upkeep.SERVER_KEEPS if self._transactions.is_on_server else ()
+
     async def scrub(self) -> bool:
-        """Empty the write-ahead log into the database, whose deleted bytes are zeros by then."""
+        """Have the database let go of what was removed; see `upkeep.scrub`."""
         for _ in range(_SCRUB_TRIES):
-            async with self._transactions.outside() as db:
-                found = await db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-                if not found.one()[0]:
+            # a server clears up beside the writer
+            async with self._transactions.outside(
+                in_turn=not self._transactions.is_on_server
+            ) as db:
+                if await upkeep.scrub(db):
                     return True
             await anyio.sleep(0.1)  # a reader still looks at what is in the log
         return False
@@ -92,16 +99,11 @@ class SqlKeeping:
     async def compact(self) -> int:
         """Write the database anew; events wait meanwhile."""
         async with self._transactions.outside() as db:
-            before = await _size(db)
-            await db.exec_driver_sql("VACUUM")
-            after = await _size(db)
+            before = await upkeep.size(db)
+            await upkeep.rewrite(db)
+            after = await upkeep.size(db)
         await self.scrub()
         return before - after
-
-
-async def _size(db: AsyncConnection) -> int:
-    pages = (await db.exec_driver_sql("PRAGMA page_count")).scalar_one()
-    return int(pages) * int((await db.exec_driver_sql("PRAGMA page_size")).scalar_one())
 
 
 async def _aged_groups(db: AsyncConnection, aged: Aged, limit: int) -> frozenset[int]:

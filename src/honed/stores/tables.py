@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Dialect,
     Float,
     Index,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
-    Text,
+    TypeDecorator,
     text,
     types,
 )
@@ -25,6 +26,23 @@ metadata = MetaData()
 
 Integer = types.Integer().with_variant(BigInteger(), "postgresql")
 """64 bits on both: an INTEGER of PostgreSQL holds no Unix milliseconds."""
+
+
+class _WithoutNul(TypeDecorator[str]):
+    """Text for PostgreSQL, which holds no NUL: another sign takes its place.
+
+    This is for names out of bodies, which are kept as they came; ids with NUL are refused.
+    """
+
+    impl = types.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """What is stored instead."""
+        return value.replace("\0", "\ufffd") if value else value
+
+
+Text = types.Text().with_variant(_WithoutNul(), "postgresql")
 
 
 def _where(condition: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ processes out.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import anyio
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,12 +47,18 @@ class Transactions:
             except (SQLAlchemyError, OSError) as error:
                 raise self._failed("written", error) from error
 
+    @property
+    def is_on_server(self) -> bool:
+        """Whether the database is a server's, not a file of this process."""
+        return self._engine.dialect.name == "postgresql"
+
     @asynccontextmanager
-    async def outside(self) -> AsyncIterator[AsyncConnection]:
-        """A connection in the writer's turn for statements that no transaction may hold."""
+    async def outside(self, *, in_turn: bool = True) -> AsyncIterator[AsyncConnection]:
+        """A connection for statements that no transaction may hold; in the writer's turn if need be."""
+        turn = self._writer.turn() if in_turn else nullcontext()
         with anyio.CancelScope(shield=True):
             try:
-                async with self._writer.turn(), self._statement_engine.connect() as db:
+                async with turn, self._statement_engine.connect() as db:
                     yield db
             except (SQLAlchemyError, OSError) as error:
                 raise self._failed("written", error) from error

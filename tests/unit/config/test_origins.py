@@ -59,9 +59,12 @@ def test_an_inline_table_is_known_by_the_line_it_begins_on(tmp_path: Path) -> No
 
 def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is printed may end up in a bug report."""
-    monkeypatch.setenv("HONED__DATABASE", "postgresql://honed:hunter2@db/honed")
-    shown = {setting.key: setting.value for setting in settings(load_config(scenario="a"), None)}
-    assert shown["database"] == "postgresql://honed:***@db/honed"
+    for url in ("postgresql://honed:hunter2@db/honed", "postgresql://db/honed?password=hunter2"):
+        monkeypatch.setenv("HONED__DATABASE", url)
+        config = load_config(scenario="a")
+        shown = {setting.key: setting.value for setting in settings(config, None)}
+        assert shown["database"].startswith(url.replace("hunter2", "***"))
+        assert "hunter2" not in repr(config)
 
 
 def test_values_are_shown_as_they_are_written() -> None:

@@ -1,7 +1,6 @@
 """Forgetting takes out all of somebody's data, and leaves no byte of it in the database's files."""
 
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,12 @@ import pytest
 from honed.domain.trained_model import TrainedModel
 from honed.keeping.forgetting import Forgetting
 from honed.ports import EpisodeFilter, Whose
-from honed.stores import SqlStore, open_store
+from honed.stores import SqlStore
 from tests.feed_parts import action, call, close_all, failure, incoming, line, success
+from tests.postgres import everything
 
 pytestmark = pytest.mark.anyio
 MARK = "Xylophon"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    async with open_store(f"sqlite:///{tmp_path / 'honed.db'}") as opened:
-        yield opened
 
 
 def marked(task: str) -> list[dict[str, Any]]:
@@ -49,8 +43,10 @@ def marked(task: str) -> list[dict[str, Any]]:
     return events
 
 
-def raw(folder: Path) -> bytes:
-    """All that the database's files hold."""
+async def raw(url: str, folder: Path) -> bytes:
+    """All that the database's files hold; of a server, all that its tables do."""
+    if url.startswith("postgresql"):
+        return await everything(url)
     return b"".join(path.read_bytes() for path in folder.glob("honed.db*"))
 
 
@@ -74,7 +70,7 @@ async def fill(store: SqlStore, count: int = 200) -> None:
 
 
 @pytest.mark.parametrize("kind", ["episode", "task", "group", "session", "agent", "user"])
-async def test_no_byte_of_it_is_left(store: SqlStore, tmp_path: Path, kind: str) -> None:
+async def test_no_byte_of_it_is_left(store: SqlStore, url: str, tmp_path: Path, kind: str) -> None:
     """Whoever is named: the mark is in no file of the database, and the others' data are whole."""
     await fill(store, 100)
     await store.append([incoming(event) for event in marked(f"t-{MARK}")])
@@ -86,7 +82,7 @@ async def test_no_byte_of_it_is_left(store: SqlStore, tmp_path: Path, kind: str)
     if kind == "user":
         await store.append([incoming(waiting)])
     await fill(store, 60)
-    assert MARK.encode() in raw(tmp_path)
+    assert MARK.encode() in await raw(url, tmp_path)
     names = {
         "episode": made.id,
         "task": f"t-{MARK}",
@@ -99,20 +95,21 @@ async def test_no_byte_of_it_is_left(store: SqlStore, tmp_path: Path, kind: str)
     forgetting = Forgetting(store.keeping, runs_dir=tmp_path / "runs")
     whose = Whose(kind, names[kind])  # type: ignore[arg-type]
     seen = await forgetting.look(whose)
-    assert MARK.encode() in raw(tmp_path)
+    assert MARK.encode() in await raw(url, tmp_path)
     done = await forgetting.forget(whose)
     assert (seen.records, seen.episodes) == (done.records, done.episodes)
     assert (done.records, done.episodes, done.scrubbed) == (5 + (kind == "user"), 1, True)
-    assert MARK.encode() not in raw(tmp_path)
+    assert MARK.encode() not in await raw(url, tmp_path)
     assert await store.count_episodes(EpisodeFilter(task_id="t7")) == 1
     assert await store.distinct_actions("airline") == ["look"]
     after = await store.stats()
     assert (after.num_records, after.num_episodes) == (before.num_records, before.num_episodes)
     async for episode in store.query_episodes(EpisodeFilter()):
         assert episode.records
-    db = sqlite3.connect(tmp_path / "honed.db")
-    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    db.close()
+    if url.startswith("sqlite"):
+        db = sqlite3.connect(tmp_path / "honed.db")
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        db.close()
 
 
 async def test_an_open_attempt_is_forgotten_too(store: SqlStore, tmp_path: Path) -> None:
@@ -142,14 +139,16 @@ async def test_a_forgotten_event_that_is_sent_again_stays_forgotten(
     assert len((await store.keeping.find(Whose("task", "t1"))).record_ids) == 1
 
 
-async def test_a_forgotten_episode_is_not_imported_again(store: SqlStore, tmp_path: Path) -> None:
+async def test_a_forgotten_episode_is_not_imported_again(
+    store: SqlStore, url: str, tmp_path: Path
+) -> None:
     """An export that was made before counts as known."""
     events = [incoming(event) for event in marked("t1")]
     await store.append(events)
     [made] = await close_all(store)
     await Forgetting(store.keeping, runs_dir=tmp_path).forget(Whose("task", "t1"))
     assert not await store.add_episode(made, events)
-    assert MARK.encode() not in raw(tmp_path)
+    assert MARK.encode() not in await raw(url, tmp_path)
     fresh = msgspec.structs.replace(made, id="0000000000001-00000000", task_id="t2")
     assert await store.add_episode(fresh, [incoming(action(task_id="t2"))])
 

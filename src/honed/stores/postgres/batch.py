@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from honed.ports import Disposition, FilePosition, IncomingEvent
-from honed.stores.grouping import ALL_ATTEMPTS, Group, Stored, Written, by_group, disposition_of
+from honed.stores.grouping import (
+    ALL_ATTEMPTS,
+    Group,
+    Stored,
+    Written,
+    by_group,
+    disposition_of,
+    is_fit_for_server,
+)
 
 if TYPE_CHECKING:
     import asyncpg
@@ -77,11 +85,11 @@ async def write_batch(
     assert begun is not None
     next_id, has_forgotten, has_waiting = begun
     known_gone = await _forgotten(db, events) if has_forgotten else set()
-    is_gone = [event.event_id is not None and event.digest in known_gone for event in events]
-    fresh = [event for event, gone in zip(events, is_gone, strict=True) if not gone]
+    settled = [_settled(event, known_gone) for event in events]
+    fresh = [event for event, known in zip(events, settled, strict=True) if known is None]
     told, stored = await _insert_records(db, next_id, fresh)
     rest = iter(told)
-    dispositions: list[Disposition] = ["duplicate" if gone else next(rest) for gone in is_gone]
+    dispositions = [next(rest) if known is None else known for known in settled]
     late, num_late = await _join_groups(db, stored, has_waiting=has_waiting)
     if late:
         await db.execute(_INSERT_LATE, *_columns(late, 2))
@@ -94,6 +102,13 @@ async def write_batch(
         f" num_late = num_late + {num_late:d}"
     )
     return Written(dispositions, bool(late)), totals
+
+
+def _settled(event: IncomingEvent, forgotten: set[bytes]) -> Disposition | None:
+    """What becomes of an event that is not to be stored."""
+    if event.event_id is not None and event.digest in forgotten:
+        return "duplicate"
+    return None if is_fit_for_server(event) else "refused"
 
 
 async def _forgotten(db: "asyncpg.Connection", events: Sequence[IncomingEvent]) -> set[bytes]:

@@ -88,7 +88,7 @@ class Server:
         name = f"honed {purpose} {self.schema}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big", signed=True)
 
-    async def connect(self, *, patience_s: float = PATIENCE_S) -> "asyncpg.Connection":
+    async def connect(self, *, patience_s: float | None = None) -> "asyncpg.Connection":
         """A connection; a server that is starting, stopping or away is asked again.
 
         Raises:
@@ -98,7 +98,7 @@ class Server:
         """
         import asyncpg
 
-        until = time.monotonic() + patience_s
+        until = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
         wait = _FIRST_WAIT_S
         while True:
             try:
@@ -217,14 +217,11 @@ def parse_server(url: str) -> Server:
     schema = schemas[-1] if schemas else _SCHEMA
     if not schema or "\0" in schema or len(schema.encode()) > 63:
         raise ConfigError(f"database: {schema!r} cannot name a schema: expected 1 to 63 bytes")
+    shown = urlencode([*public, ("schema", schema)], safe="/")
     return Server(
-        dsn=parts._replace(scheme="postgresql", query=urlencode(query)).geturl(),
+        dsn=f"postgresql://{parts.netloc}{parts.path}{'?' if query else ''}{urlencode(query)}",
         schema=schema,
-        shown=parts._replace(
-            scheme="postgresql",
-            netloc=f"{name}@{host}" if name else host,
-            query=urlencode([*public, ("schema", schema)], safe="/"),
-        ).geturl(),
+        shown=f"postgresql://{name}{'@' if name else ''}{host}{parts.path}?{shown}",
     )
 
 
@@ -234,7 +231,11 @@ def is_lost(error: BaseException) -> bool:
     if state is None:
         import asyncpg
 
-        return isinstance(error, OSError | asyncpg.InterfaceError)
+        if isinstance(error, ValueError):  # asyncpg's own word for a value that it cannot express
+            return False
+        # it calls it an internal error when the server is gone while nobody listened
+        gone = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        return isinstance(error, gone)
     return state[:2] == "08" or state in ("57P01", "57P02", "57P03", "53300")
 
 
@@ -248,7 +249,7 @@ def unreachable(server: Server, error: BaseException) -> UnreachableError:
     """What is raised when the server does not answer."""
     return UnreachableError(
         f"the database server of {server.shown} does not answer: {words(error)}",
-        advice=advice_of(error),
+        advice=advice_of(error) or _ADVICE["08"],
     )
 
 

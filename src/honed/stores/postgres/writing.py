@@ -92,6 +92,7 @@ class PostgresWriting:
             return self._db
         if self._db is not None:
             log.get().warning(log.STORE_LOST, database=self._server.shown)
+            self._db.terminate()
         db = await self._server.connect()
         try:
             if self._alone:
@@ -119,34 +120,30 @@ class PostgresWriting:
             )
 
     async def _ready(self) -> None:
-        import asyncpg
-
         db = await self._connected()
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await db.execute("SELECT 1")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except Exception:  # whatever it is, a new connection is the answer to it, or says more
             db.terminate()
             await self._connected()
 
     async def _commit(
         self, events: Sequence[IncomingEvent], positions: Sequence[FilePosition]
     ) -> Written:
-        import asyncpg
-
-        for is_last in (False, True):
+        is_again = False
+        while True:
             self._is_committing = False
-            db: asyncpg.Connection | None = None
+            db = await self._connected()
             try:
-                db = await self._connected()
                 return await self._transact(db, events, positions)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
-                if db is None or not (db.is_closed() or is_lost(failure)):
+            except Exception as failure:
+                if not (db.is_closed() or is_lost(failure)):
                     raise
                 db.terminate()
-                if self._is_committing or is_last:
+                if self._is_committing or is_again:
                     raise unreachable(self._server, failure) from failure
-        raise AssertionError("a loop that either returns or raises")
+                is_again = True
 
     async def _transact(
         self,
