@@ -6,8 +6,8 @@ This and `serve` are the only modules that name implementations. No training sta
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -348,17 +348,15 @@ def main(argv: list[str] | None = None) -> int:
     return process.main("run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS)
 
 
-@contextlib.asynccontextmanager
-async def _store(config: Config) -> AsyncIterator[SqlStore]:
+def _store(config: Config) -> AbstractAsyncContextManager[SqlStore]:
     events = config.events
-    async with open_store(
+    return open_store(
         config.database,
         alone=True,
         queue_size=events.queue_size,
         queue_bytes=events.queue_bytes,
         batch_max=events.batch_max,
-    ) as store:
-        yield store
+    )
 
 
 def _gate(config: Config) -> Gate | None:
