@@ -85,6 +85,33 @@ def test_on_a_terminal_init_asks_for_what_is_open(tmp_path: Path, tiny_base: Pat
     assert (config.apply.mode, config.data_dir) == ("manual", tmp_path / "kept")
 
 
+def test_a_model_that_cannot_be_meant_is_asked_for_again(tmp_path: Path) -> None:
+    """A number off the list, a folder that is not there, a bare word; then one that is offered."""
+    answers = ["airline", "99", str(tmp_path / "nothing"), "qwen", "Qwen/Qwen3-0.6B", "", ""]
+    said = _on_a_terminal(tmp_path, answers, "init")
+    assert said.count("Base model: a number") == 4
+    assert load_config(tmp_path / "honed.toml").base_model == "Qwen/Qwen3-0.6B"
+
+
+@pytest.mark.parametrize(
+    ("named", "fault"),
+    [
+        ("99", "'99' is no folder here and no hub id"),
+        ("./nothing", "nothing does not exist"),
+        (".", "has no config.json"),
+        ("weights.gguf", "weights.gguf is a file (a GGUF belongs in serve.base_model_path)"),
+    ],
+)
+def test_a_model_that_cannot_be_meant_is_refused(tmp_path: Path, named: str, fault: str) -> None:
+    """With flags nobody can be asked: status 2, what to name instead, and no file."""
+    (tmp_path / "weights.gguf").touch()
+    done = _honed(tmp_path, "init", "airline", "--base-model", named)
+    assert done.returncode == 2
+    assert fault in done.stderr
+    assert "name a folder with config.json, or a hub id" in done.stderr
+    assert not (tmp_path / "honed.toml").exists()
+
+
 def test_with_scenario_and_model_given_a_terminal_is_not_asked(
     tmp_path: Path, tiny_base: Path
 ) -> None:

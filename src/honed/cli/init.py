@@ -66,6 +66,7 @@ def init(
     """Write a commented starter config for this machine.
 
     What flags leave open is asked on a terminal; with scenario and base model given, nothing is.
+    Exit status: 0 written, 1 the file exists or cannot be written, 2 what was named cannot be used.
     """
     wanted = _Wanted(scenario, base_model, llama_server, apply, data_dir)
     try:
@@ -73,6 +74,8 @@ def init(
             raise exists_already(file)
         if scenario is not None:
             check_scenario(scenario)
+        if base_model is not None:
+            _check_model(base_model)
         asks = not yes and not wanted.is_enough
         if (asks and not sys.stdin.isatty()) or (yes and scenario is None):
             raise wanted.too_little()
@@ -226,8 +229,20 @@ def _ask_model(machine: _Machine) -> str:
         say(f"  {number}  {each.name}  ({', '.join(filter(None, words))})")
     known = {str(number): each.name for number, each in enumerate(machine.proposals, 1)}
     default = next(number for number, name in known.items() if name == machine.best.name)
-    answer = _ask("Base model: a number, a folder, a hub id, or `none`", default, str)
+
+    def check(answer: str) -> None:
+        if answer.isdecimal() and answer not in known and not Path(answer).is_dir():
+            raise ValidationError(f"there is no model {answer}, the last is {len(known)}")
+        if answer not in known:
+            _check_model(answer)
+
+    answer = _ask("Base model: a number, a folder, a hub id, or `none`", default, check)
     return known.get(answer, answer)
+
+
+def _check_model(name: str) -> None:
+    if name != _NONE:
+        model.check_named(name)
 
 
 def _ask(text: str, default: str | None, check: Callable[[str], object]) -> str:
@@ -236,7 +251,9 @@ def _ask(text: str, default: str | None, check: Callable[[str], object]) -> str:
         answer: str = typer.prompt(text, default=default)
         try:
             check(answer)
-        except (ValueError, ValidationError) as error:
+        except ValidationError as error:
+            say(f"  {error}{f': {error.advice}' if error.advice else ''}", err=True)
+        except ValueError as error:
             say(f"  {error}", err=True)
         else:
             return answer

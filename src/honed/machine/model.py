@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from honed.errors import ValidationError
+
+_HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HEADER_MAX: Final = 100 << 20
 """The format's own limit."""
 _CARD_LICENCE: Final = re.compile(r"^license:\s*[\"']?([\w.+-]+)", re.MULTILINE)
@@ -66,6 +69,28 @@ def find(base_model: str) -> Path | None:
         if (snapshot / "config.json").is_file():
             return snapshot
     return None
+
+
+def check_named(base_model: str) -> None:
+    """See that the name can be a base model's: a folder that holds one, one of the hub's cache, or a hub id.
+
+    Raises:
+        ValidationError: it is none of these. A hub id is not looked up: that takes a network.
+    """
+    path = Path(base_model).expanduser()
+    advice = "name a folder with config.json, or a hub id (owner/name)"
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValidationError(f"{path} has no config.json, so it holds no model", advice=advice)
+    elif path.is_file():
+        told = " (a GGUF belongs in serve.base_model_path)" if path.suffix == ".gguf" else ""
+        raise ValidationError(f"{path} is a file{told}", advice=advice)
+    elif base_model.startswith(("/", "~", ".")):
+        raise ValidationError(f"{path} does not exist", advice=advice)
+    elif not _HUB_ID.fullmatch(base_model) and find(base_model) is None:
+        raise ValidationError(
+            f"{base_model!r} is no folder here and no hub id (owner/name)", advice=advice
+        )
 
 
 def hub_cache() -> Path:
