@@ -20,6 +20,7 @@ from honed.domain.events import parse_event
 from honed.domain.records import record_from_event
 from honed.learn_models import LearnModel, create
 from honed.ports import Closing, GroupMark, IncomingEvent
+from honed.redaction import Redaction
 from honed.sink import Sink
 from honed.sources import SocketSource
 from honed.stores import SqlStore, open_store
@@ -129,6 +130,7 @@ async def open_intake(
     settle: timedelta = timedelta(0),
     idle: timedelta = timedelta(minutes=5),
     consent: Consent = Consent(),  # noqa: B008 - a value
+    redaction: Redaction = Redaction(),  # noqa: B008 - a value
 ) -> AsyncIterator[Intake]:
     """Store and sink, its closing loop running; in memory without a path."""
     send, episodes = anyio.create_memory_object_stream[Episode](math.inf)
@@ -143,6 +145,7 @@ async def open_intake(
             idle=idle,
             on_episode=send.send_nowait,
             consent=consent,
+            redaction=redaction,
         )
         tasks.start_soon(sink.run)
         with send, episodes:

@@ -82,6 +82,9 @@ class DataSink(Protocol):
             StoreError: nothing of the batch was acknowledged; send it again.
         """
 
+    def clean(self, text: str) -> str:
+        """A text that quotes what came in, without what must not be kept: for log lines and answers."""
+
 
 class EventSource(Protocol):
     """Something that events come from."""

@@ -90,6 +90,14 @@ class Redacting:
                     found[position] = error
         return found
 
+    def clean(self, text: str) -> str:
+        """A text without what must not be kept; nothing is counted."""
+        if self._redactor is None:
+            return text
+        line = msgspec.json.encode([text.encode(errors="replace").decode()])
+        redacted = self._redactor.redact(line)
+        return text if redacted is None else str(msgspec.json.decode(redacted.line)[0])
+
     def forms_of_names(self, told: Mapping[str, object]) -> list[dict[str, str]]:
         """What an outcome is about, once for each form of the ids that it names; today's first."""
         named = {

@@ -165,6 +165,10 @@ class Sink:
             dispositions.count("stored"), dispositions.count("duplicate"), tuple(rejected)
         )
 
+    def clean(self, text: str) -> str:
+        """A text that quotes what came in, without what must not be kept: for log lines and answers."""
+        return self._redacting.clean(text)
+
     async def feedback(self, told: dict[str, Any]) -> Taken:
         """Take the fields of an outcome event as `ingest` does, and say which episodes it is about.
 

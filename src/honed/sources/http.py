@@ -172,9 +172,9 @@ class HttpSource:
             # An export may hold thousands of spans, and the daemon's loop has events to commit.
             mapped = await to_thread.run_sync(lambda: otlp.events_of(read(body)))
         except ValidationError as error:
-            raise _RefusedError(400, "INVALID_INPUT", str(error)) from error
+            raise _RefusedError(400, "INVALID_INPUT", self._sink.clean(str(error))) from error
         self.num_without_content += mapped.num_without_content
-        refused = mapped.faults
+        refused = [self._sink.clean(fault) for fault in mapped.faults]
         for start in range(0, len(mapped.lines), _SLICE):
             try:
                 done = await self._sink.ingest(mapped.lines[start : start + _SLICE])
