@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from honed.ports import Disposition, FilePosition, IncomingEvent
-from honed.stores.grouping import ALL_ATTEMPTS, Group, Stored, Written, by_group, disposition_of
+from honed.stores.grouping import (
+    ALL_ATTEMPTS,
+    Group,
+    Stored,
+    Written,
+    by_group,
+    differing,
+    disposition_of,
+)
 
 _ROWS_MAX: Final = 128
 
@@ -26,6 +34,7 @@ _UPSERT_GROUPS: Final = (
     " WHERE closed = 0 RETURNING learn_model, group_key, id"
 )
 _INSERT_MEMBERSHIPS: Final = "INSERT INTO memberships (group_id, record_id) VALUES {rows}"
+_SAME_BODY: Final = "SELECT 1 FROM records WHERE event_id = ? AND body = ?"
 _NEXT_RECORD_ID: Final = (
     "SELECT max(coalesce((SELECT max(id) FROM records), 0),"
     " (SELECT newest_record_id FROM removed)) + 1"
@@ -159,8 +168,13 @@ def _insert_new(
         known = _known_events(
             db, [event.event_id for _, event in part if event.event_id is not None]
         )
+        same = {
+            own_id
+            for own_id, event in differing(part, known)
+            if db.execute(_SAME_BODY, (event.event_id, bytearray(event.body))).fetchone()
+        }
         for row in part:
-            disposition = disposition_of(row, known)
+            disposition = disposition_of(row, known, same)
             dispositions.append(disposition)
             if disposition == "stored":
                 stored.append(row)

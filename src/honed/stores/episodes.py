@@ -243,9 +243,9 @@ async def _insert_records(
             num_new += 1
             ids.append(int(new_id))
             continue
-        same = select(r.id, r.digest).where(r.event_id == line.event_id)
+        same = select(r.id, r.digest, r.body).where(r.event_id == line.event_id)
         found = (await db.execute(same)).one()
-        if found.digest != line.digest:
+        if found.digest != line.digest and bytes(found.body) != line.body:
             raise ValidationError(f"event {line.event_id} is stored already, with other content")
         ids.append(int(found.id))
     return ids, num_new

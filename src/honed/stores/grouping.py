@@ -1,6 +1,6 @@
 """What a batch of events comes to, whatever the database: the groups they join, and what became of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from honed.ports import Disposition, IncomingEvent
@@ -60,12 +60,33 @@ def by_group(stored: Sequence[Stored]) -> dict[tuple[str, str], Group]:
     return groups
 
 
-def disposition_of(row: Stored, known: Mapping[str, tuple[int, bytes]]) -> Disposition:
-    """What became of an event; `known` has record id and digest of those that are stored, by event id."""
+def differing(rows: Sequence[Stored], known: Mapping[str, tuple[int, bytes]]) -> list[Stored]:
+    """The events that came with other bytes than those stored under their ids.
+
+    What is kept of them may be the same all the same: an import brings a line as it was redacted, a client as it
+    was sent.
+    """
+    return [
+        (own_id, event)
+        for own_id, event in rows
+        if event.event_id is not None and known[event.event_id][1] != event.digest
+    ]
+
+
+def disposition_of(
+    row: Stored, known: Mapping[str, tuple[int, bytes]], same: Collection[int] = ()
+) -> Disposition:
+    """What became of an event.
+
+    Args:
+        row: the event, with the id that its record has if it is new.
+        known: record id and digest of those that are stored, by event id.
+        same: the rows of which the same is kept as is stored, whatever their digest.
+    """
     own_id, event = row
     if event.event_id is None:
         return "stored"
     record_id, digest = known[event.event_id]
     if record_id == own_id:
         return "stored"
-    return "duplicate" if digest == event.digest else "conflict"
+    return "duplicate" if digest == event.digest or own_id in same else "conflict"

@@ -14,6 +14,7 @@ from honed.stores.grouping import (
     Stored,
     Written,
     by_group,
+    differing,
     disposition_of,
     is_fit_for_server,
 )
@@ -34,6 +35,7 @@ SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::text[], $5::text
 ON CONFLICT (event_id) DO NOTHING RETURNING id
 """
 _KNOWN: Final = "SELECT event_id, id, digest FROM records WHERE event_id = ANY($1::text[])"
+_SAME_BODY: Final = "SELECT 1 FROM records WHERE event_id = $1 AND body = $2"
 _FORGOTTEN: Final = "SELECT digest FROM forgotten WHERE digest = ANY($1::bytea[])"
 _UPSERT_GROUPS: Final = """
 INSERT INTO groups AS g (learn_model, group_key, num_records, first_ms, last_ms, closing, closed)
@@ -129,7 +131,14 @@ async def _insert_records(
         return ["stored"] * len(rows), rows
     ids = [event.event_id for _, event in rows if event.event_id is not None]
     known = {row[0]: (row[1], row[2]) for row in await db.fetch(_KNOWN, ids)}
-    return [disposition_of(row, known) for row in rows], [row for row in rows if row[0] in new]
+    same = {
+        own_id
+        for own_id, event in differing(rows, known)
+        if await db.fetchval(_SAME_BODY, event.event_id, event.body)
+    }
+    return [disposition_of(row, known, same) for row in rows], [
+        row for row in rows if row[0] in new
+    ]
 
 
 async def _join_groups(
