@@ -30,8 +30,8 @@ EXIT_CONFIG: Final = 78
 
 START_LIMIT_S: Final = 600.0
 """How long a start may take with the supervisor's patience: a large store is migrated."""
-_COLLECT_AFTER: Final = 50_000
-"""Containers made and not freed, after which the young ones are looked through; a batch of events is some thousand."""
+_COLLECT_AFTER: Final = 10_000
+"""Containers made and not freed, after which the young ones are looked through: about those of a batch of events."""
 STOP_SLACK_S: Final = 60.0
 """What a stop may take beyond the times that the config names."""
 
@@ -94,9 +94,9 @@ def main(
 
 
 def _collect_seldom() -> None:
-    """Leave what was imported to itself, and look for cycles among the rest a hundredth as often.
+    """Leave what was imported to itself, and look for cycles among the rest less often.
 
-    Events and requests make containers by the thousand and no cycles. Measured: collecting took a fifth of the
+    Events and requests make containers by the thousand and hardly a cycle. Measured: collecting took a fifth of the
     processor time of an event, most of it in walks over the modules, which never go.
     """
     gc.collect()

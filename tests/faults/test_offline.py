@@ -46,7 +46,7 @@ def watched(folder: Path) -> dict[str, str]:
     """
     path = os.pathsep.join(filter(None, (str(AUDIT), os.environ.get("PYTHONPATH"))))
     return {
-        "HONED_AUDIT": str(folder / "audit.log"),
+        "OFFLINE_AUDIT": str(folder / "audit.log"),
         "PYTHONPATH": path,
         "HF_HUB_OFFLINE": "",
         "TRANSFORMERS_OFFLINE": "",

@@ -7,38 +7,44 @@ from typing import Final, Self
 from honed.gateway.refusal import Refused
 
 PATIENCE_S: Final = 5.0
-"""How long an upload may take while others find no room."""
+"""How long an upload may be silent while others find no room."""
 
 
 class Room:
     """The memory that request bodies share, counted as their parts arrive. When it is full, uploads
-    that have taken long give way, the oldest first: one that stalls keeps nobody else out.
+    that have stalled give way, those silent for longest first; whoever goes on sending keeps its place.
     """
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
         self.held_bytes = 0
         self.uploads: dict[Share, float] = {}
-        """Those that are not whole yet, and when their first part came; the oldest is the first."""
+        """Those that are not whole yet, and when their newest part came; the longest silent is the first."""
 
     def make(self, size_bytes: int) -> None:
-        """See that so much more fits in; raises Refused when it does not."""
+        """See that so much more fits in; raises Refused, and nobody gives way, when it cannot."""
+        missing = self.held_bytes + size_bytes - self._size_bytes
         latest = time.monotonic() - PATIENCE_S
-        while self.held_bytes + size_bytes > self._size_bytes:
-            oldest, began = next(iter(self.uploads.items()), (None, 0.0))
-            if oldest is None or began > latest:
-                raise no_room()
-            oldest.give_way()
+        leaving: list[Share] = []
+        for share, heard_s in self.uploads.items():
+            if missing <= 0 or heard_s > latest:
+                break
+            leaving.append(share)
+            missing -= share.held_bytes
+        if missing > 0:
+            raise no_room()
+        for share in leaving:
+            share.give_way()
 
 
 class Share:
     """One request's part of the room, given back at the end of its `with`."""
 
-    __slots__ = ("_held_bytes", "_limit", "_room", "has_given_way")
+    __slots__ = ("_limit", "_room", "has_given_way", "held_bytes")
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._limit: asyncio.Timeout | None = None
         self.has_given_way = False
 
@@ -52,16 +58,15 @@ class Share:
             size_bytes: of the part that has come.
             until: ends the wait for the next part; None: there is none, the body is whole.
         """
-        self._room.make(size_bytes)
         if self.has_given_way:
             raise no_room()
+        self._room.uploads.pop(self, None)  # it has been heard: it gives no way to itself
+        self._room.make(size_bytes)
         self._room.held_bytes += size_bytes
-        self._held_bytes += size_bytes
+        self.held_bytes += size_bytes
         self._limit = until
-        if until is None:
-            self._room.uploads.pop(self, None)
-        else:
-            self._room.uploads.setdefault(self, time.monotonic())
+        if until is not None:
+            self._room.uploads[self] = time.monotonic()
 
     def give_way(self) -> None:
         """Leave the room to others, and end the wait for the rest."""
@@ -75,8 +80,8 @@ class Share:
 
     def _leave(self) -> None:
         self._room.uploads.pop(self, None)
-        self._room.held_bytes -= self._held_bytes
-        self._held_bytes = 0
+        self._room.held_bytes -= self.held_bytes
+        self.held_bytes = 0
 
 
 def no_room() -> Refused:

@@ -69,7 +69,7 @@ class Exchange(asyncio.Protocol):
 
     def __init__(self, method: str) -> None:
         self._method = method
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._headers: Headers = []
         self._head: Head | None = None
@@ -100,7 +100,7 @@ class Exchange(asyncio.Protocol):
         except (OSError, TimeoutError) as error:
             raise UpstreamError(f"llama-server at {address} cannot be reached: {error}") from error
         if self._error is not None:
-            raise self._error
+            raise self._failure()
         assert self._transport is not None
         self._transport.write(request)
 
@@ -110,9 +110,16 @@ class Exchange(asyncio.Protocol):
         """
         while self._head is None:
             if self._error is not None:
-                raise self._error
+                raise self._failure()
             await self._progress()
         return self._head
+
+    def _failure(self) -> UpstreamError:
+        """What went wrong, as an error of its own: one that is raised and kept holds the frames that it went through,
+        and they hold this exchange, its request's body with it, until the collector comes by.
+        """
+        assert self._error is not None
+        return UpstreamError(*self._error.args)
 
     async def read(self) -> bytes:
         """Whatever has arrived of the body; empty at its end.
@@ -124,7 +131,7 @@ class Exchange(asyncio.Protocol):
             if self.is_complete:
                 return b""
             if self._error is not None:
-                raise self._error
+                raise self._failure()
             await self._progress()
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
@@ -164,6 +171,7 @@ class Exchange(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; pause reading when a slow client leaves too much waiting."""
+        assert self._parser is not None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -179,6 +187,7 @@ class Exchange(asyncio.Protocol):
             self.is_complete = True
         elif not self.is_complete:
             self._fail("llama-server closed the connection before its answer was complete")
+        self._parser = self._transport = None  # both hold this exchange in turn
         self._notify()
 
     def _fail(self, message: str) -> None:
@@ -195,6 +204,7 @@ class Exchange(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is there; an interim answer (1xx) is passed over."""
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if status < 200:
             self._headers = []

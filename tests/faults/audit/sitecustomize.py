@@ -1,7 +1,7 @@
 """Loaded by every Python process whose PYTHONPATH has this folder: writes down what leaves the host.
 
 One line per attempt to connect, send or resolve a name that is not of this machine, into the file that
-`HONED_AUDIT` names. The hook sees what Python's own socket module does, which is all that the daemon,
+`OFFLINE_AUDIT` names. The hook sees what Python's own socket module does, which is all that the daemon,
 the gateway and the worker's Python code can do; libraries in C or Rust with sockets of their own it
 does not see. Those fail in `test_nothing_needs_a_network`, where there is no network.
 """
@@ -39,11 +39,11 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     address = arguments[0] if event.startswith("socket.get") else arguments[-1]
     if not _is_of_this_machine(address):
         line = f"{os.getpid()} {event} {address!r} {sys.argv}\n"
-        with open(os.environ["HONED_AUDIT"], "a") as file:  # noqa: PTH123 - the least that can be
+        with open(os.environ["OFFLINE_AUDIT"], "a") as file:  # noqa: PTH123 - the least that can be
             file.write(line)
 
 
-if "HONED_AUDIT" in os.environ:
-    with open(os.environ["HONED_AUDIT"], "a") as started:  # noqa: PTH123
+if "OFFLINE_AUDIT" in os.environ:
+    with open(os.environ["OFFLINE_AUDIT"], "a") as started:  # noqa: PTH123
         started.write(f"{os.getpid()} watched\n")
     sys.addaudithook(_watch)

@@ -1,6 +1,7 @@
 """What the relay does to requests and answers on their way, and when either side breaks."""
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from honed.gateway import room
 from honed.gateway.refusal import Refused
 from honed.gateway.relay import Relay
 from honed.gateway.room import Room, Share
+from honed.gateway.upstream import Exchange
 from tests.unit.gateway.stub import (
     ANSWER,
     CHAT,
@@ -195,7 +197,7 @@ async def test_stalled_uploads_share_a_bounded_room(tmp_path: Path) -> None:
 async def test_stalled_uploads_give_way_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the room is full, the upload that began first is told to come back; one more at a time."""
+    """When the room is full, the upload that has been silent for longest is told to come back; one more at a time."""
     monkeypatch.setattr(room, "PATIENCE_S", 0.0)
     head = b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
     body = b'{"messages": "%s"}' % (b"x" * 984)
@@ -226,8 +228,8 @@ async def until_done(told: list[asyncio.Task[bytes]], count: int) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_only_uploads_that_take_long_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not bodies that are whole, not those that have just begun, and not more than there is need for."""
+async def test_only_uploads_that_stall_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not bodies that are whole, not those that were heard of just now, and not more than there is need for."""
     shared = Room(1000)
     with Share(shared) as whole, Share(shared) as first, Share(shared) as second:
         async with asyncio.timeout(5) as limit:
@@ -238,13 +240,20 @@ async def test_only_uploads_that_take_long_give_way(monkeypatch: pytest.MonkeyPa
             with Share(shared) as refused, pytest.raises(Refused):
                 refused.take(200)
             monkeypatch.setattr(room, "PATIENCE_S", 0.0)
+            with Share(shared) as too_large, pytest.raises(Refused):
+                too_large.take(501)  # even if both gave way
+            assert not first.has_given_way
+            first.take(10, until=limit)  # goes on, so that `second` is silent for longer
             with Share(shared) as admitted:
                 admitted.take(200)
             told = [each.has_given_way for each in (whole, first, second)]
-            assert told == [False, True, False]
+            assert told == [False, False, True]
             with pytest.raises(Refused):
-                first.take(1, until=limit)
-            assert shared.held_bytes == 700
+                second.take(1, until=limit)
+            with pytest.raises(Refused):
+                first.take(500, until=limit)  # no upload gives way to itself
+            assert not first.has_given_way
+            assert shared.held_bytes == 710
     assert (shared.held_bytes, shared.uploads) == (0, {})
 
 
@@ -303,6 +312,34 @@ async def test_client_that_asks_before_sending_is_told_to_go_on(tmp_path: Path) 
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
         assert front.upstream.requests[0].header("expect") is None
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_client_that_leaves_leaves_nothing_behind(tmp_path: Path, streams: bool) -> None:
+    """Its exchange, the body with it, is freed at once and not when the collector comes by."""
+
+    async def endless(request: Request, writer: asyncio.StreamWriter) -> None:
+        if streams:
+            writer.write(STREAM_HEAD + chunk(EVENTS[1]))
+        await until_closed(request)
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with relaying(endless, tmp_path) as front:
+            for number in range(1, 4):
+                _, writer = await front.connect()
+                writer.write(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+                async with asyncio.timeout(5):
+                    while len(front.upstream.requests) < number:
+                        await asyncio.sleep(0.001)
+                writer.close()
+                del writer
+            async with asyncio.timeout(5):
+                while any(isinstance(each, Exchange) for each in gc.get_objects()):
+                    await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("streams", [True, False])
