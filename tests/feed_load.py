@@ -142,11 +142,12 @@ class Kept(NamedTuple):
 
 
 def kept_of(database: Path, acked: list[str]) -> Kept:
-    """Count what is stored, acknowledged but not stored, and stored more than once."""
+    """Count what is stored, acknowledged but not stored, and stored more than once (by its id, where it has one)."""
     with contextlib.closing(sqlite3.connect(database)) as db:
         stored = [row[0] for row in db.execute("SELECT event_id FROM records")]
-    found = set(stored)
-    return Kept(len(stored), len(set(acked) - found), len(stored) - len(found))
+    known = [event_id for event_id in stored if event_id is not None]
+    found = set(known)
+    return Kept(len(stored), len(set(acked) - found), len(known) - len(found))
 
 
 def check_all_stored(database: Path, acked: list[str]) -> None:

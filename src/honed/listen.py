@@ -155,6 +155,7 @@ async def serving(
         http="httptools",
         lifespan="off",
         log_config=None,
+        log_level="error",  # below it are lines about what peers do wrong, in plain text, as many as they please
         access_log=False,
         server_header=False,
         ws="none",

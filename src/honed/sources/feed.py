@@ -178,6 +178,6 @@ def _as_hello(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         said = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return said if isinstance(said, dict) and said.get("type") == "hello" else None

@@ -231,6 +231,8 @@ class SocketSource:
                 await self._converse(stream)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError):
             pass  # the peer has gone: what it got no ack for, it sends again
+        except Exception as error:  # a fault of ours in one conversation must not end the daemon
+            log.get().exception(log.SOURCE_FAILED, error=repr(error))
         finally:
             self._num_connections -= 1
 

@@ -128,6 +128,42 @@ async def test_a_malformed_line_names_its_field_and_the_connection_lives_on(
         assert (await peer.hear())["stored"] == 1
 
 
+@pytest.mark.parametrize(
+    "first", [b'{"hello"\xc1}', b'"hello', b'["hello"]', b'{"type":"hello"', b"\xff"]
+)
+async def test_a_first_line_that_is_no_hello_is_an_event(
+    feed: Intake, tmp_path: Path, first: bytes
+) -> None:
+    """And a bad one, whatever bytes it is made of."""
+    async with connected(tmp_path) as peer:
+        await peer.say(first, line(action()))
+        error = await peer.hear()
+        assert (error["code"], error["line"]) == ("invalid", 1)
+        assert (await peer.hear())["stored"] == 1
+
+
+class Faulty:
+    """A sink with a fault."""
+
+    async def ingest(self, lines: Sequence[bytes]) -> Ingested:
+        raise RuntimeError("a fault")
+
+
+async def test_a_fault_in_one_conversation_ends_no_other(tmp_path: Path) -> None:
+    """It is logged with its traceback, nothing is acknowledged, and the door stays open."""
+    source = SocketSource(tmp_path / "feed.sock", Faulty(), scenario="airline", line_max=1_000)
+    with capture_logs() as logs:
+        async with source.open(), connected(tmp_path) as other:
+            async with connected(tmp_path) as peer:
+                await peer.say(line(action()))
+                assert await peer.is_cut_off()
+            await other.say(b'{"type":"hello","protocol":1}')
+            assert (await other.hear())["type"] == "hello"
+    [failed] = [entry for entry in logs if entry["event"] == "source.failed"]
+    assert "a fault" in failed["error"]
+    assert failed["exc_info"]
+
+
 async def test_a_conflict_is_told_and_the_connection_lives_on(feed: Intake, tmp_path: Path) -> None:
     """Same id, other content."""
     async with connected(tmp_path) as peer:
