@@ -18,6 +18,7 @@ from honed.domain.outcome import Failure, Success, Unknown
 from honed.errors import ValidationError
 from honed.learn_models import create
 from honed.ports import EpisodeFilter
+from honed.redaction import Redaction
 from honed.sink import Sink
 from honed.stores import SqlStore, open_store
 from honed.training_sets import FORMATS, Export, StoredEpisode
@@ -74,7 +75,10 @@ def _plain(episode: Episode) -> Episode:
 
 @asynccontextmanager
 async def place(
-    folder: Path | None = None, model: str = "chat", secret: bytes = b"a"
+    folder: Path | None = None,
+    model: str = "chat",
+    secret: bytes = b"a",
+    redaction: Redaction = Redaction(),  # noqa: B008 - a value
 ) -> AsyncIterator[Place]:
     """A store in memory, or in a folder."""
     url = "sqlite://" if folder is None else f"sqlite:///{folder / 'honed.db'}"
@@ -87,6 +91,7 @@ async def place(
             settle=timedelta(0),
             idle=timedelta(0),
             on_episode=lambda episode: None,
+            redaction=redaction,
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(sink.run)
