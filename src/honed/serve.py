@@ -17,7 +17,7 @@ import anyio
 from honed import log, process
 from honed.activation import passed_unix
 from honed.config import Config
-from honed.domain.serving import Registration
+from honed.domain.serving import Registration, folder_id
 from honed.errors import ApplyError, ConfigError, ParityError, TrainingError
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
@@ -78,7 +78,13 @@ async def serve(
         gateway.address = address_of(listener)
         await rooms.enter_async_context(gateway.open())
         await rooms.enter_async_context(serving(control_app(gateway), control, drain_s=1))
-        relay = Relay(gateway.lanes, max_body=section.max_body, host=host, default=config.scenario)
+        relay = Relay(
+            gateway.lanes,
+            max_body=section.max_body,
+            host=host,
+            default=config.scenario,
+            gateway_id=folder_id(config.llama_dir),
+        )
         drain_s = section.drain_timeout.total_seconds()
         await rooms.enter_async_context(
             serving(

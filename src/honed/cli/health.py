@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from honed.config import Config, load_config
 from honed.errors import ConfigError
+from honed.machine import neighbours
 
 EXIT_FAILED: Final = 1
 EXIT_NOT_RUNNING: Final = 3
@@ -34,7 +35,8 @@ def main(argv: list[str]) -> int:
     """Ask once; says in one line what was found.
 
     Returns:
-        0 it answers, 1 it answers badly or (with --serving) does not serve yet, 3 nobody listens, 78 bad config.
+        0 it answers, 1 it answers badly, is another config's that does not know the scenario, or (with --serving)
+        does not serve yet, 3 nobody listens, 78 bad config.
     """
     parser = argparse.ArgumentParser(prog="honed health", description="Whether a process answers.")
     parser.add_argument("part", choices=("daemon", "gateway"), help="which of the two")
@@ -58,9 +60,13 @@ def main(argv: list[str]) -> int:
     try:
         answer = _ask(path, what, arguments.timeout)
     except (ConnectionRefusedError, FileNotFoundError):
-        return _say(EXIT_NOT_RUNNING, f"nobody listens on {path}")
+        other = neighbours.on_address(config) if arguments.part == "gateway" else None
+        told = f", but {other.found} ({other.advice})" if other else ""
+        return _say(EXIT_NOT_RUNNING, f"nobody listens on {path}{told}")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return _say(EXIT_FAILED, f"{arguments.part} on {path}: {error!r}")
+    if arguments.part == "gateway" and (reason := _of_another(config, answer)):
+        return _say(EXIT_FAILED, reason)
     if arguments.serving and (reason := _not_serving(config, answer)):
         return _say(EXIT_FAILED, reason)
     sys.stdout.write(f"{arguments.part} answers\n")
@@ -78,6 +84,14 @@ def _ask(path: Path, what: str, timeout_s: float) -> Any:
         return json.loads(body)
     finally:
         connection.close()
+
+
+def _of_another(config: Config, serving: dict[str, Any]) -> str | None:
+    """Why the gateway that answers is none of this config's; one that serves its scenario too is."""
+    other = neighbours.on_socket(config, serving)
+    if other is None or config.scenario in serving.get("scenarios", {}):
+        return None
+    return f"{other.found}, and does not know {config.scenario} ({other.advice})"
 
 
 def _not_serving(config: Config, serving: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import honed
 from honed.doctor.finding import Found, fail, ok, together, warn
 from honed.doctor.patient import Patient
+from honed.machine import neighbours
 
 
 def daemon(patient: Patient) -> Found:
@@ -43,10 +44,13 @@ def _troubles(answer: dict[str, Any], scenario: str) -> Iterator[Found]:
 
 
 def gateway(patient: Patient) -> Found:
-    """What it serves for this scenario; else whether its address is free."""
+    """Whether it is this config's, and what it serves for this scenario; else whether its address is free."""
     section = patient.config.serve
     answer = patient.gateway()
     if answer is None:
+        if other := neighbours.on_address(patient.config):
+            told = f"nobody listens on {patient.config.serve_socket}, but {other.found}"
+            return fail(told, other.advice)
         if section.port and _is_taken(section.host, section.port):
             return fail(
                 f"not running, and another program listens on {section.host}:{section.port}",
@@ -55,11 +59,16 @@ def gateway(patient: Patient) -> Found:
         return ok("not running (`honed up` or `honed serve`)")
     lane = answer.get("scenarios", {}).get(patient.config.scenario)
     where = f"running on {answer.get('address')}"
+    other = neighbours.on_socket(patient.config, answer)
+    if lane is None and other:
+        return warn(f"{other.found}, and does not know {patient.config.scenario}", other.advice)
     if lane is None:
         return warn(
             f"{where}, does not know {patient.config.scenario}",
             "start the daemon of the scenario: it registers it",
         )
+    if other:
+        where += f", shared: it works in {answer.get('folder')}"
     return together([ok(where), *lane_findings(lane)])
 
 

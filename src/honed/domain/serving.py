@@ -8,6 +8,9 @@
 An error is a Refusal; its `code` names the error class in `CODES`.
 """
 
+import hashlib
+import os
+from pathlib import Path
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -126,6 +129,13 @@ class Serving(Struct, frozen=True, kw_only=True):
     address: str | None
     """The stable address, `http://host:port`."""
     scenarios: dict[str, LaneStatus]
+    folder: str | None = None
+    """Where it keeps its state, which no other gateway shares; None: a former version."""
+
+
+def folder_id(folder: Path) -> str:
+    """What a gateway tells of its folder to whoever reaches its address: the same folder, the same id."""
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
 class Refusal(Struct, frozen=True, kw_only=True):

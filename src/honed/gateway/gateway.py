@@ -67,7 +67,9 @@ class Gateway:
     def serving(self) -> Serving:
         """What is served, by scenario."""
         lanes = {scenario: lane.status() for scenario, lane in self.lanes.items()}
-        return Serving(protocol=PROTOCOL, address=self.address, scenarios=lanes)
+        return Serving(
+            protocol=PROTOCOL, address=self.address, scenarios=lanes, folder=str(self._folder)
+        )
 
     async def register(self, scenario: str, registration: Registration) -> LaneStatus:
         """Make or complete the scenario's lane; repeating it changes nothing.

@@ -55,9 +55,13 @@ class Relay:
         host: str | None = None,
         default: str | None = None,
         captures: bool = True,
+        gateway_id: str | None = None,
     ) -> None:
-        """`default` names the scenario that answers requests whose `model` names none."""
+        """`default` names the scenario that answers requests whose `model` names none; `gateway_id` is told with
+        the health.
+        """
         self._lanes = lanes
+        self._identity = {"gateway": gateway_id} if gateway_id else {}
         self._default = default
         self._guard = BrowserGuard(host)
         self._max_body = max_body
@@ -146,6 +150,7 @@ class Relay:
     def _health(self) -> dict[str, object]:
         return {
             "status": "ok",
+            **self._identity,
             "scenarios": {name: lane.state for name, lane in self._lanes.items()},
         }
 
