@@ -8,7 +8,7 @@ of a JSON key.
 from typing import Final
 
 from honed.redaction import checks
-from honed.redaction.pattern import Check, Pattern, token
+from honed.redaction.pattern import BEFORE, Check, Pattern, token
 
 _PASSWORD: Final = r"(?:password|passwd|passphrase|passwort|pwd|pw)"
 _CREDENTIAL: Final = (
@@ -91,14 +91,18 @@ CREDENTIALS: Final = (
     ),
     Pattern(
         kind="bearer_token",
-        tight=r"(?i)\bbearer {1,4}([A-Za-z0-9._~+/=-]{16,})",
+        tight=rf"(?i){BEFORE}bearer {{1,4}}([A-Za-z0-9._~+/=-]{{16,}})",
         wide=r"(?i)bearer {1,4}[A-Za-z0-9._~+/=-]{16}",
         check=checks.is_credential,
-        examples=("Authorization: Bearer [a:40]",),
+        examples=(
+            "Authorization: Bearer [a:40]",
+            "\x1b[32mBearer [a:40]\x1b[0m",
+            r"\u001b[1mBearer [a:40]",
+        ),
     ),
     Pattern(
         kind="basic_auth",
-        tight=r"(?i)\bbasic {1,4}([A-Za-z0-9+/]{8,}={0,2})",
+        tight=rf"(?i){BEFORE}basic {{1,4}}([A-Za-z0-9+/]{{8,}}={{0,2}})",
         wide=r"(?i)basic {1,4}[A-Za-z0-9+/]{8}",
         check=checks.is_basic_auth,
         examples=("authorization: Basic YXBwOk1hMTc4eHhRcTk=",),

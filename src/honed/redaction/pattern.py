@@ -27,7 +27,7 @@ Check = Callable[[bytes, int, int], int | None]
 ESCAPE = (
     r"(?:\\[nrtbf]|\\u[0-9A-Fa-f]{4}"  # JSON inside a JSON string keeps its own escapes
     r"|%[0-9A-Fa-f]{2}"  # a URL's
-    r"|\x1b\[[0-9;]{0,12}m)"  # a terminal's colours
+    r"|(?:\x1b|\\u001[Bb]|\\x1[Bb]|\\033|\\e)\[[0-9;]{0,12}m)"  # a terminal's colours, as they are or written out
 )
 """What ends in a letter or digit without being a part of a word."""
 BEFORE = rf"(?:\b|{ESCAPE})"
