@@ -90,19 +90,44 @@ def variable(*path: str) -> str:
 
 def _unknown_variables() -> list[str]:
     """Variables that look like ours but name no key; pydantic passes over some of them."""
-    names = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
-    return [fault for name in names if (fault := _unknown_variable(name))]
+    return [fault for name in sorted(os.environ) if (fault := _unknown_variable(name))]
 
 
 def _unknown_variable(name: str) -> str | None:
-    path = name[len(PREFIX) :].lower().split("__")
-    for depth, key in enumerate(path):
-        known = _known_keys(path[:depth])
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f", did you mean {variable(*path[:depth], near[0])}?" if near else ""
-            return f"{name}: unknown key{hint}"
+    if name.upper().startswith(PREFIX):
+        path = name[len(PREFIX) :].lower().split("__")
+        if all(key in _known_keys(path[:depth]) for depth, key in enumerate(path)):
+            return None
+        near = _nearest(path)
+        return f"{name}: unknown key" + (f", did you mean {near}?" if near else "")
+    # With single underscores alone it may be somebody else's: where a Kubernetes service is called honed-serve,
+    # HONED_SERVE_PORT is set for every container. The doctor warns of those.
+    start = PREFIX.removesuffix("_")
+    if name.upper().startswith(start) and "__" in name[len(start) :]:
+        near = _nearest(name[len(start) :].lower().split("__"))
+        return f"{name}: not read, did you mean {near}?" if near else None
     return None
+
+
+def _nearest(path: list[str]) -> str | None:
+    """The variable of the key that is most like the path: by its words, else part by part."""
+    by_words = {"_".join(known): known for known in _paths()}
+    if (same := by_words.get("_".join(path))) is not None:
+        return variable(*same)
+    found: list[str] = []
+    for part in path:
+        near = difflib.get_close_matches(part, _known_keys(found), n=1)
+        if not near:
+            return None
+        found += near
+    return variable(*found)
+
+
+def _paths(*above: str) -> Iterator[tuple[str, ...]]:
+    """Every key, in sections of sections too."""
+    for name in _known_keys(list(above)):
+        yield (*above, name)
+        yield from _paths(*above, name)
 
 
 def _fault(item: Any) -> str:

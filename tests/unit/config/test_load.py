@@ -109,6 +109,10 @@ def test_a_named_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ("honed__train__rr", "1", "honed__train__rr: unknown key"),
         ("HONED__SCENARIO__X", "1", "HONED__SCENARIO__X: unknown key"),
         ("HONED__TRIGGER__ANY", "[]", "HONED__TRIGGER__ANY: unknown key"),
+        ("HONED__TRAIN_R", "8", r"HONED__TRAIN_R: unknown key, did you mean HONED__TRAIN__R\?"),
+        ("HONED_TRAIN__R", "8", r"HONED_TRAIN__R: not read, did you mean HONED__TRAIN__R\?"),
+        ("HONED_TRIAN__LERNING_RATE", "1", "did you mean HONED__TRAIN__LEARNING_RATE"),
+        ("honed_serve__llama_server", "x", "did you mean HONED__SERVE__LLAMA_SERVER"),
         ("HONED__CHECK_INTERVAL", "0s", "check_interval"),
         ("HONED__EVENTS__LINE_MAX", "0", "line_max"),
     ],
@@ -120,6 +124,15 @@ def test_a_variable_that_cannot_be_used_is_refused(
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=fault):
         load_config(scenario="a")
+
+
+@pytest.mark.parametrize("name", ["HONED_SERVE_PORT", "HONED_CONFIG_DIR", "HONED_OTHER__THING"])
+def test_a_variable_of_somebody_else_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Kubernetes sets HONED_SERVE_PORT for a service called honed-serve; nothing is like the others."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8080")
+    assert load_config(scenario="a").serve.port == 8080
 
 
 def test_a_folder_with_odd_characters_holds_its_own_database(tmp_path: Path) -> None:
