@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,26 @@ def test_status_counts_what_could_not_be_used(tmp_path: Path) -> None:
         assert daemon.status()["rejected"] == 1
         shown = _honed(tmp_path, "status", "--config", str(daemon.config)).stdout
         assert "not used    1 lines rejected\n" in shown
+
+
+def test_status_says_how_the_last_run_ended_and_why(tmp_path: Path, tiny_base: Path) -> None:
+    """None yet; then one that was skipped, with its reason on the same line."""
+    settings = (
+        f'scenario = "airline"\nbase_model = "{tiny_base}"\ntrigger = "manual()"\n'
+        '[apply]\nkind = "none"'
+    )
+    with honed(tmp_path, settings) as daemon:
+        daemon.start("run")
+        config = ("--config", str(daemon.config))
+        assert "last run    none yet\n" in _honed(tmp_path, "status", *config).stdout
+        done = _honed(tmp_path, "train-now", "--wait", *config)
+        assert done.returncode == 1
+        (line,) = [
+            line
+            for line in _honed(tmp_path, "status", *config).stdout.splitlines()
+            if line.startswith("last run")
+        ]
+        assert re.search(r"skipped \d+ s ago: \w+", line), line
 
 
 def test_a_row_that_cannot_be_read_is_reported_with_its_line(

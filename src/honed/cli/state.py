@@ -17,9 +17,11 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.endings import ending
 from honed.cli.printing import add_row, say, show
 from honed.config import Config
 from honed.domain.outcome import score
+from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
 
@@ -84,8 +86,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     say(f"training    {_training(answer['training'])}")
     if answer["backoff_until_ms"] and not answer["training"]:
         say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
-    if run := answer["last_run"]:
-        say(f"last run    {run['id']} {run['state']}: {run.get('message') or ''}")
+    run = answer["last_run"]
+    say(f"last run    {ending(run, now_ms()) if run else 'none yet'}")
     say("trigger")
     for line in answer["trigger"]["explain"].splitlines():
         say(f"  {line}")
