@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 
 import msgspec
 from sqlalchemy import ColumnElement, Integer, Table, Text, literal
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -20,6 +20,8 @@ def is_postgres(db: AsyncConnection) -> bool:
 def upsert(db: AsyncConnection, table: Table) -> sqlite.Insert:
     """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`."""
     if is_postgres(db):
+        from sqlalchemy.dialects import postgresql  # 2 MiB that a daemon on SQLite does not need
+
         # the two have the same methods, but no common type
         return cast(sqlite.Insert, postgresql.insert(table))
     return sqlite.insert(table)

@@ -46,8 +46,10 @@ Text = types.Text().with_variant(_WithoutNul(), "postgresql")
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """What makes an index partial."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+    """What makes an index partial. PostgreSQL's are those of the numbered steps: naming them here would load its
+    dialect, 2 MiB, into every daemon.
+    """
+    return {"sqlite_where": text(condition)}
 
 
 records = Table(
@@ -88,13 +90,11 @@ Index(
     groups.c.closing,
     groups.c.last_ms,
     sqlite_where=text("closed = 0"),
-    postgresql_where=text("closed = 0"),
 )
 Index(
     "groups_held",
     groups.c.held_until_ms,
     sqlite_where=text("held_until_ms > 0"),
-    postgresql_where=text("held_until_ms > 0"),
 )
 
 memberships = Table(
