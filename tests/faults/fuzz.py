@@ -180,14 +180,13 @@ def fuzzed(folder: Path, *, seconds: float, seed: int, threads: int = 3) -> dict
         for worker in workers:
             worker.join(ANSWER_S * 3)
             assert not worker.is_alive(), "a door hangs"
-        settled = sizes[len(sizes) // 4 :]  # caches are warm by then
         figures = {
             "seconds": seconds,
             "seed": seed,
             "sent": sum(doors.counts.values()),
             "answers": dict(sorted(doors.counts.items())),
             "stored": daemon.status()["records"],
-            "rss_mib": [round(settled[0], 1), round(max(settled), 1), round(settled[-1], 1)],
+            "rss_mib": [round(size, 1) for size in sizes],
             "failures": len(doors.failures),
         }
         sys.stdout.write(f"\nfuzz: {json.dumps(figures)}\n")

@@ -27,7 +27,8 @@ def test_no_bytes_harm_the_daemon(
     """Every request is answered or ended, memory stays flat, and a good event is taken afterwards."""
     figures = fuzzed(tmp_path, seconds=seconds, seed=SEED)
     record_property("fuzz", figures)
-    settled, highest, _ = figures["rss_mib"]
-    assert highest - settled < GROWTH_MIB
+    sizes = figures["rss_mib"]
+    settled = sizes[len(sizes) // 4 :]  # its caches are warm by then
+    assert max(settled) - settled[0] < GROWTH_MIB, sizes
     answers = figures["answers"]
     assert {"feed ack", "feed invalid", "http 200", "http 422"} <= answers.keys()

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,8 @@ from honed.client.task import AsyncTask
 class AsyncHonedClient:
     """`HonedClient` for asyncio.
 
-    The tasks of one event loop may share it; their sends go one after another.
+    The tasks of one event loop may share it; their sends go one after another. After a fork the child, in an event
+    loop of its own, has a connection of its own.
 
     Args:
         socket_path: the daemon's `feed.sock`; `~` is the home folder.
@@ -41,6 +44,7 @@ class AsyncHonedClient:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._num_lines = 0
         self._line_max = wire.LINE_MAX
+        _alive.add(self)
 
     async def __aenter__(self) -> "AsyncHonedClient":
         async with self._lock:
@@ -188,3 +192,22 @@ class AsyncHonedClient:
         writer.close()
         with contextlib.suppress(OSError):  # it may be broken already
             await writer.wait_closed()
+
+    def _after_fork(self) -> None:
+        """In the child: the connection is the parent's, and so is the loop that its lock belongs to."""
+        self._lock = asyncio.Lock()
+        # Kept and not closed: that would take it out of the parent's epoll, which both processes share.
+        _of_the_parent.append(self._streams)
+        self._streams = None
+
+
+_alive: "weakref.WeakSet[AsyncHonedClient]" = weakref.WeakSet()
+_of_the_parent: list[Any] = []
+
+
+def _in_child() -> None:
+    for client in list(_alive):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -109,6 +110,32 @@ async def test_a_client_may_be_shared(feed: Intake, path: Path) -> None:
 
     await anyio.to_thread.run_sync(swarm)
     assert (await feed.store.stats()).num_records == 100
+
+
+async def test_the_child_of_a_fork_has_a_connection_of_its_own(feed: Intake, path: Path) -> None:
+    """The async client is in use in a running loop; parent and child go on, each in its loop."""
+    code = (
+        "import asyncio, os, sys, warnings; from honed.client import AsyncHonedClient\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)\n"
+        "async def send(client, who):\n"
+        "    for n in range(50): await client.action(f'{who}{n}', task_id='t1', tick=n)\n"
+        "async def main():\n"
+        "    async with AsyncHonedClient(sys.argv[1]) as client:\n"
+        "        await send(client, 'a')\n"
+        "        child = os.fork()\n"
+        "        if child == 0:\n"
+        "            asyncio.events._set_running_loop(None)\n"
+        "            asyncio.run(send(client, 'c'))\n"
+        "            os._exit(0)\n"
+        "        await send(client, 'p')\n"
+        "        assert (await asyncio.to_thread(os.waitpid, child, 0))[1] == 0\n"
+        "        await send(client, 'z')\n"
+        "asyncio.run(main())\n"
+    )
+    done = await anyio.run_process([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    stats = await feed.store.stats()
+    assert (stats.num_records, stats.num_duplicates) == (200, 0)
 
 
 async def test_a_cancelled_send_leaves_no_foreign_replies(feed: Intake, path: Path) -> None:
