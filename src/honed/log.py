@@ -70,6 +70,8 @@ SUPERVISOR_LOST = "supervisor.lost"
 WATCHDOG_UNFED = "watchdog.unfed"
 DATA_FORGOTTEN = "data.forgotten"
 DATA_CLEANED = "data.cleaned"
+STORE_TOO_LARGE = "store.too_large"
+CLEANUP_PROGRESSED = "cleanup.progressed"
 CLEANUP_FAILED = "cleanup.failed"
 
 

@@ -209,6 +209,15 @@ def cleanup(
         f" {cleaned.episodes} episodes, {len(cleaned.runs)} run folders,"
         f" {len(cleaned.adapters)} rejected adapters; {cleaned.freed_bytes / 1e6:.1f} MB of files"
     )
+    if cleaned.given_back_bytes:
+        say(f"the store's file is {cleaned.given_back_bytes / 1e6:.1f} MB smaller")
+    if cleaned.over_bytes and dry_run:
+        say(f"the data take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size: the oldest go")
+    elif cleaned.over_bytes:
+        say(
+            f"the data still take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size:"
+            " no training has seen what is left"
+        )
     if compact and not dry_run:
         say(f"the store is {given_back / 1e6:.1f} MB smaller")
 

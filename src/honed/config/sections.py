@@ -74,7 +74,7 @@ class ConsentSection(Section):
 
 
 class KeepSection(Section):
-    """For how long data are kept; 0 for ever. Looked at once a day, and by `honed cleanup`."""
+    """For how long data are kept, and how much of them; 0 for ever. Looked at once a day, and by `honed cleanup`."""
 
     loose: Duration = timedelta(days=30)
     """Records that are part of no attempt: evaluations, probes, what came too late."""
@@ -88,6 +88,10 @@ class KeepSection(Section):
     """The folders of ended runs: training files and logs."""
     rejected: Duration = timedelta(days=30)
     """Weights of adapters that the gate has refused and that never served; manifests stay."""
+    max_size: Size | None = Field(None, examples=["20GiB"])
+    """Room that the data may take in a SQLite database; beyond it the oldest go, whatever their age."""
+    max_size_untrained: bool = False
+    """Whether episodes that no training has seen may go for that, after all others."""
 
 
 class LearnSection(Section):

@@ -18,7 +18,8 @@ from honed.adapter_files import ADAPTER_FILES
 from honed.domain.run import Run
 from honed.domain.trained_model import TrainedModel
 from honed.errors import StoreError
-from honed.ports import Aged, Keeping, Store
+from honed.keeping.room import Made, OnStep, make_room, over
+from honed.ports import Aged, Keeping, Room, Store
 
 _STEP: Final = 1_000
 """Attempts looked up at a time."""
@@ -26,7 +27,7 @@ _ALL: Final = 1_000_000
 
 
 class KeepFor(NamedTuple):
-    """For how long each class of data is kept, milliseconds; 0 means for ever."""
+    """For how long each class of data is kept, milliseconds, and how much of it; 0 means for ever, or all."""
 
     loose_ms: int = 0
     unlabelled_ms: int = 0
@@ -34,6 +35,10 @@ class KeepFor(NamedTuple):
     unseen_ms: int = 0
     runs_ms: int = 0
     rejected_ms: int = 0
+    max_bytes: int = 0
+    """Of the database's data."""
+    max_bytes_untrained: bool = False
+    """Whether what no training has seen may go for that."""
 
 
 class Cleaned(Struct, frozen=True, kw_only=True):
@@ -47,7 +52,11 @@ class Cleaned(Struct, frozen=True, kw_only=True):
     adapters: tuple[str, ...]
     """Rejected adapters whose weights went; their manifests stay."""
     freed_bytes: int = 0
-    """Bytes of files that went; the store's own room is used again and does not shrink."""
+    """Bytes of files that went, the store's left out."""
+    given_back_bytes: int = 0
+    """Bytes that the store's file is smaller."""
+    over_bytes: int = 0
+    """Bytes that the store's data take beyond their limit."""
 
 
 class Cleanup:
@@ -62,13 +71,16 @@ class Cleanup:
         keep_for: KeepFor,
         runs_dir: Path,
         adapters_dir: Path,
+        on_step: OnStep = lambda used_bytes, episodes: None,
     ) -> None:
+        """`on_step` hears how making room goes: bytes that the data take, and episodes that have gone."""
         self._store = store
         self._keeping = keeping
         self._scenario = scenario
         self._keep_for = keep_for
         self._runs_dir = runs_dir
         self._adapters_dir = adapters_dir
+        self._on_step = on_step
 
     async def clean(self, *, now_ms: int, dry: bool = False) -> Cleaned:
         """Clear away what is old, oldest first; safe to cut off at any moment.
@@ -77,6 +89,7 @@ class Cleanup:
             StoreError: the store cannot be written, or a file cannot be removed.
         """
         records, episodes = await self._rows(now_ms, dry)
+        made = await self._make_room(now_ms, dry)
         runs = await self._old_runs(now_ms)
         models = await self._rejected(now_ms)
         freed = 0
@@ -88,14 +101,39 @@ class Cleanup:
                 freed += await anyio.to_thread.run_sync(_remove_weights, folder, dry)
         except OSError as error:
             raise StoreError(f"{error.filename} cannot be removed: {error.strerror}") from error
+        given_back = 0 if dry else await self._keeping.give_back(self._on_room)
         return Cleaned(
             done=not dry,
-            records=records,
-            episodes=episodes,
+            records=records + made.records,
+            episodes=episodes + made.episodes,
             runs=tuple(runs),
             adapters=tuple(models),
             freed_bytes=freed,
+            given_back_bytes=given_back,
+            over_bytes=made.over_bytes,
         )
+
+    async def is_over(self) -> bool:
+        """Whether the data take more than they may."""
+        limit = self._keep_for.max_bytes
+        return limit > 0 and await over(self._keeping, limit) > 0
+
+    async def _make_room(self, now_ms: int, dry: bool) -> Made:
+        limit = self._keep_for.max_bytes
+        if not limit:
+            return Made()
+        if dry:
+            return Made(over_bytes=await over(self._keeping, limit))
+        return await make_room(
+            self._keeping,
+            now_ms=now_ms,
+            max_bytes=limit,
+            untrained=self._keep_for.max_bytes_untrained,
+            on_step=self._on_step,
+        )
+
+    def _on_room(self, room: Room) -> None:
+        self._on_step(room.used_bytes, 0)
 
     async def _rows(self, now_ms: int, dry: bool) -> tuple[int, int]:
         keep = self._keep_for

@@ -1,5 +1,6 @@
 """Keeps one data folder: forgets on request, clears away what is old once a day."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -10,7 +11,7 @@ import anyio
 from honed import log
 from honed.config import Config
 from honed.domain.times import now_ms
-from honed.errors import StoreError
+from honed.errors import ConfigError, StoreError
 from honed.keeping.cleanup import Cleaned, Cleanup, KeepFor
 from honed.keeping.forgetting import Forgetting, Forgotten, Forms, as_it_is
 from honed.ports import Keeping, Store, Whose
@@ -18,6 +19,10 @@ from honed.ports import Keeping, Store, Whose
 _FIRST_S: Final = 600.0
 """A daemon that has just started has events to catch up with."""
 _EVERY_S: Final = 86_400.0
+_LOOK_S: Final = 600.0
+"""How often it is looked whether the data take too much room."""
+_TOLD_S: Final = 10.0
+"""How often at most the log says how far a cleaning is."""
 
 
 class Keeper:
@@ -44,6 +49,12 @@ class Keeper:
         self._at_rest = at_rest
         self._forgetting = Forgetting(keeping, runs_dir=config.runs_dir, forms=forms)
         keep = config.keep
+        if keep.max_size and not config.database.startswith("sqlite"):
+            raise ConfigError(
+                "keep.max_size cannot be kept: only a SQLite database tells how much room its data take",
+                advice="leave it 0, and limit the data by age",
+            )
+        self._told_s = 0.0
         self._cleanup = Cleanup(
             store,
             keeping,
@@ -55,20 +66,26 @@ class Keeper:
                 unseen_ms=_ms(keep.untrained),
                 runs_ms=_ms(keep.runs),
                 rejected_ms=_ms(keep.rejected),
+                max_bytes=keep.max_size or 0,
+                max_bytes_untrained=keep.max_size_untrained,
             ),
             runs_dir=config.runs_dir,
             adapters_dir=config.adapters_dir,
+            on_step=self._on_step,
         )
 
     async def run(self) -> None:
-        """Clear away what is old, once a day; until cancelled."""
+        """Clear away what is old, once a day, and when the data take too much room; until cancelled."""
         await anyio.sleep(_FIRST_S)
+        due_s = time.monotonic()
         while True:
             try:
-                await self.cleanup(dry=False)
+                if time.monotonic() >= due_s or await self._cleanup.is_over():
+                    due_s = time.monotonic() + _EVERY_S
+                    await self.cleanup(dry=False)
             except StoreError as error:
                 self._log.error(log.CLEANUP_FAILED, error=str(error), advice=error.advice)
-            await anyio.sleep(_EVERY_S)
+            await anyio.sleep(_LOOK_S)
 
     async def forget(self, whose: Whose, *, dry: bool) -> Forgotten:
         """Take all of somebody's data out, or only look at it."""
@@ -95,8 +112,17 @@ class Keeper:
                 episodes=cleaned.episodes,
                 runs=len(cleaned.runs),
                 adapters=list(cleaned.adapters),
+                given_back_bytes=cleaned.given_back_bytes,
             )
+            if cleaned.over_bytes:
+                self._log.warning(log.STORE_TOO_LARGE, over_bytes=cleaned.over_bytes)
         return cleaned
+
+    def _on_step(self, used_bytes: int, episodes: int) -> None:
+        """Log how far a cleaning is."""
+        if time.monotonic() - self._told_s >= _TOLD_S:
+            self._told_s = time.monotonic()
+            self._log.info(log.CLEANUP_PROGRESSED, used_bytes=used_bytes, episodes=episodes)
 
 
 def _ms(age: timedelta) -> int:

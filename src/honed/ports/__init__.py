@@ -14,7 +14,7 @@ from honed.ports.intake import (
     Ingested,
     Rejected,
 )
-from honed.ports.keeping import Aged, Extent, Keeping, Whose, WhoseKind
+from honed.ports.keeping import Aged, Extent, Keeping, Room, Whose, WhoseKind
 from honed.ports.learning import (
     Applier,
     Gate,
@@ -73,6 +73,7 @@ __all__ = [
     "RecordRow",
     "Records",
     "Rejected",
+    "Room",
     "Store",
     "StoreStats",
     "StoredEvent",

@@ -1,6 +1,6 @@
 """What is taken out of a store again: on somebody's wish, or because it is old."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -26,6 +26,20 @@ class Extent(NamedTuple):
         return bool(self.record_ids or self.group_ids or self.episode_ids)
 
 
+class Room(NamedTuple):
+    """Room that a database takes on disk."""
+
+    used_bytes: int
+    """By data and their indexes."""
+    free_bytes: int
+    """Inside its file, for new data."""
+
+    @property
+    def size_bytes(self) -> int:
+        """All of the file."""
+        return self.used_bytes + self.free_bytes
+
+
 class Aged(Struct, frozen=True, kw_only=True):
     """What may go because of its age: all that arrived before a time, Unix milliseconds; None keeps all."""
 
@@ -34,9 +48,11 @@ class Aged(Struct, frozen=True, kw_only=True):
     unlabelled_before_ms: int | None = None
     """Attempts that ended without an outcome."""
     seen_before_ms: int | None = None
-    """Attempts that a training has had the chance to learn from."""
+    """Attempts with an outcome that a training has had the chance to learn from."""
     unseen_before_ms: int | None = None
-    """Attempts that none has."""
+    """Attempts with an outcome that none has."""
+    passed_before_ms: int | None = None
+    """Attempts that a training has had the chance to learn from, with an outcome or without."""
 
 
 class Keeping(Protocol):
@@ -63,6 +79,12 @@ class Keeping(Protocol):
 
     async def scrub(self) -> bool:
         """Leave no byte of what was removed in the store's files; False when readers kept it from that."""
+
+    async def room(self) -> Room | None:
+        """What the data take; None where the database does not tell."""
+
+    async def give_back(self, on_step: Callable[[Room], None]) -> int:
+        """Give the room of what was removed back to the disk, in steps that events can pass; how many bytes went."""
 
     async def compact(self) -> int:
         """Write the store anew without its gaps, and scrub it; bytes that were given back."""

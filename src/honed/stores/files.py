@@ -155,6 +155,7 @@ def open_first(place: Place) -> sqlite3.Connection:
             place.path.chmod(0o600)
         db = place.connect(check_same_thread=False)  # made in a thread, closed on the loop
         db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or it says nothing
         db.execute("PRAGMA journal_mode = WAL")
     except OSError as error:
         raise StoreError(f"the database {place.path} cannot be opened: {error.strerror}") from error

@@ -1,6 +1,6 @@
 """`ports.Keeping` on SQL: what is found, deleted in small transactions, and leaves no trace in the files."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -11,11 +11,12 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.trained_model import TrainedModel
-from honed.ports import Aged, Extent, Whose
+from honed.ports import Aged, Extent, Room, Whose
 from honed.stores import removal, upkeep
 from honed.stores import tables as t
 from honed.stores.dialects import among
 from honed.stores.extent import find, made_of
+from honed.stores.room import give_back, room
 from honed.stores.transactions import Transactions
 
 T = TypeVar("T", int, str)
@@ -96,6 +97,18 @@ class SqlKeeping:
             await anyio.sleep(0.1)  # a reader still looks at what is in the log
         return False
 
+    async def room(self) -> Room | None:
+        """What the data take; None where the database does not tell."""
+        async with self._transactions.read() as db:
+            return await room(db)
+
+    async def give_back(self, on_step: Callable[[Room], None]) -> int:
+        """Give free room back to the disk, in small steps; how many bytes went."""
+        given = await give_back(self._transactions, on_step)
+        if given:
+            await self.scrub()
+        return given
+
     async def compact(self) -> int:
         """Write the database anew; events wait meanwhile."""
         async with self._transactions.outside() as db:
@@ -118,6 +131,7 @@ async def _aged_groups(db: AsyncConnection, aged: Aged, limit: int) -> frozenset
         (aged.unlabelled_before_ms, e.outcome_type == "unknown"),
         (aged.seen_before_ms, (e.outcome_type != "unknown") & seen),
         (aged.unseen_before_ms, (e.outcome_type != "unknown") & ~seen),
+        (aged.passed_before_ms, seen),
     )
     may_go = [(g.last_ms < before) & which for before, which in classes if before is not None]
     if not may_go:
