@@ -26,6 +26,7 @@ The branches follow *who has to act*, because that is what `except` is for:
         ForeignAdapterError
         NoPreviousModelError
       ControlError           a request to a running daemon or gateway was refused or not answered
+        BusyError
 
 A message is one sentence: what happened, to which thing, what was expected, what was found. What to do about
 it is a note (`add_note`); notes survive the way between processes.
@@ -162,3 +163,7 @@ class NoPreviousModelError(ApplyError):
 
 class ControlError(HonedError):
     """A running daemon or gateway refused a request or did not answer it."""
+
+
+class BusyError(ControlError):
+    """A run is in progress; what was asked for can be asked again when it has ended."""

@@ -168,6 +168,26 @@ def test_an_event_at_the_socket_becomes_an_adapter_that_answers(loop: Honed) -> 
     assert _ask(loop, messages).headers["x-honed-model"] == "base"
 
 
+@pytest.mark.long
+def test_train_now_says_that_a_run_is_in_progress_or_waits_for_it(loop: Honed) -> None:
+    """Alone it is refused with what to do; with --wait it names what it waits for, and then trains."""
+    _feed(loop, [attempt(i) for i in range(300)])
+    first = loop.ask("POST", "/v1/train-now", {})["run_id"]
+    command = [sys.executable, "-m", "honed", "train-now", "--config", str(loop.config)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert f"run {first} is in progress" in refused.stderr
+    assert "`honed train-now --wait` waits for it" in refused.stderr
+    waited = subprocess.run(
+        [*command, "--wait", "--json"], capture_output=True, text=True, timeout=200
+    )
+    assert f"run {first} is in progress; the new one starts when it has ended" in waited.stderr
+    assert f"run {first} done 0 s ago: incidents@1" in waited.stderr
+    second = json.loads(waited.stdout)
+    assert (second["id"] != first, second["state"]) == (True, "done")
+    assert waited.returncode == 0
+
+
 @pytest.mark.parametrize("loop", ["count(300)"], indirect=True)
 def test_a_worker_killed_in_mid_training_is_run_again(loop: Honed) -> None:
     """kill -9 of the worker: the daemon says so, requests go on, nothing half is published, the next try succeeds."""

@@ -3,7 +3,7 @@
     GET  /v1/status                       counters, trigger with its verdict, training, model in service
     GET  /v1/runs  /v1/models             newest first
     GET  /v1/events                       server-sent events from now on
-    POST /v1/train-now {selection, against}   -> {run_id}; 409 while one runs
+    POST /v1/train-now {selection, against}   -> {run_id}; 409 with code BUSY while one runs
     POST /v1/cancel                       stop the run in progress
     POST /v1/apply {model_id, force}      -> {model_id, previous_model_id} or {model_id, skipped}
     POST /v1/rollback                     -> {model_id}; null is the base model
@@ -27,7 +27,14 @@ from starlette.routing import Route
 from honed import log
 from honed.api.events import EventStream
 from honed.domain.trained_model import Selection
-from honed.errors import ApplyError, ControlError, HonedError, NoPreviousModelError, NotFoundError
+from honed.errors import (
+    ApplyError,
+    BusyError,
+    ControlError,
+    HonedError,
+    NoPreviousModelError,
+    NotFoundError,
+)
 from honed.ports import Whose, WhoseKind
 
 T = TypeVar("T", bound=Struct)
@@ -186,6 +193,8 @@ def _status_of(error: HonedError) -> tuple[int, str]:
     match error:
         case NotFoundError():
             return 404, "NOT_FOUND"
+        case BusyError():
+            return 409, "BUSY"
         case ControlError() | NoPreviousModelError():
             return 409, "CONFLICT"
         case ApplyError():

@@ -14,7 +14,7 @@ import typer
 from honed.cli.printing import say
 from honed.client import FeedError
 from honed.config import Config, load_config
-from honed.errors import ConfigError, ControlError, HonedError, NotFoundError
+from honed.errors import BusyError, ConfigError, ControlError, HonedError, NotFoundError
 from honed.stores import SqlStore, open_store
 
 T = TypeVar("T")
@@ -64,6 +64,16 @@ def ask_daemon(config: Config, method: str, path: str, body: Any = None) -> Any:
         leave(error)
 
 
+def ask_unless_busy(config: Config, method: str, path: str, body: Any = None) -> Any | None:
+    """As `ask_daemon`, but None while a run is in the way of what is asked for."""
+    try:
+        return _ask(config.control_socket, method, path, body)
+    except BusyError:
+        return None
+    except HonedError as error:
+        leave(error)
+
+
 def daemon_answers(config: Config) -> bool:
     """Whether a daemon runs on this data folder."""
     try:
@@ -103,7 +113,8 @@ def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
             f"{method} {path} on {socket} answered with {response.status_code}"
         ) from error
     if response.is_error:
-        raise ControlError(answer["message"], advice=answer.get("advice"))
+        kind = BusyError if answer.get("code") == "BUSY" else ControlError
+        raise kind(answer["message"], advice=answer.get("advice"))
     return answer
 
 

@@ -6,12 +6,26 @@ from typing import Annotated, Any, Final
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, ask_daemon, config_from, print_json
+from honed.cli.asking import (
+    EXIT_FAILED,
+    AsJson,
+    ConfigFile,
+    ask_daemon,
+    ask_unless_busy,
+    config_from,
+    leave,
+    print_json,
+)
+from honed.cli.endings import ending
 from honed.cli.printing import say
 from honed.config import Config
+from honed.domain.times import now_ms
+from honed.errors import ControlError
 
 _PANEL: Final = "Learning"
 _LOOK_S: Final = 0.3
+_LOST_S: Final = 60.0
+"""From when on a run that is neither in progress nor written down is not waited for; the disk may be full."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,25 +49,29 @@ def train_now(
         bool, typer.Option("--against-base", help="Judge it against the bare base model.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show progress until the run has ended.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Show progress until the run has ended; one that is in progress is waited for first.",
+        ),
     ] = False,
 ) -> None:
-    """Start a training run past the trigger."""
+    """Start a training run past the trigger.
+
+    Exit status: 0 started (with --wait: done), 1 another run is in progress (with --wait: it failed, was skipped or
+    was stopped), 3 no daemon runs.
+    """
     found = config_from(config)
-    answer = ask_daemon(
-        found,
-        "POST",
-        "/v1/train-now",
-        {
-            "selection": "blind" if blind else "successes",
-            "against": "base" if against_base else "incumbent",
-        },
-    )
+    order = {
+        "selection": "blind" if blind else "successes",
+        "against": "base" if against_base else "incumbent",
+    }
     if not wait:
+        answer = ask_daemon(found, "POST", "/v1/train-now", order)
         _show(answer, f"run {answer['run_id']} started", as_json)
         return
-    run = _followed(found, answer["run_id"], quiet=as_json)
-    _show(run, f"run {run['id']} {run['state']}: {run.get('message') or ''}", as_json)
+    run = _followed(found, _started(found, order, quiet=as_json), quiet=as_json)
+    _show(run, f"run {ending(run, now_ms())}", as_json)
     raise typer.Exit(0 if run["state"] == "done" else EXIT_FAILED)
 
 
@@ -93,12 +111,27 @@ def rollback(config: ConfigFile = None, as_json: AsJson = False) -> None:
     _show(answer, f"{answer['model_id'] or 'the base model'} is in service", as_json)
 
 
+def _started(config: Config, order: dict[str, str], *, quiet: bool) -> str:
+    """The id of the run that was ordered, once those that were in progress have ended."""
+    while (answer := ask_unless_busy(config, "POST", "/v1/train-now", order)) is None:
+        now = ask_daemon(config, "GET", "/v1/status")["training"]
+        if now is None:  # it begins or ends just now
+            time.sleep(_LOOK_S)
+            continue
+        say(f"run {now['run_id']} is in progress; the new one starts when it has ended", err=True)
+        run = _followed(config, now["run_id"], quiet=quiet)
+        say(f"run {ending(run, now_ms())}; now the new one", err=True)
+    started: str = answer["run_id"]
+    return started
+
+
 def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
     """Show a run's progress; returns the run once it has ended."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), disable=quiet
     ) as bar:
         task = bar.add_task("waiting", total=None)
+        lost_s = time.monotonic() + _LOST_S
         while True:
             now = ask_daemon(config, "GET", "/v1/status")["training"]
             if now is None or now["run_id"] != run_id:
@@ -106,7 +139,11 @@ def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
                 ended = [run for run in runs if run["id"] == run_id and run["state"] != "running"]
                 if ended:
                     return ended[0]
+                if time.monotonic() > lost_s:
+                    advice = "`honed runs` shows what there is, the daemon's log what happened"
+                    leave(ControlError(f"run {run_id} was never written down", advice=advice))
             else:
+                lost_s = time.monotonic() + _LOST_S
                 loss = f", loss {now['loss']:.3f}" if now.get("loss") is not None else ""
                 bar.update(
                     task,

@@ -12,7 +12,7 @@ from honed import log
 from honed.domain.run import LearningState
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
-from honed.errors import ControlError, StoreError, TriggerError
+from honed.errors import BusyError, ControlError, StoreError, TriggerError
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
 from honed.triggers.context import TriggerContext
@@ -64,7 +64,8 @@ class TriggerLoop:
         """Start a run past the trigger and the back-off; returns its id.
 
         Raises:
-            ControlError: a run is in progress, or nothing can train, or it would be for nothing.
+            BusyError: a run is in progress.
+            ControlError: nothing can train, or it would be for nothing.
         """
         if self._runs is None:
             raise ControlError("nothing can train: no base_model is configured")
@@ -72,7 +73,10 @@ class TriggerLoop:
             raise ControlError(f"nothing is trained: {problem}")
         if self._running_id or self._ordered:
             busy = self._running_id or (self._ordered.id if self._ordered else "")
-            raise ControlError(f"run {busy} is in progress; one training at a time")
+            raise BusyError(
+                f"run {busy} is in progress; one training at a time",
+                advice="`honed train-now --wait` waits for it and then trains; `honed cancel` stops it",
+            )
         blind = selection == "blind"
         self._ordered = RunOrder(
             id=self._runs.new_id(),

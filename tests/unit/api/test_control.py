@@ -10,7 +10,7 @@ import pytest
 
 from honed.api import EventStream, control_app
 from honed.domain.trained_model import Selection
-from honed.errors import ControlError, NoPreviousModelError, NotFoundError
+from honed.errors import BusyError, NoPreviousModelError, NotFoundError
 from honed.keeping import Cleaned
 from honed.listen import claim_unix_path, serving
 from honed.ports import Whose
@@ -35,7 +35,7 @@ class Daemon:
 
     def train_now(self, *, selection: Selection, against_base: bool) -> str:
         if self.orders:
-            raise ControlError("run r1 is in progress")
+            raise BusyError("run r1 is in progress")
         self.orders.append((selection, against_base))
         return "r1"
 
@@ -88,7 +88,7 @@ async def test_one_training_at_a_time(asked: httpx.AsyncClient) -> None:
     order = {"selection": "blind", "against": "base"}
     assert (await asked.post("/v1/train-now", json=order)).json() == {"run_id": "r1"}
     second = await asked.post("/v1/train-now", json={})
-    assert (second.status_code, second.json()["code"]) == (409, "CONFLICT")
+    assert (second.status_code, second.json()["code"]) == (409, "BUSY")
 
 
 async def test_an_unknown_key_in_a_request_is_refused(asked: httpx.AsyncClient) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from honed.domain.job import TrainSettings
 from honed.domain.run import Run
-from honed.errors import ControlError, ParityError, ProcessFailedError, StoreError
+from honed.errors import BusyError, ControlError, ParityError, ProcessFailedError, StoreError
 from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
 from honed.ports import TrainingSets
 from honed.stores import SqlStore
@@ -145,7 +145,7 @@ async def test_one_training_at_a_time(store: SqlStore, tmp_path: Path) -> None:
         await parts.add(1, 3)
         await parts.training.started.wait()
         await parts.add(4, 6)
-        with pytest.raises(ControlError, match="in progress"):
+        with pytest.raises(BusyError, match="in progress"):
             parts.loop.train_now()
         assert len(await parts.runs()) == 1
         parts.training.may_end.set()
