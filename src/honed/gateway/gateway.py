@@ -124,6 +124,11 @@ class Gateway:
                 base_gguf=str(base_gguf), base_facts=str(base_facts) if base_facts else None
             ),
         )
+        lane = self.lanes[scenario]
+        lane.base_facts = (
+            base_facts  # also None: what was compared before may have been another file
+        )
+        lane.look_again()
 
     async def refuse_base(self, scenario: str, problem: str) -> None:
         """Say of the scenario's lane why it has no base model to serve."""

@@ -193,6 +193,12 @@ class Lane:
         """Something that decides about starting has changed."""
         self._changed.set()
 
+    def look_again(self) -> None:
+        """Try at once what was refused: the files may be others now."""
+        if self.backend is None and self.base_problem is not None:
+            self._attempts.begin_anew()
+            self.notify()
+
     def refuse_base(self, problem: str) -> None:
         """There is no base model that may be served; what serves already goes on."""
         self.base_problem = problem

@@ -162,7 +162,8 @@ class BaseModel:
                 self._folder / f"base-{key}-{self._outtype}.gguf",
                 self._folder / f"base-{key}-{self._outtype}.facts.json",
             )
-        return self._seen(self._named), self._folder / f"{self._named.stem}-{key}.facts.json"
+        name = f"{self._named.stem}-{key}{_rest(self._named)}.facts.json"
+        return self._seen(self._named), self._folder / name
 
     async def _work(self, gguf: Path, facts: Path) -> None:
         assert self._base_model is not None
@@ -191,7 +192,20 @@ class BaseModel:
         return key, (key, *(_stamp(path) for path in _parts(self._named)))
 
     def _key(self) -> str:
-        """Names the folder's content; a hub id that is not on this machine is named by itself."""
+        """Names the folder's content; a hub id that is not on this machine is named by itself.
+
+        Raises:
+            TrainingError: the folder cannot be read.
+        """
+        try:
+            return self._read_key()
+        except OSError as error:  # also while somebody replaces the folder
+            raise TrainingError(
+                f"base model {self._base_model} cannot be read: {error}",
+                advice="see that each of its files is there and may be read by this user",
+            ) from error
+
+    def _read_key(self) -> str:
         total = hashlib.sha256(f"{FORMAT}\0{FACTS_FORMAT}\0".encode())
         local = model.find(self._base_model) if self._base_model else None
         if local is None:
@@ -230,6 +244,12 @@ def _parts(gguf: Path | None) -> list[Path]:
     start, end = gguf.name[: match.start()], match[1]
     names = [path.name for path in gguf.parent.glob(f"*{end}")]
     return [gguf.with_name(name) for name in sorted(names) if name.startswith(f"{start}-")]
+
+
+def _rest(gguf: Path) -> str:
+    """Names what the parts of a split file are beside the first, whose size and time the facts hold."""
+    stamps = [_stamp(path) for path in _parts(gguf) if path != gguf]
+    return f"-{hashlib.sha256(repr(stamps).encode()).hexdigest()[:8]}" if stamps else ""
 
 
 def _stamp(path: Path) -> tuple[str, int, int] | None:

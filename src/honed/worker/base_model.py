@@ -1,5 +1,6 @@
 """The base model: where its files are, and the model and tokenizer loaded from them."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,32 @@ def load_config(folder: Path) -> tuple[Any, Architecture]:
 
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError) as error:  # whole, but of a kind that transformers does not know
+    except (ValueError, KeyError) as error:
+        if not _names_a_kind(folder / "config.json"):
+            raise _no_config(folder, error) from error
         raise UnsupportedError(
             f"base model {folder} has a config.json that transformers cannot use: {error}",
             advice="choose a base model of a supported architecture (docs/models.md)",
         ) from error
     except OSError as error:
-        raise TrainingError(
-            f"base model {folder} has no usable config.json: {error}",
-            advice="give a folder in Hugging Face's format",
-        ) from error
+        raise _no_config(folder, error) from error
     return config, architecture_of(config)
+
+
+def _names_a_kind(path: Path) -> bool:
+    """Whether the config is whole: of a model, though of one that nobody here may know."""
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and isinstance(config.get("model_type"), str)
+
+
+def _no_config(folder: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"base model {folder} has no usable config.json: {error}",
+        advice="give a folder in Hugging Face's format",
+    )
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -367,6 +367,20 @@ async def test_base_that_changed_before_a_restart_is_served_without_its_adapter(
             await gateway.switch("tiny", order(published))
 
 
+async def test_replaced_file_that_cannot_be_compared_any_more_is_served_uncompared(
+    tiny_gguf: Path, facts: Path, tmp_path: Path
+) -> None:
+    """What is remembered of the former file does not refuse the new one for ever."""
+    named = Path(shutil.copy2(tiny_gguf, tmp_path / "own.gguf"))
+    os.utime(named, ns=(0, 0))
+    async with opened(tmp_path) as gateway:
+        status = await served(gateway, named, facts)
+        assert "was changed since it was compared" in (status.error or "")
+        status = await served(gateway, named, None)
+        status = await until(gateway, lambda status: status.is_serving)
+        assert (status.is_compared, status.base_problem) == (False, None)
+
+
 def test_record_and_manifest_must_agree(published: Path) -> None:
     """An order with the digest of other files is refused although the manifest fits."""
     with pytest.raises(AdapterNotFoundError, match="expected 0000"):

@@ -137,6 +137,18 @@ async def test_replaced_part_is_looked_at_again(tiny_base: Path, tmp_path: Path)
     assert refused[1] is not refused[2]
 
 
+async def test_facts_are_those_of_all_parts(tiny_base: Path, tmp_path: Path) -> None:
+    """A later part that was replaced is compared anew, also by a process that starts now."""
+    named, other = (tmp_path / f"own-0000{i}-of-00002.gguf" for i in (1, 2))
+    named.write_bytes(b"one")
+    places = []
+    for content in (b"two", b"three"):
+        other.write_bytes(content)
+        asked = BaseModel(str(tiny_base), tmp_path / "llama", gguf=named)
+        places.append(asked._places("key")[1])
+    assert places[0] != places[1]
+
+
 async def test_file_that_nothing_reads_changes_no_base(base: Path, tmp_path: Path) -> None:
     """A tool that leaves its own notes in the folder stops no training, and converts nothing anew."""
     asked = BaseModel(str(base), tmp_path / "llama")
@@ -220,7 +232,15 @@ async def test_named_file_is_not_served_for_a_folder_that_is_not_whole(
     (base / "config.json").write_text(config[:20])
     with pytest.raises(TrainingError, match=r"no usable config\.json"):
         await asked.ensure()
+    (base / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"no usable config\.json"):
+        await BaseModel(str(base), tmp_path / "llama", gguf=tiny_gguf).ensure()
     (base / "config.json").write_text(config)
+    (base / "tokenizer_config.json").rename(tmp_path / "away")
+    (base / "tokenizer_config.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        await asked.ensure()
+    (tmp_path / "away").replace(base / "tokenizer_config.json")
     weights.rename(base / "model-00001-of-00002.safetensors")
     with pytest.raises(TrainingError, match=r"has no model\.safetensors"):
         await asked.ensure()
