@@ -21,6 +21,10 @@ class Database(Protocol):
     def reading(self) -> Mapping[str, object]:
         """SQLAlchemy's options of a reading transaction, which sees one state of the store."""
 
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """What the driver raises, itself or through SQLAlchemy."""
+
     def opened(self) -> AbstractAsyncContextManager[None]:
         """Make what is missing, check that it will do, and keep it while the context is open."""
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import anyio.to_thread
 from sqlalchemy import AsyncAdaptedQueuePool, Connection, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from honed.errors import ConfigError, StoreError
@@ -38,6 +38,11 @@ class Place(NamedTuple):
     def reading(self) -> dict[str, object]:
         """A transaction that reads sees one state anyway."""
         return {}
+
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """What SQLite's errors come as."""
+        return (SQLAlchemyError,)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

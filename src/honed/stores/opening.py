@@ -33,8 +33,9 @@ async def open_store(
         batch_max: events in one commit at most.
 
     Raises:
-        ConfigError: the URL does not name a database that can be used, or another daemon does.
-        StoreError: the database cannot be opened; SchemaError when a newer version wrote it.
+        ConfigError: the URL does not name a database that can be used.
+        StoreError: the database cannot be opened, or another daemon works on it.
+            SchemaError when a newer version wrote it.
     """
     database: Database = parse_url(url)
     async with database.opened():

@@ -211,7 +211,9 @@ class SqlStore:
         self, scenario: str, learn_model: str, *, now_ms: int
     ) -> LearningState:
         """What is remembered of the scenario; its first start is written down now if it is new."""
-        async with self._read() as db:  # asked for by `honed status`, which must answer on a full disk
+        async with (
+            self._read() as db
+        ):  # asked for by `honed status`, which must answer on a full disk
             if known := await runs.learning_state(db, scenario, learn_model):
                 return known
         async with self._write() as db:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 import anyio
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from honed.errors import StoreError
@@ -22,6 +21,7 @@ class Transactions:
 
     def __init__(self, database: Database, engine: AsyncEngine, writer: Writer) -> None:
         self._database = database
+        self._faults = database.faults
         self._engine = engine.execution_options(**database.reading)
         self._writing_engine = engine.execution_options(writes=True)
         self._statement_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -34,7 +34,7 @@ class Transactions:
             try:
                 async with self._engine.connect() as db:
                     yield db
-            except (SQLAlchemyError, OSError) as error:
+            except self._faults as error:
                 raise self._failed("read", error) from error
 
     @asynccontextmanager
@@ -44,7 +44,7 @@ class Transactions:
             try:
                 async with self._writer.turn(), self._writing_engine.begin() as db:
                     yield db
-            except (SQLAlchemyError, OSError) as error:
+            except self._faults as error:
                 raise self._failed("written", error) from error
 
     @property
@@ -60,10 +60,10 @@ class Transactions:
             try:
                 async with turn, self._statement_engine.connect() as db:
                     yield db
-            except (SQLAlchemyError, OSError) as error:
+            except self._faults as error:
                 raise self._failed("written", error) from error
 
-    def _failed(self, what: str, error: SQLAlchemyError | OSError) -> StoreError:
+    def _failed(self, what: str, error: Exception) -> StoreError:
         # The driver's own words: SQLAlchemy's would repeat the statement with its values.
         cause = getattr(error, "orig", None) or error.__cause__ or error
         cause = cause.__cause__ or cause  # what the driver says below SQLAlchemy's adapter

@@ -1,6 +1,9 @@
 """What is PostgreSQL's own: URLs, one daemon at a time, ids that it cannot hold, its schema, its errors."""
 
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
@@ -74,7 +77,7 @@ async def test_a_server_that_is_away_is_told_with_advice(tmp_path: Path) -> None
 
 async def test_a_database_that_is_not_there_is_told_at_once(postgres_server: str) -> None:
     """With the command that makes it."""
-    url = postgres_server.replace("/postgres?", "/nowhere?")
+    url = urlsplit(postgres_server)._replace(path="/nowhere").geturl()
     with pytest.raises(StoreError, match="nowhere") as caught:
         async with open_store(url):
             pass
@@ -128,7 +131,7 @@ async def test_a_newer_schema_is_refused_with_both_numbers(postgres_url: str) ->
 async def test_a_second_daemon_is_refused_until_the_first_has_gone(postgres_url: str) -> None:
     """Whichever host it is on; commands work beside it, and so does a daemon on another schema."""
     async with open_store(postgres_url, alone=True) as store:
-        with pytest.raises(ConfigError, match="another daemon works on"):
+        with pytest.raises(StoreError, match="another daemon works on"):
             async with open_store(postgres_url, alone=True):
                 pass
         async with open_store(postgres_url) as beside:
@@ -239,3 +242,12 @@ async def test_schemas_of_one_database_are_stores_of_their_own(
 
 def _server(url: str) -> Server:
     return parse_server(url)
+
+
+def test_a_daemon_on_a_file_loads_nothing_of_it() -> None:
+    """Driver and dialect cost memory that only a store on a server needs."""
+    code = "import honed.daemon, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "honed.daemon" in loaded
+    assert not loaded & {"asyncpg", "sqlalchemy.dialects.postgresql"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from honed.errors import ConfigError, StoreError
@@ -77,6 +78,14 @@ class Server:
     def reading(self) -> dict[str, object]:
         """What is read in one transaction fits together; nothing waits for it."""
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """What asyncpg's errors come as: some of a lost connection do not pass through SQLAlchemy."""
+        import asyncpg
+
+        own = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        return (SQLAlchemyError, OSError, *own)
 
     @property
     def search_path(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from honed import log
-from honed.errors import ConfigError
+from honed.errors import StoreError
 from honed.ports import FilePosition, IncomingEvent
 from honed.stores.grouping import Written
 from honed.stores.postgres.batch import write_batch
@@ -39,8 +39,8 @@ class PostgresWriting:
             alone: hold the store's lock of a daemon as long as the connection lives.
 
         Raises:
-            StoreError: the server does not answer or refuses us.
-            ConfigError: another daemon holds the lock.
+            StoreError: the server does not answer or refuses us, or another daemon holds the lock. It may
+                be one that is gone, as the server will notice: trying again helps then.
         """
         self._server = server
         self._alone = alone
@@ -113,7 +113,7 @@ class PostgresWriting:
             if time.monotonic() < until:  # the server may still hold it for our lost connection
                 await asyncio.sleep(_ASK_AGAIN_S)
                 continue
-            cls = TakenOverError if again else ConfigError
+            cls = TakenOverError if again else StoreError
             raise cls(
                 f"database: another daemon works on {self._server.shown}",
                 advice="stop it, or give this one a schema of its own: ?schema=NAME",
