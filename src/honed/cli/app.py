@@ -47,10 +47,10 @@ def _process(name: str, text: str) -> None:
         raise AssertionError("dispatched in honed.cli.main")
 
 
-_process("run", "The learning daemon.")
-_process("serve", "The gateway: one stable OpenAI-compatible address in front of llama-server.")
-_process("up", "Daemon and gateway together.")
-_process("health", "Whether the daemon or the gateway answers, for probes.")
+_process("run", "Run the learning daemon.")
+_process("serve", "Run the gateway: one stable OpenAI-compatible address before llama-server.")
+_process("up", "Run daemon and gateway together.")
+_process("health", "Ask whether the daemon or the gateway answers, for probes.")
 service.add_to(app)
 init.add_to(app)
 doctor.add_to(app)

@@ -13,7 +13,7 @@ from honed.config.reference import reference, schema, toml_value
 from honed.errors import ConfigError
 
 _group = typer.Typer(
-    help="The settings: show what holds, reference of every key, schema for editors.",
+    help="Print the settings: show what holds, reference of every key, schema for editors.",
     no_args_is_help=True,
 )
 
@@ -33,7 +33,7 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The settings as they hold: file, environment and defaults together; secrets are not shown."""
+    """Show the settings as they hold: file, environment and defaults together; secrets are not shown."""
     found = config_from(config)
     try:
         file = find_config(config)
@@ -52,12 +52,12 @@ def show(
 
 
 def show_reference() -> None:
-    """Every key with its default and its meaning, as a config file."""
+    """Print every key with its default and its meaning, as a config file."""
     sys.stdout.write(reference())
 
 
 def show_schema() -> None:
-    """The JSON schema of the config file, for editors."""
+    """Print the JSON schema of the config file, for editors."""
     print_json(schema())
 
 

@@ -31,7 +31,7 @@ def demo(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """The whole loop on a tiny model: a swarm works, honed learns, the swarm works better."""
+    """Show the whole loop on a tiny model: a swarm works, honed learns, the swarm works better."""
     place = folder or Path("demo-run") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
         result = anyio.run(lambda: run_demo(place, seed=seed, control=control, quiet=as_json))

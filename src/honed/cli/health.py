@@ -38,7 +38,10 @@ def main(argv: list[str]) -> int:
         0 it answers, 1 it answers badly, is another config's that does not know the scenario, or (with --serving)
         does not serve yet, 3 nobody listens, 78 bad config.
     """
-    parser = argparse.ArgumentParser(prog="honed health", description="Whether a process answers.")
+    parser = argparse.ArgumentParser(
+        prog="honed health",
+        description="Ask whether the daemon or the gateway answers, for probes.",
+    )
     parser.add_argument("part", choices=("daemon", "gateway"), help="which of the two")
     parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
     parser.add_argument(

@@ -58,14 +58,13 @@ def init(
     models_dir: Annotated[
         list[Path] | None, typer.Option(help="Also look for models there; may be repeated.")
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Take the defaults, ask nothing.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Write a commented starter config for this machine.
 
-    What flags leave open is asked on a terminal; with scenario and base model given, nothing is.
+    What flags leave open is asked on a terminal; with scenario and base model given, nothing is. --yes takes the
+    defaults that suit this machine.
     Exit status: 0 written, 1 the file exists or cannot be written, 2 what was named cannot be used.
     """
     wanted = _Wanted(scenario, base_model, llama_server, apply, data_dir)

@@ -144,7 +144,7 @@ def forget(
     session: Annotated[str | None, typer.Option(help="A session.")] = None,
     agent: Annotated[str | None, typer.Option(help="All that an agent took part in.")] = None,
     user: Annotated[str | None, typer.Option(help="All that a user took part in.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
 ) -> None:
     """Delete all of somebody's data for ever; shows what that is, and asks."""
     given = {
@@ -183,7 +183,9 @@ def forget(
 def cleanup(
     config: ConfigFile = None,
     as_json: AsJson = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")
+    ] = False,
     compact: Annotated[
         bool,
         typer.Option(
@@ -212,7 +214,9 @@ def cleanup(
     if cleaned.given_back_bytes:
         say(f"the store's file is {cleaned.given_back_bytes / 1e6:.1f} MB smaller")
     if cleaned.over_bytes and dry_run:
-        say(f"the data take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size: the oldest go")
+        say(
+            f"the data take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size: the oldest go"
+        )
     elif cleaned.over_bytes:
         say(
             f"the data still take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size:"

@@ -16,7 +16,9 @@ _HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """What ProtectHome= and PrivateTmp= of the system's units hide."""
 
 User = Annotated[bool, typer.Option("--user", help="For this user's service manager.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Also files that somebody has edited.")]
 Root = Annotated[
     Path, typer.Option(help="Another root folder, for images and packages.", show_default=False)
@@ -25,7 +27,9 @@ Root = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this file."""
-    service = typer.Typer(help="systemd units: `service install`, `service uninstall`.")
+    service = typer.Typer(
+        help="Install or remove the systemd units: `service install`, `service uninstall`."
+    )
     service.command()(install)
     service.command()(uninstall)
     app.add_typer(service, name="service", rich_help_panel="Processes", no_args_is_help=True)

@@ -54,7 +54,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """What the daemon does, why it trained or did not, and what is served."""
+    """Show what the daemon does, why it trained or did not, and what is served."""
     found = config_from(config)
     answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
     answer["gateway"] = ask_gateway(found)
@@ -120,7 +120,7 @@ def _redaction(counts: dict[str, int] | None) -> str:
 
 
 def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Training runs, newest first."""
+    """List training runs, newest first."""
     found = config_from(config)
     rows = with_store(found, lambda store: store.list_runs(found.scenario))
     if as_json:
@@ -157,7 +157,7 @@ def adapters(
     ] = False,
     files: Annotated[bool, typer.Option("--files", help="With --delete: they go too.")] = False,
 ) -> None:
-    """Trained adapters with their verdicts, newest first; `*` marks the one in service."""
+    """List trained adapters with their verdicts, newest first; `*` marks the one in service."""
     found = config_from(config)
     if delete or files:
         _delete_adapter(found, adapter if delete else None, files=files, as_json=as_json)
@@ -249,7 +249,7 @@ def episodes(
         int | None, typer.Option(min=1, help="How many; default 50, with --json all.")
     ] = None,
 ) -> None:
-    """Episodes, newest first."""
+    """List episodes, newest first."""
     found = config_from(config)
     wanted = EpisodeFilter(
         scenario=found.scenario,
