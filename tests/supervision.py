@@ -122,9 +122,9 @@ def _hang(part: str) -> None:
 
             Sink.ingest = _blocking(Sink.ingest, asked)  # type: ignore[method-assign]
         case "writer":
-            from honed.stores import writer
+            from honed.stores import batch
 
-            writer.write_batch = _blocking(writer.write_batch, asked)
+            batch.write_batch = _blocking(batch.write_batch, asked)
         case "trigger":
             import anyio
 
