@@ -166,6 +166,23 @@ def test_a_file_is_replaced_only_when_told(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["honed.toml"]
 
 
+def test_before_the_first_start_every_command_says_what_to_do(tmp_path: Path) -> None:
+    """There is a config, and nothing else yet."""
+    assert _honed(tmp_path, "init", "airline", "--base-model", "none").returncode == 0
+    advice = {
+        ("runs",): "the first `honed up`, `run` or `import` makes it",
+        ("backup", "b.tar"): "the first `honed up`, `run` or `import` makes it",
+        ("rollback",): "start the daemon: `honed up`, or `honed run`",
+        ("health", "daemon"): "start it with `honed up` or `honed run`",
+        ("health", "gateway"): "start it with `honed up` or `honed serve`",
+    }
+    port = {"HONED__SERVE__PORT": "0"}  # that of the file may be taken by another gateway
+    for command, words in advice.items():
+        done = _honed(tmp_path, *command, **port)
+        assert done.returncode in (1, 3)
+        assert words in done.stderr, command
+
+
 def test_doctor_tells_scripts_by_its_status(tmp_path: Path) -> None:
     """78 the config, 1 a failure, with --strict a warning too; one finding for each fault."""
     nothing = _honed(tmp_path, "doctor")

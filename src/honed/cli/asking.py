@@ -102,7 +102,7 @@ def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
     except httpx.ConnectError:
         raise NotRunningError(
             f"nobody listens on {socket}",
-            advice="start it with `honed run`, `honed serve` or `honed up`",
+            advice="start the daemon: `honed up`, or `honed run` without a gateway",
         ) from None
     except httpx.HTTPError as error:
         raise ControlError(f"{method} {path} on {socket} failed: {error!r}") from error
@@ -142,7 +142,8 @@ def with_store(
     """
     path = config.data_dir / "honed.db"
     if config.database.endswith(quote(str(path))) and not path.exists():
-        leave(NotFoundError(f"nothing is stored at {path}", advice="is data_dir the right one?"))
+        advice = "the first `honed up`, `run` or `import` makes it; or is data_dir another one?"
+        leave(NotFoundError(f"nothing is stored at {path}", advice=advice))
 
     async def opened() -> T:
         async with open_store(config.database, alone=alone) as store:

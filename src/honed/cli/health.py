@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         return _say(EXIT_CONFIG, str(error))
     path, what = (
-        (config.control_socket, "/v1/status")
+        (config.control_socket, "/v1/health")
         if arguments.part == "daemon"
         else (config.serve_socket, "/v1/serving")
     )
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         answer = _ask(path, what, arguments.timeout)
     except (ConnectionRefusedError, FileNotFoundError):
         other = neighbours.on_address(config) if arguments.part == "gateway" else None
-        told = f", but {other.found} ({other.advice})" if other else ""
+        told = f", but {other.found} ({other.advice})" if other else _start(arguments.part)
         return _say(EXIT_NOT_RUNNING, f"nobody listens on {path}{told}")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return _say(EXIT_FAILED, f"{arguments.part} on {path}: {error!r}")
@@ -87,6 +87,10 @@ def _ask(path: Path, what: str, timeout_s: float) -> Any:
         return json.loads(body)
     finally:
         connection.close()
+
+
+def _start(part: str) -> str:
+    return f" (start it with `honed up` or `honed {'run' if part == 'daemon' else 'serve'}`)"
 
 
 def _of_another(config: Config, serving: dict[str, Any]) -> str | None:

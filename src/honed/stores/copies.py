@@ -41,7 +41,10 @@ def copy_database(url: str, target: Path, on_progress: Callable[[int, int], None
     if isinstance(place, Server):
         raise on_server(place, "copied")
     if place.path is None or not place.path.exists():
-        raise StoreError(f"there is no database file at {url} that could be copied")
+        raise StoreError(
+            f"there is no database file at {url} that could be copied",
+            advice="the first `honed up`, `run` or `import` makes it; or is data_dir another one?",
+        )
     try:
         source = sqlite3.connect(place.path, isolation_level=None, timeout=10)
         copy = sqlite3.connect(target)
