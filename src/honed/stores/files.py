@@ -129,7 +129,7 @@ def parse_url(url: str) -> Place | Server:
         parsed = make_url(url)
     except ArgumentError as error:
         raise ConfigError(
-            f"database: {url!r} is not a database URL",
+            f"database: {url.rpartition('@')[2]!r} is not a database URL",  # what is before it may be a password
             advice="write for example sqlite:////var/lib/honed/honed.db, or postgresql://host/database",
         ) from error
     if parsed.drivername not in ("sqlite", "sqlite+aiosqlite"):

@@ -15,6 +15,7 @@ from honed.stores import open_store
 from honed.stores.copies import copy_database
 from honed.stores.files import parse_url
 from honed.stores.migrations import NEWEST
+from honed.stores.postgres import server as server_module
 from honed.stores.postgres.look import look
 from honed.stores.postgres.server import Server, UnreachableError, parse_server
 from honed.stores.tables import metadata
@@ -200,6 +201,26 @@ async def test_one_callers_fault_does_not_fail_the_others(postgres_url: str) -> 
             await anyio.sleep(0)
         assert [results[n] for n in (0, 1, 3, 4)] == [["stored"]] * 4
         assert isinstance(results[2], StoreError)
+
+
+async def test_a_program_that_holds_the_store_is_waited_for_and_then_told(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is acknowledged meanwhile; afterwards the same events are stored."""
+    monkeypatch.setitem(server_module._SETTINGS, "lock_timeout", "100ms")
+    server = parse_server(postgres_url)
+    key = server.lock_key("writing")
+    event = incoming(action())
+    async with open_store(postgres_url) as store:
+        other = await server.connect()
+        await other.execute(f"SELECT pg_advisory_lock({key})")
+        for wait in (store.append([event]), store.next_model_number("airline")):
+            with pytest.raises(StoreError) as caught:
+                await wait
+            assert "another program holds the database" in str(caught.value.advice)
+        await other.close()
+        assert await store.append([event]) == ["stored"]
+        assert await store.next_model_number("airline") == 1
 
 
 async def test_names_are_sorted_by_their_bytes(postgres_url: str) -> None:
