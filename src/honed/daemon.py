@@ -130,7 +130,8 @@ class LearningDaemon:
                 listener=passed_unix(sockets.get("feed"), config.feed_socket),
                 allow_uids=config.events.allow_uids,
             )
-            app = control_app(self, self._events, keeper)
+            alive = {"store's writer": store.beat, "trigger loop": loop.beat}
+            app = control_app(self, self._events, keeper, alive)
             await rooms.enter_async_context(serving(app, control, drain_s=1))
             await rooms.enter_async_context(feed.open())
             self._others = chosen_sources(config.events, sink, store, self._buses)
@@ -143,7 +144,6 @@ class LearningDaemon:
                 ready()
             supervisor.ready()
             if supervisor.listens:
-                alive = {"store's writer": store.beat, "trigger loop": loop.beat}
                 await rooms.enter_async_context(running(partial(supervisor.watch, alive)))
                 await rooms.enter_async_context(running(self._tell_status))
             await self._surroundings.stop.wait()

@@ -1,6 +1,7 @@
 """The control API: what CLI, dashboard and agents ask of a running daemon (HTTP over `control.sock`, JSON).
 
     GET  /v1/status                       counters, trigger with its verdict, training, model in service
+    GET  /v1/health                       {alive}: the parts that the daemon cannot do without, once each has answered
     GET  /v1/runs  /v1/models             newest first
     GET  /v1/events                       server-sent events from now on
     POST /v1/train-now {selection, against}   -> {run_id}; 409 with code BUSY while one runs
@@ -14,7 +15,7 @@
 An error is `{"code", "message", "advice"}`; unknown keys in a request are refused.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import msgspec
@@ -105,11 +106,21 @@ class _Feedback(Struct, forbid_unknown_fields=True):
     outcomes: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1, max_length=1_000)]
 
 
-def control_app(controls: Controls, events: EventStream, keeper: Keeps) -> Starlette:
-    """The ASGI application of the control API."""
+def control_app(
+    controls: Controls,
+    events: EventStream,
+    keeper: Keeps,
+    alive: Mapping[str, Callable[[], Awaitable[None]]],
+) -> Starlette:
+    """The ASGI application of the control API; `alive` are the parts of the daemon, asked for its health."""
 
     async def status(request: Request) -> Any:
         return {"protocol": PROTOCOL} | await controls.status()
+
+    async def health(request: Request) -> Any:
+        for beat in alive.values():
+            await beat()
+        return {"protocol": PROTOCOL, "alive": list(alive)}
 
     async def runs(request: Request) -> Any:
         return {"runs": await controls.runs()}
@@ -150,6 +161,7 @@ def control_app(controls: Controls, events: EventStream, keeper: Keeps) -> Starl
     return Starlette(
         routes=[
             Route("/v1/status", _json(status)),
+            Route("/v1/health", _json(health)),
             Route("/v1/runs", _json(runs)),
             Route("/v1/models", _json(models)),
             Route("/v1/events", stream),

@@ -59,6 +59,10 @@ class Keeper:
         return Cleaned(done=not dry, records=0, episodes=0, runs=(), adapters=())
 
 
+async def beat() -> None:
+    """A part that answers."""
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -71,7 +75,11 @@ async def asked(tmp_path: Path) -> Any:
     events = EventStream()
     transport = httpx.AsyncHTTPTransport(uds=str(path))
     async with (
-        serving(control_app(Daemon(), events, Keeper()), claim_unix_path(path), drain_s=1),
+        serving(
+            control_app(Daemon(), events, Keeper(), {"writer": beat}),
+            claim_unix_path(path),
+            drain_s=1,
+        ),
         httpx.AsyncClient(transport=transport, base_url="http://honed") as client,
     ):
         client.events = events  # type: ignore[attr-defined]
@@ -81,6 +89,11 @@ async def asked(tmp_path: Path) -> Any:
 async def test_status_carries_the_protocol_version(asked: httpx.AsyncClient) -> None:
     """Both neighbours of a version can talk."""
     assert (await asked.get("/v1/status")).json() == {"protocol": 1, "scenario": "airline"}
+
+
+async def test_health_names_the_parts_that_have_answered(asked: httpx.AsyncClient) -> None:
+    """A part that hangs leaves the probe without an answer."""
+    assert (await asked.get("/v1/health")).json() == {"protocol": 1, "alive": ["writer"]}
 
 
 async def test_one_training_at_a_time(asked: httpx.AsyncClient) -> None:
