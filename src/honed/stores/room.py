@@ -16,7 +16,7 @@ from honed.stores.dialects import is_postgres
 from honed.stores.files import PAGE_SIZE
 from honed.stores.transactions import Transactions
 
-_STEP_BYTES: Final = 4 << 20
+_STEP_BYTES: Final = 1 << 20
 """Given back in one transaction; events pass between two."""
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from honed.domain.outcome import Failure, Success
 from honed.domain.run import Run
+from honed.keeping.forgetting import Forgetting
 from honed.learn_models import create
+from honed.ports import Whose
 from honed.stores import SqlStore
 from honed.training_sets import SftTrainingSets
 from tests.feed_parts import call, close_all, failure, incoming, success
@@ -109,3 +111,25 @@ async def test_a_training_without_anything_to_learn_has_seen_it_all_the_same(
         await parts.loop.beat()
         assert len(await parts.runs()) == 2
     assert skipped.state == "skipped"
+
+
+async def test_what_is_forgotten_names_the_adapters_that_learned_from_it(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """As the runs wrote it down: not one that left it out because of a later verdict."""
+    async with looping(store, tmp_path, "count(2)") as parts:
+        good, other = await attempts(store, "good", "other")
+        await parts.ended()
+        await store.append([incoming(failure("reopened", task_id="good"))])
+        await attempts(store, "new")
+        await parts.ended(2)
+        forgetting = Forgetting(store.keeping, runs_dir=tmp_path / "runs")
+        seen = await forgetting.look(Whose("episode", other))
+        assert seen.adapters == {"airline@1": 1, "airline@2": 1}
+        assert len(seen.runs) == 2
+        done = await forgetting.forget(Whose("episode", good))
+        assert done.adapters == {"airline@1": 1}
+    assert [lesson.model_id for lesson in await store.lessons.of(other)] == [
+        "airline@1",
+        "airline@2",
+    ]
