@@ -245,8 +245,13 @@ class Harvest:
             return
         found = f"{num_rows} training rows" if num_rows else "no training rows"
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
+        more = (
+            "wait for outcomes (or set learn.unlabelled to train)"
+            if self.left_out[NO_OUTCOME]
+            else "wait for more successes"
+        )
         raise EmptyDataError(
             f"{found} in {self._num_episodes} episodes, expected at least {rules.min_rows}"
             + (f": {reasons}" if reasons else ""),
-            advice="wait for outcomes (or set learn.unlabelled to train), or lower train.min_rows",
+            advice=f"{more}, or lower train.min_rows",
         )

@@ -283,9 +283,14 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
             await build(store, folder)
         assert str(none.value).startswith("no training rows in 4 episodes")
         assert "3 not a success, 1 held out" in str(none.value)
+        assert none.value.advice == "wait for more successes, or lower train.min_rows"
         await add(store, told(KEPT[3], Success()))
-        with pytest.raises(EmptyDataError, match=r"^1 training rows in 5 episodes, expected .* 2:"):
+        await add(store, told(KEPT[4], Unknown()))
+        with pytest.raises(
+            EmptyDataError, match=r"^1 training rows in 6 episodes, expected .* 2:"
+        ) as few:
             await build(store, folder, min_rows=2)
+        assert "wait for outcomes" in (few.value.advice or "")
         assert names(folder) == []
 
     with_store(test, tmp_path)
