@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from honed.domain.job import Progress
@@ -19,6 +20,7 @@ from honed.errors import ProcessFailedError, TrainingError
 from tests.flow.test_closed_loop import SETTINGS, _feed, _last_done, _step
 from tests.incidents import attempt
 from tests.processes import honed, is_alive
+from tests.unit.processors.test_local import SETTINGS as SHORT
 from tests.unit.processors.test_local import processor, request, train
 from tests.unit.processors.test_worker_process import worker_pid
 
@@ -45,7 +47,8 @@ def test_worker_without_memory_says_so(tiny_base: Path, tmp_path: Path) -> None:
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
 
-    order = request(tiny_base, tmp_path)
+    # long enough that it still trains when the second step has been heard of
+    order = request(tiny_base, tmp_path, settings=msgspec.structs.replace(SHORT, max_steps=60))
     with pytest.raises(TrainingError) as raised:
         train(processor(tmp_path), order, at_step(2, take_memory))
     told = f"{raised.value} ({raised.value.advice})"
