@@ -16,6 +16,9 @@ from honed.client import FeedError
 from honed.config import Config, load_config
 from honed.errors import BusyError, ConfigError, ControlError, HonedError, NotFoundError
 from honed.stores import SqlStore, open_store
+from honed.stores.files import parse_url
+from honed.stores.postgres.look import look
+from honed.stores.postgres.server import Server
 
 T = TypeVar("T")
 
@@ -146,6 +149,12 @@ def with_store(
         leave(NotFoundError(f"nothing is stored at {path}", advice=advice))
 
     async def opened() -> T:
+        place = parse_url(config.database)
+        if isinstance(place, Server) and (await look(place)).schema is None:
+            advice = (
+                "the first `honed up`, `run` or `import` makes it; or is `database` another one?"
+            )
+            raise NotFoundError(f"nothing is stored at {place.shown}", advice=advice)
         async with open_store(config.database, alone=alone) as store:
             return await read(store)
 
