@@ -336,7 +336,7 @@ async def test_client_that_leaves_leaves_nothing_behind(tmp_path: Path, streams:
                 writer.close()
                 del writer
             async with asyncio.timeout(5):
-                while any(isinstance(each, Exchange) for each in gc.get_objects()):
+                while any(type(each) is Exchange for each in gc.get_objects()):
                     await asyncio.sleep(0.01)
     finally:
         gc.enable()
