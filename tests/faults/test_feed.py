@@ -224,6 +224,7 @@ def test_a_deleted_socket_comes_back(daemon: Honed) -> None:
     thread.start()
     try:
         with BackgroundClient(feed_of(daemon)) as late:
+            daemon.until(lambda: acked, "the swarm is connected")
             for _ in range(2):
                 feed_of(daemon).unlink()
                 ids = late.send(action())
