@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy import Row, and_, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.outcome import Outcome, Unknown
@@ -37,39 +37,49 @@ class _Change(NamedTuple):
     demonstration: int | None
 
 
+async def look(db: AsyncConnection, episode_id: str) -> _Row | None:
+    """An episode as it stands, and what `note` needs to know of it; in one query, for verdicts come in crowds."""
+    e, s, c = t.episodes.c, t.learning_states.c, t.changed_episodes.c
+    scenario = func.coalesce(e.scenario, "")
+    remembered = and_(s.scenario == scenario, s.learn_model == e.learn_model)
+    change = and_(c.scenario == scenario, c.learn_model == e.learn_model, c.episode_id == e.id)
+    query = (
+        select(
+            *(e.id, e.scenario, e.learn_model, e.number, e.outcome),
+            func.coalesce(s.last_train_count, 0).label("trained_count"),
+            *(c.episode_id.label("change"), c.outcome_type, c.score, c.demonstration),
+        )
+        .join(t.learning_states, remembered, isouter=True)
+        .join(t.changed_episodes, change, isouter=True)
+        .where(e.id == episode_id)
+    )
+    return (await db.execute(query)).first()
+
+
 async def note(
-    db: AsyncConnection,
-    episode_id: str,
-    *,
-    before: Outcome | None = None,
-    demonstration: int | None = None,
+    db: AsyncConnection, found: _Row, now: Outcome, *, demonstration: int | None = None
 ) -> None:
     """Take notice of what was just said of an episode.
 
     Args:
-        db: in the transaction that stored it.
-        episode_id: the episode, which has its new outcome already.
-        before: the outcome until now; None when it is the same.
+        db: in the transaction that stores it.
+        found: the episode as `look` found it before.
+        now: its outcome from now on.
         demonstration: the record of a better answer.
     """
-    e, s, c = t.episodes.c, t.learning_states.c, t.changed_episodes.c
-    query = select(e.id, e.scenario, e.learn_model, e.number, e.outcome).where(e.id == episode_id)
-    episode = (await db.execute(query)).one()
-    state = (s.scenario == (episode.scenario or ""), s.learn_model == episode.learn_model)
-    trained = await db.scalar(select(s.last_train_count).where(*state)) or 0
-    mine = (
-        c.scenario == (episode.scenario or ""),
-        c.learn_model == episode.learn_model,
-        c.episode_id == episode_id,
-    )
-    known = (await db.execute(select(t.changed_episodes).where(*mine))).first()
-    stood = before if before is not None else _decode_outcome(episode.outcome)
-    change = _Change(
-        (known.outcome_type, known.score) if known else worth(stood),
-        demonstration or (known.demonstration if known else None),
-    )
-    await db.execute(delete(t.changed_episodes).where(*mine))
-    await _insert(db, [(episode, change)], trained)
+    saw = worth(_decode_outcome(found.outcome))
+    known = found.change is not None
+    if known:
+        saw = (found.outcome_type, found.score)
+        demonstration = demonstration or found.demonstration
+    change = _Change(saw, demonstration)
+    row = _row(found, change, now, found.trained_count)
+    if known:
+        c = t.changed_episodes.c
+        mine = (c.scenario == (found.scenario or ""), c.learn_model == found.learn_model)
+        await db.execute(delete(t.changed_episodes).where(*mine, c.episode_id == found.id))
+    if row is not None:
+        await db.execute(insert(t.changed_episodes), [row])
 
 
 async def settle(db: AsyncConnection, run: Run, *, trained_count: int, seen: Seen | None) -> None:
@@ -108,40 +118,33 @@ async def _settle(
     query = select(e.id, e.scenario, e.learn_model, e.number, e.outcome)
     found = (await db.execute(query.where(e.id.in_(episode_ids)))).all()
     verdicts = await verdicts_of(db, episode_ids)
-    changes: list[tuple[_Row, _Change]] = []
+    rows = []
     for episode in found:
         limit = seen.reach(episode.id)
-        saw = stood_at(verdicts.get(episode.id, ()), limit.verdict)
+        saw = stood_at(verdicts.get(episode.id, ()), limit.verdict) or NOTHING
         answer = demonstrations.get(episode.id)
         answer = answer if answer is not None and answer > limit.record else None
-        changes.append((episode, _Change(worth((saw or NOTHING).outcome), answer)))
-    await _insert(db, changes, trained_count)
+        change = _Change(worth(saw.outcome), answer)
+        rows.append(_row(episode, change, _decode_outcome(episode.outcome), trained_count))
+    if changed := [row for row in rows if row is not None]:
+        await db.execute(insert(t.changed_episodes), changed)
 
 
-async def _insert(
-    db: AsyncConnection, changes: Iterable[tuple[_Row, _Change]], trained_count: int
-) -> None:
-    """Write down those that are changes."""
-    rows = []
-    for episode, change in changes:
-        is_trained = episode.number <= trained_count
-        differs = worth(_decode_outcome(episode.outcome)) != change.saw
-        # an answer to an episode that waits for its first training may come while that one reads
-        if change.demonstration is None and not (is_trained and differs):
-            continue
-        rows.append(
-            {
-                "scenario": episode.scenario or "",
-                "learn_model": episode.learn_model,
-                "episode_id": episode.id,
-                "outcome_type": change.saw[0],
-                "score": change.saw[1],
-                "demonstration": change.demonstration,
-                "counted": int(is_trained),
-            }
-        )
-    if rows:
-        await db.execute(insert(t.changed_episodes), rows)
+def _row(episode: _Row, change: _Change, now: Outcome, trained_count: int) -> dict[str, Any] | None:
+    """The row of an episode that has changed; None when it has not."""
+    is_trained = episode.number <= trained_count
+    # an answer to an episode that waits for its first training may come while that one reads
+    if change.demonstration is None and not (is_trained and worth(now) != change.saw):
+        return None
+    return {
+        "scenario": episode.scenario or "",
+        "learn_model": episode.learn_model,
+        "episode_id": episode.id,
+        "outcome_type": change.saw[0],
+        "score": change.saw[1],
+        "demonstration": change.demonstration,
+        "counted": int(is_trained),
+    }
 
 
 async def is_new_answer(db: AsyncConnection, episode_id: str, record: OutcomeRecord) -> bool:

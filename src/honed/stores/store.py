@@ -61,8 +61,14 @@ class SqlStore:
         """Bring the schema up to date and finish what a killed process left half done."""
         async with self._write() as db:
             await migrate(db)
-        async with self._write() as db:
-            await verdict_writes.settle_late_outcomes(db)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Have the outcomes that found their group closed reach its episodes."""
+        more = True
+        while more:
+            async with self._write() as db:
+                more = await verdict_writes.settle_late_outcomes(db)
 
     async def watch(self) -> None:
         """Wait, for ever if all is well; raises StoreError once nothing can be written any more."""
@@ -89,8 +95,7 @@ class SqlStore:
             return []
         written = await self._writer.append(events, position=position)
         if written.found_closed:
-            async with self._write() as db:
-                await verdict_writes.settle_late_outcomes(db)
+            await self._settle()
         return written.dispositions
 
     async def file_position(self, path: str) -> FilePosition | None:

@@ -1,6 +1,6 @@
 """Writes of what is said about episodes; each function runs inside its caller's write transaction."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
@@ -9,12 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from honed.domain.outcome import Outcome, is_known, is_success, score
 from honed.domain.records import OutcomeRecord
 from honed.domain.times import now_ms
-from honed.domain.verdict import Told, standing
+from honed.domain.verdict import standing
 from honed.errors import NotFoundError
 from honed.stores import changes, reads
 from honed.stores import tables as t
 from honed.stores.grouping import ALL_ATTEMPTS
 
+_AT_ONCE: Final = 50
+"""Late outcomes in one transaction."""
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 
 
@@ -29,19 +31,18 @@ class Said(NamedTuple):
 
 async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
     """Append a verdict, make the one that stands the episode's outcome and move the counters."""
-    e = t.episodes.c
-    query = select(e.scenario, e.learn_model, e.outcome).where(e.id == episode_id)
-    episode = (await db.execute(query)).first()
+    episode = await changes.look(db, episode_id)
     if episode is None:
         raise NotFoundError(f"no episode has the id {episode_id}")
     await db.execute(insert(t.outcomes), [outcome_row(episode_id, said)])
-    now = await _standing(db, episode_id, said)
+    before, now = _decode_outcome(episode.outcome), await _standing(db, episode_id, said)
+    await changes.note(db, episode, now)
+    if now == before:
+        return
+    e, s = t.episodes.c, t.learning_states.c
     await db.execute(update(t.episodes).where(e.id == episode_id).values(**outcome_columns(now)))
-    before = _decode_outcome(episode.outcome)
-    await changes.note(db, episode_id, before=before)
     more_known = int(is_known(now)) - int(is_known(before))
     more_successes = int(is_success(now)) - int(is_success(before))
-    s = t.learning_states.c
     await db.execute(
         update(t.learning_states)
         .where(s.scenario == (episode.scenario or ""), s.learn_model == episode.learn_model)
@@ -56,8 +57,8 @@ async def _standing(db: AsyncConnection, episode_id: str, newest: Said) -> Outco
     """The outcome that counts, now that `newest` is the last verdict."""
     if newest.source is None or newest.version is None:
         return newest.outcome
-    verdicts = (await reads.provenance(db, [episode_id]))[episode_id].verdicts
-    told = standing([Told(said.outcome, said.source, said.version) for said in verdicts])
+    verdicts = await changes.verdicts_of(db, [episode_id])
+    told = standing([verdict.told for verdict in verdicts[episode_id]])
     assert told is not None
     return told.outcome
 
@@ -80,8 +81,9 @@ async def say(db: AsyncConnection, episode_id: str, record_id: int, record: Outc
     if record.outcome is not None:
         said = Said(record.outcome, record.source, record_id, record.version)
         await set_outcome(db, episode_id, said)
-    if is_new_answer:
-        await changes.note(db, episode_id, demonstration=record_id)
+    if is_new_answer and (episode := await changes.look(db, episode_id)):
+        now = _decode_outcome(episode.outcome)
+        await changes.note(db, episode, now, demonstration=record_id)
 
 
 async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord) -> None:
@@ -98,9 +100,14 @@ async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord
         await set_outcome(db, episode_id, said)
 
 
-async def settle_late_outcomes(db: AsyncConnection) -> None:
-    """Add every outcome that found its group closed to the group's episodes."""
-    late = (await db.execute(select(t.late_outcomes).order_by(t.late_outcomes.c.record_id))).all()
+async def settle_late_outcomes(db: AsyncConnection) -> bool:
+    """Add the oldest outcomes that found their group closed to the group's episodes; whether there were any.
+
+    A few at a time, so that events pass between two transactions when a judge has looked at thousands.
+    """
+    waiting = t.late_outcomes.c
+    query = select(t.late_outcomes).order_by(waiting.record_id, waiting.group_id).limit(_AT_ONCE)
+    late = (await db.execute(query)).all()
     records = await reads.outcome_records(db, {row.record_id for row in late})
     for row in late:
         record = records[row.record_id]
@@ -112,7 +119,13 @@ async def settle_late_outcomes(db: AsyncConnection) -> None:
         query = select(e.id).where(e.source_group == row.group_id)
         for episode_id in (await db.execute(query)).scalars().all():
             await say(db, episode_id, row.record_id, record)
-    await db.execute(delete(t.late_outcomes))
+    if late:
+        last = late[-1]
+        done = (waiting.record_id < last.record_id) | (
+            (waiting.record_id == last.record_id) & (waiting.group_id <= last.group_id)
+        )
+        await db.execute(delete(t.late_outcomes).where(done))
+    return bool(late)
 
 
 def outcome_row(episode_id: str, said: Said) -> dict[str, Any]:
