@@ -50,6 +50,10 @@ _PLACEHOLDER: Final = re.compile(
 )
 
 
+_ENDS_KEY: Final = re.compile(rb'(\\*")\s*:\s*\Z')
+_ENDS_NUMBER: Final = re.compile(rb"\s*[,}]")
+
+
 class Redacted(NamedTuple):
     """A line from which something was taken out."""
 
@@ -200,7 +204,8 @@ class Redactor:
         for start, end, rank in findings:
             pattern = self._patterns[rank]
             number = numbers.of(pattern.kind, text[start:end])
-            pieces += (text[done:start], _placeholder(pattern, str(number)))
+            quote = _quote_of_number(text, start, end)
+            pieces += (text[done:start], quote, _placeholder(pattern, str(number)), quote)
             done = end
         return b"".join(pieces) + text[done:]
 
@@ -259,6 +264,17 @@ def _merged(findings: Iterable[_Finding]) -> list[_Finding]:
             finding = _Finding(last.start, max(last.end, finding.end), min(last.rank, finding.rank))
         merged.append(finding)
     return merged
+
+
+def _quote_of_number(text: bytes, start: int, end: int) -> bytes:
+    """What makes a text of a finding that is a number in JSON inside a string, at whatever depth; else nothing.
+
+    `{"card": 4111111111111111}` as a tool's arguments has to stay JSON.
+    """
+    if not text[start:end].isdigit() or _ENDS_NUMBER.match(text, end) is None:
+        return b""
+    key = _ENDS_KEY.search(text, max(0, start - 16), start)
+    return b"" if key is None else key[1]
 
 
 def _placeholder(pattern: Pattern, number: str) -> bytes:

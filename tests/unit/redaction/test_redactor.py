@@ -249,3 +249,20 @@ def test_two_own_patterns_of_one_name_are_refused() -> None:
     own = [own_pattern("badge", "B-[0-9]+"), own_pattern("badge", "C-[0-9]+")]
     with pytest.raises(ConfigError, match="2 patterns called badge"):
         Redactor(secret=b"s", own=own)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_bare_number_leaves_json_inside_a_string_whole(depth: int) -> None:
+    """A tool's arguments with a bare card number can be read afterwards, at whatever depth."""
+    text: object = {"pay": {"card_number": 4111111111111111, "at": 1}, "last": 5555555555554444}
+    for _ in range(depth):
+        text = {"body": json.dumps(text)}
+    redacted = Redactor(secret=b"k").redact(json.dumps(text).encode())
+    assert redacted is not None
+    found = json.loads(redacted.line)
+    for _ in range(depth):
+        found = json.loads(found["body"])
+    assert found == {
+        "pay": {"card_number": "[PERSONAL:card:1]", "at": 1},
+        "last": "[PERSONAL:card:2]",
+    }
