@@ -93,6 +93,12 @@ class PostgresServer:
             assert time.monotonic() < until
             time.sleep(0.005)
 
+    def freeze(self, *, thaw: bool = False) -> None:
+        """Have it hang, as a host that swaps or a network that loses packets; or go on."""
+        assert self._process is not None
+        for pid in (self._process.pid, *descendants(self._process.pid)):
+            os.kill(pid, signal.SIGCONT if thaw else signal.SIGSTOP)
+
     def stop(self) -> None:
         """End it and remove its folder."""
         if self._process is not None:

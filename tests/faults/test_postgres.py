@@ -10,6 +10,7 @@ from honed.errors import StoreError
 from honed.ports import IncomingEvent
 from honed.stores import SqlStore, open_store
 from honed.stores.postgres import server as server_module
+from honed.stores.postgres import writing
 from tests.feed_parts import action, close_all, incoming
 from tests.postgres import PostgresServer, fetch
 
@@ -124,6 +125,33 @@ async def test_a_server_that_stays_away_is_told_and_then_forgiven(
         assert await store.append([event, incoming(action())]) == ["duplicate", "stored"]
         assert (await store.stats()).num_records == 2
         assert await store.next_model_number("airline") == 1
+
+
+async def test_a_server_that_hangs_keeps_nobody_for_ever(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither answers nor refuses: what waits is refused unacknowledged, and goes on when it does."""
+    for name in ("STATEMENT_S", "_CONNECT_S", "PATIENCE_S"):
+        monkeypatch.setattr(server_module, name, 0.5)
+    monkeypatch.setattr(writing, "STATEMENT_S", 0.5)
+    monkeypatch.setattr(writing, "_CLOSE_S", 0.5)
+    async with open_store(server.url, alone=True) as store:
+        event = incoming(action())
+        assert await store.append([event]) == ["stored"]
+        await store.stats()
+        server.freeze()
+        try:
+            with anyio.fail_after(20):
+                with pytest.raises(StoreError) as caught:
+                    await store.append([incoming(action())])
+                assert caught.value.advice is not None
+                with pytest.raises(StoreError):
+                    await store.stats()
+        finally:
+            server.freeze(thaw=True)
+        with anyio.fail_after(20):
+            assert await store.append([event]) == ["duplicate"]
+            assert (await store.stats()).num_records in (1, 2)
 
 
 async def test_a_daemon_that_lost_its_place_ends(

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any, Final, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, Integer, Table, Text, literal
+from sqlalchemy import ColumnElement, Integer, Table, Text, exists, literal, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
@@ -32,6 +32,19 @@ def among(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[
     listed = _Numbers if isinstance(column.type, Integer) else _Texts
     told = literal(msgspec.json.encode(sorted(values)).decode(), Text)
     return column.op("IN", is_comparison=True)(listed(told))
+
+
+def absent(
+    db: AsyncConnection, column: ColumnElement[Any], of: ColumnElement[Any]
+) -> ColumnElement[bool]:
+    """Whether no row of another table has the column's value in `of`, which no index covers.
+
+    SQLite makes an index for the length of a NOT IN; PostgreSQL goes through all rows for each one, unless they
+    fit into its working memory, and joins by hash for a NOT EXISTS.
+    """
+    if is_postgres(db):
+        return ~exists().where(of == column)
+    return ~column.in_(select(of).where(of.is_not(None)))
 
 
 class _Listed(FunctionElement[Any]):

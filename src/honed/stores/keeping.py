@@ -14,7 +14,7 @@ from honed.domain.trained_model import TrainedModel
 from honed.ports import Aged, Extent, Room, Whose
 from honed.stores import removal, upkeep
 from honed.stores import tables as t
-from honed.stores.dialects import among
+from honed.stores.dialects import absent, among
 from honed.stores.extent import find, made_of
 from honed.stores.room import give_back, room
 from honed.stores.transactions import Transactions
@@ -148,13 +148,15 @@ async def _aged_records(db: AsyncConnection, aged: Aged, limit: int) -> frozense
         return frozenset()
     r, said = t.records.c, t.outcomes.c
     known = (
-        select(t.memberships.c.record_id),
-        select(t.episode_records.c.record_id),
-        select(said.record_id).where(said.record_id.is_not(None)),
-        select(t.waiting_outcomes.c.record_id),
-        select(t.late_outcomes.c.record_id),
+        t.memberships.c.record_id,
+        t.episode_records.c.record_id,
+        said.record_id,
+        t.waiting_outcomes.c.record_id,
+        t.late_outcomes.c.record_id,
     )
-    query = select(r.id).where(r.received_ms < aged.loose_before_ms, *[~r.id.in_(k) for k in known])
+    query = select(r.id).where(
+        r.received_ms < aged.loose_before_ms, *[absent(db, r.id, k) for k in known]
+    )
     return frozenset((await db.execute(query.order_by(r.id).limit(limit))).scalars())
 
 

@@ -3,13 +3,14 @@
 Each function wants a connection without a transaction.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.stores.dialects import is_postgres
 from honed.stores.tables import metadata
 
+_VACUUM_MAX_S: Final = 24 * 3600.0
 _TABLES: Final = ", ".join(sorted(metadata.tables))
 
 SERVER_KEEPS: Final = (
@@ -26,7 +27,7 @@ async def scrub(db: AsyncConnection) -> bool:
     deleted rows out of its pages, for others to use.
     """
     if is_postgres(db):
-        await db.exec_driver_sql(f"VACUUM {_TABLES}")
+        await _vacuum(db, f"VACUUM {_TABLES}")
         return True
     found = await db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     return not found.one()[0]
@@ -35,10 +36,16 @@ async def scrub(db: AsyncConnection) -> bool:
 async def rewrite(db: AsyncConnection) -> None:
     """Write the whole store anew without its gaps; nobody else can use it meanwhile."""
     if is_postgres(db):
-        await db.exec_driver_sql(f"VACUUM (FULL) {_TABLES}")
+        await _vacuum(db, f"VACUUM (FULL) {_TABLES}")
         return
     await db.exec_driver_sql("PRAGMA auto_vacuum = INCREMENTAL")  # holds from here on
     await db.exec_driver_sql("VACUUM")
+
+
+async def _vacuum(db: AsyncConnection, statement: str) -> None:
+    """Past SQLAlchemy, as other statements may not take so long."""
+    connection: Any = (await db.get_raw_connection()).driver_connection
+    await connection.execute(statement, timeout=_VACUUM_MAX_S)
 
 
 async def size(db: AsyncConnection) -> int:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 10.0
 """How long a server that is away is waited for, and another program's transaction."""
+STATEMENT_S: Final = 60.0
+"""A statement that takes longer counts as a lost connection: the server, or the way to it, hangs."""
 _CONNECT_S: Final = 10.0
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 1.0
@@ -114,6 +116,7 @@ class Server:
                 return await asyncpg.connect(
                     self.dsn,
                     timeout=_CONNECT_S,
+                    command_timeout=STATEMENT_S,
                     server_settings=_SETTINGS | {"search_path": self.search_path},
                 )
             except (asyncpg.InterfaceError, ValueError) as error:

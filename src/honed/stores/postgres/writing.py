@@ -15,14 +15,12 @@ from honed.errors import StoreError
 from honed.ports import FilePosition, IncomingEvent
 from honed.stores.grouping import Written
 from honed.stores.postgres.batch import write_batch
-from honed.stores.postgres.server import Server, advice_of, is_lost, unreachable
+from honed.stores.postgres.server import STATEMENT_S, Server, advice_of, is_lost, unreachable
 from honed.stores.writer import TakenOverError
 
 if TYPE_CHECKING:
     import asyncpg
 
-_BATCH_S: Final = 60.0
-"""A statement of a batch that takes longer counts as a lost connection."""
 _CLOSE_S: Final = 5.0
 _FREED_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.1
@@ -152,7 +150,7 @@ class PostgresWriting:
         positions: Sequence[FilePosition],
     ) -> Written:
         try:
-            async with asyncio.timeout(_BATCH_S):
+            async with asyncio.timeout(STATEMENT_S):
                 await db.execute(self._begin)
                 written, last = await write_batch(db, events, positions)
                 self._is_committing = True
