@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from honed.domain.job import Progress, ScoreJob, TrainSettings
+from honed.domain.verdict import Reach, Seen
 from honed.errors import EmptyDataError, ProcessFailedError, TrainingError
 from honed.ports import HeldOut, Processor, Trained, TrainingSet, TrainRequest
 from honed.processors import LocalProcessor
@@ -34,6 +35,8 @@ SETTINGS = TrainSettings(
     threads=1,
     device="cpu",
 )
+
+SEEN = Seen(newest=Reach(7, 20), later={"e1": Reach(8, 21)})
 
 
 def processor(folder: Path) -> LocalProcessor:
@@ -63,6 +66,7 @@ def request(base: Path, folder: Path, **changed: Any) -> TrainRequest:
             num_rows=len(rows),
             episode_count=len(rows),
             left_out={},
+            seen=SEEN,
         ),
         "incumbent": None,
         "parent_id": None,
@@ -92,6 +96,9 @@ def test_run_publishes_a_whole_adapter(tiny_base: Path, tmp_path: Path) -> None:
     assert "adapter.gguf" in published
     assert "half.safetensors" not in published
     assert first.model.data_digest == "d" * 64
+    assert first.model.seen == SEEN
+    manifest = json.loads((Path(first.model.adapter_path) / "manifest.json").read_text())
+    assert manifest["seen"] == {"newest": [7, 20], "later": {"e1": [8, 21]}}
     assert len(first.scores) == 16
     assert not (tmp_path / "runs" / "chat-tiny-1" / "adapter").exists()
 
