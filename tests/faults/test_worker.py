@@ -47,10 +47,10 @@ def test_worker_without_memory_says_so(tiny_base: Path, tmp_path: Path) -> None:
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
 
-    # long enough that it still trains when the second step has been heard of
+    # before the first step, which asks for much; long enough that it has not been made when that is heard of
     order = request(tiny_base, tmp_path, settings=msgspec.structs.replace(SHORT, max_steps=60))
     with pytest.raises(TrainingError) as raised:
-        train(processor(tmp_path), order, at_step(2, take_memory))
+        train(processor(tmp_path), order, at_step(0, take_memory))
     told = f"{raised.value} ({raised.value.advice})"
     assert "memory" in told or isinstance(raised.value, ProcessFailedError), told
     assert not (tmp_path / "adapters").exists()
