@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import anyio
 import msgspec
 from anyio import to_thread
 from starlette.applications import Starlette
@@ -40,6 +41,8 @@ BODY_MAX: Final = 8 << 20
 """Bytes of one request, unpacked."""
 AT_A_TIME: Final = 8
 """Requests that may wait for their commit; one more is told to come back."""
+BODY_TIMEOUT_S: Final = 30.0
+"""A request whose body has not come by then makes room for others."""
 _RETRY_AFTER_S: Final = 1
 _SLICE: Final = 1_000
 _DRAIN_S: Final = 5.0
@@ -246,15 +249,19 @@ async def _body(request: Request) -> bytes:
         raise _RefusedError(415, "INVALID_INPUT", f"content encoding {encoding}: expected gzip")
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding == "gzip" else None
     body = bytearray()
-    async for chunk in request.stream():
-        try:
-            body += unpacker.decompress(chunk, BODY_MAX + 1 - len(body)) if unpacker else chunk
-        except zlib.error as error:
-            raise _RefusedError(422, "INVALID_INPUT", f"the body is not gzip: {error}") from error
-        if len(body) > BODY_MAX:
-            raise _RefusedError(
-                413, "INVALID_INPUT", f"the body has more than {BODY_MAX} bytes", advice="send less"
-            )
+    try:
+        with anyio.fail_after(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                room = BODY_MAX + 1 - len(body)
+                body += unpacker.decompress(chunk, room) if unpacker else chunk
+                if len(body) > BODY_MAX:
+                    message = f"the body has more than {BODY_MAX} bytes"
+                    raise _RefusedError(413, "INVALID_INPUT", message, advice="send less")
+    except TimeoutError:
+        message = f"the body did not come within {BODY_TIMEOUT_S:g} s"
+        raise _RefusedError(408, "TIMEOUT", message, advice="send it in smaller parts") from None
+    except zlib.error as error:
+        raise _RefusedError(422, "INVALID_INPUT", f"the body is not gzip: {error}") from error
     if unpacker is not None and not unpacker.eof:
         raise _RefusedError(422, "INVALID_INPUT", "the gzip body ends before its end")
     return bytes(body)

@@ -14,6 +14,7 @@ import pytest
 
 from honed.errors import SourceError
 from honed.serve import address_of, listen_on
+from honed.sources import http as http_module
 from honed.sources.http import AT_A_TIME, BODY_MAX, EVENTS_MAX, HttpSource
 from tests.feed_parts import Intake, action, call, line, open_intake, success
 
@@ -141,6 +142,24 @@ async def test_a_request_too_many_is_told_to_come_back(web: Web) -> None:
         assert refused.headers["retry-after"] == "1"
     assert all(task.result().json()["accepted"] == 1 for task in waiting)
     assert web.source.num_turned_away == 1
+
+
+async def test_bodies_that_stall_lock_nobody_out(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is told so after a while; then there is room again."""
+    monkeypatch.setattr(http_module, "BODY_TIMEOUT_S", 0.2)
+    heads = b"POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    url = web.client.base_url
+    stalled = [await anyio.connect_tcp(url.host, url.port or 0) for _ in range(AT_A_TIME)]
+    for peer in stalled:
+        await peer.send(heads + b"content-length: 100\r\n\r\n{")
+    with anyio.fail_after(10):
+        for peer in stalled:
+            answer = b""
+            while b"did not come within 0.2 s" not in answer:
+                answer += await peer.receive()
+            assert answer.startswith(b"HTTP/1.1 408")
+            await peer.aclose()
+    assert (await web.post(line(action()))).status_code == 200
 
 
 async def test_web_pages_cannot_send_events(web: Web) -> None:
