@@ -82,6 +82,8 @@ class BackgroundClient:
         """Events that the thread has taken and not yet sent, spooled or dropped."""
         self._is_away = False
         """Whether the daemon did not answer the last time."""
+        self.problem: str | None = None
+        """Why nothing could be sent the last time; None when it could."""
         self._is_closing = False
         self._thread: threading.Thread | None = None
         self._client = HonedClient(self._path, timeout_s=self._timeout_s)
@@ -294,14 +296,17 @@ class BackgroundClient:
                 self._rejected += len(error.events)
         except RefusedError as error:
             if error.code != "too_long":
+                self.problem = str(error)
                 return False
             if len(lines) > 1:  # nothing was sent: find out which
                 return all(self._is_sent([line]) for line in lines)
             with self._changed:
                 self._refuse(lines[0])
             num_sent = 0
-        except (FeedError, OSError):
+        except (FeedError, OSError) as error:
+            self.problem = str(error)
             return False
+        self.problem = None
         with self._changed:
             self._sent += num_sent
         return True

@@ -64,9 +64,11 @@ async def test_what_is_recorded_while_the_daemon_is_away_comes_later_in_order(
         while client.counts().in_memory:
             await anyio.sleep(0.01)
     assert client.counts().spooled_bytes > 0
+    assert f"no answer from {path}" in (client.problem or "")
     client.send(action(name="last"))
     async with open_feed(path.parent) as feed:
         assert await flushed(client)
+        assert client.problem is None
         assert await stored_names(feed) == [*(f"a{n}" for n in range(600)), "last"]
     assert list((tmp_path / "spool").iterdir()) == []
 
