@@ -125,3 +125,19 @@ def test_every_text_of_the_corpus_is_touched_once() -> None:
             assert redactor is not None
             if (redacted := redactor.redact(line)) is not None:
                 assert [each.redact(redacted.line) for each in redactors if each] == [None, None]
+
+
+def test_an_import_finishes_an_attempt_that_had_begun_to_come_in() -> None:
+    """An event that is stored already, as it was sent, is no other one because the export has it redacted."""
+    lines = told("t1", Success(), "ask jane.doe@example.org")
+
+    async def test() -> None:
+        async with place(redaction=ON) as here, place(redaction=ON) as there:
+            await here.tell(lines)
+            (exported,), _ = await here.export()
+            await there.sink.ingest(lines[:1])
+            assert await there.adopt(exported)
+            (given_out,), _ = await there.export()
+            assert events(given_out) == events(exported)
+
+    anyio.run(test)
