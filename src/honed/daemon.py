@@ -115,7 +115,9 @@ class LearningDaemon:
             await rooms.enter_async_context(running(in_service.follow))
             self._runs = self._training_runs(store, in_service, secret)
             loop = self._loop = self._trigger_loop(store)
-            await loop.state()  # writes the first start down: `honed status` need not, on a full disk
+            await (
+                loop.state()
+            )  # writes the first start down: `honed status` need not, on a full disk
             await rooms.enter_async_context(running(loop.run))
             control = passed_unix(sockets.get("control"), config.control_socket)
             if control is None:
