@@ -24,10 +24,10 @@ The rooms, in the order data flows:
     machine         what this machine has, and how much of it a scenario needs
     doctor          checks all that a scenario needs, and says what to do
 
-`daemon` and `serve` build and run the two long-lived processes; `config` is what the operator wrote; `ports` is what
-each room promises; `domain` holds the nouns. `listen` opens sockets, `activation` takes
-over those that systemd opened, `notify` tells it how a process is; `log` and `errors` name what can happen, `lean`
-keeps a daemon small, `lifeline` ends a child with its parent, `adapter_files` tells an adapter by its
+`daemon` and `serve` run the two long-lived processes, `rooms` builds what the first one's config names; `config` is
+what the operator wrote; `ports` is what each room promises; `domain` holds the nouns. `listen` opens sockets,
+`activation` takes over those that systemd opened, `notify` tells it how a process is; `log` and `errors` name what can
+happen, `lean` keeps a daemon small, `lifeline` ends a child with its parent, `adapter_files` tells an adapter by its
 digest, `process` is how both processes start and stop.
 """
 

@@ -1,13 +1,14 @@
-"""`honed run`: builds the rooms from the config, opens them in order, closes them in reverse.
+"""`honed run`: opens the rooms that the config names in order, closes them in reverse.
 
-This and `serve` are the only modules that name implementations. No training stack is loaded here, nor typer or rich.
+This, `rooms` and `serve` are the only modules that name implementations. No training stack is loaded here, nor typer
+or rich.
 """
 
 import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,11 @@ import honed
 from honed import log, process
 from honed.activation import passed_unix
 from honed.api import EventStream, control_app
-from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
 from honed.domain.episode import Episode
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Selection
 from honed.errors import StoreError, TriggerError
-from honed.gate import OutcomeGate
 from honed.keeping import Keeper
 from honed.learn_models import create
 from honed.learn_models.learn_model import LearnModel
@@ -35,11 +34,12 @@ from honed.loop import InService, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
 from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
-from honed.processors import BaseModel, LocalProcessor
+from honed.processors import LocalProcessor
+from honed.rooms import applier_of, base_of, gate_of, store_of, training_sets_of
 from honed.sink import Sink
 from honed.sources import EventBus, OtherSource, SocketSource, chosen_sources
-from honed.stores import SqlStore, open_store
-from honed.training_sets import SftTrainingSets, load_or_make_secret
+from honed.stores import SqlStore
+from honed.training_sets import load_or_make_secret
 
 _STATUS_EVERY_S: Final = 15.0
 _SOCKETS: Final = {"feed": (socket.AF_UNIX,), "control": (socket.AF_UNIX,)}
@@ -72,9 +72,9 @@ class LearningDaemon:
             adapters_dir=config.adapters_dir,
             stop_grace=config.train.stop_grace,
         )
-        self._base = _served_base(config)
-        self._applier = applier or _applier(config, self._base)
-        self._gate = gate or _gate(config)
+        self._base = base_of(config)
+        self._applier = applier or applier_of(config, self._base)
+        self._gate = gate or gate_of(config)
         self._events = EventStream()
         self._started_at = datetime.now(UTC)
         self._store: SqlStore | None = None
@@ -98,7 +98,7 @@ class LearningDaemon:
         sockets = self._surroundings.sockets
         async with AsyncExitStack() as rooms:
             rooms.enter_context(only_daemon_of(config.data_dir))
-            store = self._store = await rooms.enter_async_context(_store(config))
+            store = self._store = await rooms.enter_async_context(store_of(config))
             may_make = not await store.has_records()
             secret = load_or_make_secret(config.data_dir / "secret.key", may_make=may_make)
             await rooms.enter_async_context(running(store.watch))
@@ -115,9 +115,8 @@ class LearningDaemon:
             await rooms.enter_async_context(running(in_service.follow))
             self._runs = self._training_runs(store, in_service, secret)
             loop = self._loop = self._trigger_loop(store)
-            await (
-                loop.state()
-            )  # writes the first start down: `honed status` need not, on a full disk
+            # The first start is written down now: `honed status` need not write, on a full disk.
+            await loop.state()
             await rooms.enter_async_context(running(loop.run))
             control = passed_unix(sockets.get("control"), config.control_socket)
             if control is None:
@@ -295,23 +294,9 @@ class LearningDaemon:
         config = self.config
         if config.base_model is None:
             return None
-        training_sets = SftTrainingSets(
-            store,
-            self._learn_model,
-            scenario=config.scenario,
-            secret=secret,
-            held_out_fraction=config.gate.held_out_fraction,
-            max_episodes=config.train.max_episodes,
-            min_score=config.train.min_score,
-            min_rows=config.train.min_rows,
-            unlabelled=config.learn.unlabelled,
-            seed=config.train.seed,
-            near_duplicates=config.learn.near_duplicates,
-            similarity=config.learn.near_duplicate_similarity,
-        )
         return TrainingRuns(
             store,
-            training_sets,
+            training_sets_of(config, self._learn_model, store, secret),
             self._processor,
             self._gate,
             in_service,
@@ -349,51 +334,6 @@ async def learn(config: Config, surroundings: Surroundings) -> None:
 def main(argv: list[str] | None = None) -> int:
     """`honed run [--config FILE]`; returns the exit status."""
     return process.main("run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS)
-
-
-def _store(config: Config) -> AbstractAsyncContextManager[SqlStore]:
-    events = config.events
-    return open_store(
-        config.database,
-        alone=True,
-        queue_size=events.queue_size,
-        queue_bytes=events.queue_bytes,
-        batch_max=events.batch_max,
-    )
-
-
-def _gate(config: Config) -> Gate | None:
-    section = config.gate
-    if not section.enabled:
-        return None
-    return OutcomeGate(
-        min_successes=section.min_successes,
-        min_failures=section.min_failures,
-        alpha=section.alpha,
-        permutations=section.permutations,
-        seed=config.train.seed,
-    )
-
-
-def _served_base(config: Config) -> BaseModel | None:
-    """The base model that is trained on and served; None where nothing is served, or none is named."""
-    gguf = config.serve.base_model_path
-    if config.apply.kind == "none" or (config.base_model is None and gguf is None):
-        return None
-    return BaseModel(config.base_model, config.llama_dir, gguf=gguf)
-
-
-def _applier(config: Config, base: BaseModel | None) -> Applier:
-    match config.apply.kind:
-        case "none":
-            return NoApplier()
-        case "llama_server":
-            return LlamaServerApplier(
-                config.serve_socket,
-                scenario=config.scenario,
-                feed_socket=config.feed_socket,
-                make_base=base.ensure if base else None,
-            )
 
 
 def _training(now: Any) -> dict[str, Any]:
