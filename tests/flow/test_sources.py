@@ -9,6 +9,9 @@ import httpx
 import pytest
 
 from honed.client import HonedClient
+from honed.config import load_config
+from honed.doctor import processes
+from honed.doctor.patient import Patient
 from tests.feed_parts import call, line, success
 from tests.processes import honed
 
@@ -41,6 +44,28 @@ def test_every_door_leads_to_the_same_store(
         status = daemon.status()
         assert status["sources"]["files"]["rejected"] == 0
         assert daemon.stop("run") == 0, daemon.log_tail()
+
+
+def test_doctor_says_why_traces_teach_nothing(tmp_path: Path) -> None:
+    """Model calls without their messages are counted, and what to switch on is named."""
+    settings = 'scenario = "airline"\n[apply]\nkind = "none"\n[events]\nhttp = "127.0.0.1:0"\notlp = true\n'
+    name = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
+    span = {
+        "traceId": "0af7651916cd43dd8448eb211c80319c",
+        "spanId": "b7ad6b7169203331",
+        "name": "chat small",
+        "attributes": [name],
+    }
+    with honed(tmp_path, settings) as daemon:
+        daemon.start("run")
+        url = f"http://{daemon.status()['sources']['http']['address']}/v1/traces"
+        traces = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+        assert httpx.post(url, json=traces, trust_env=False).status_code == 200
+        found = processes.daemon(Patient(load_config(daemon.config)))
+        assert daemon.stop("run") == 0, daemon.log_tail()
+    assert found.status == "warn"
+    assert "1 model calls were traced without their messages" in found.text
+    assert "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true" in (found.advice or "")
 
 
 def test_a_door_for_other_machines_needs_a_token(tmp_path: Path) -> None:

@@ -41,6 +41,23 @@ def _troubles(answer: dict[str, Any], scenario: str) -> Iterator[Found]:
         )
     if problem := answer.get("gateway_problem"):
         yield warn(str(problem), "see the lines of gateway and llama-server")
+    yield from _traces(answer.get("sources", {}).get("http", {}))
+
+
+def _traces(counts: dict[str, Any]) -> Iterator[Found]:
+    """Traces that nothing can be learned from; instrumentations leave the messages out by default."""
+    if bare := counts.get("without_content", 0):
+        yield warn(
+            f"{bare} model calls were traced without their messages, and nothing can be learned from them",
+            "instrumentations leave messages out until they are told to keep them: set "
+            "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true where the agents run, or your "
+            "instrumentation's own switch (docs/sources.md)",
+        )
+    if unreadable := counts.get("unreadable", 0):
+        yield warn(
+            f"{unreadable} spans could not be read as events",
+            "the daemon's log names the first of each batch",
+        )
 
 
 def gateway(patient: Patient) -> Found:
