@@ -15,8 +15,8 @@ from honed.domain.records import ActionRecord, record_from_event
 from honed.domain.run import Applied, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, TriggerError
-from honed.ports import Closing, EpisodeFilter
-from honed.stores import SqlStore
+from honed.ports import Aged, Closing, EpisodeFilter
+from honed.stores import SqlStore, verdicts
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 
 pytestmark = pytest.mark.anyio
@@ -243,6 +243,41 @@ async def test_a_receipt_of_a_closed_group_finds_its_episode(store: SqlStore) ->
     [made] = await close_all(store)
     await store.append([incoming(failure("wrong", receipt_id="r1"))])
     assert (await store.get_episode(made.id)).outcome == Failure("wrong")
+
+
+async def test_a_verdict_that_cannot_be_settled_yet_is_stored_once(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch is acknowledged, for it is committed; the next one brings the verdict to its episode."""
+    await store.append([incoming(call(task_id="t1"))])
+    [made] = await close_all(store)
+
+    async def fails(db: object) -> bool:
+        raise StoreError("database is locked")
+
+    nameless = action()
+    del nameless["event_id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(verdicts, "settle_late_outcomes", fails)
+        late = [incoming(nameless), incoming(failure("wrong", task_id="t1"))]
+        assert await store.append(late) == ["stored", "stored"]
+    assert (await store.get_episode(made.id)).outcome != Failure("wrong")
+    await store.append([incoming(action())])
+    assert (await store.get_episode(made.id)).outcome == Failure("wrong")
+
+
+async def test_an_attempt_that_is_judged_while_it_is_cleared_away_stays(store: SqlStore) -> None:
+    """Between the look and the removal a verdict came: it is no longer of the class that goes."""
+    for task_id in ("t1", "t2"):
+        await store.append([incoming(call(task_id=task_id))])
+    one, other = await close_all(store)
+    aged = Aged(unlabelled_before_ms=1 << 60)
+    extent = await store.keeping.aged(aged, limit=10)
+    assert extent.episode_ids == {one.id, other.id}
+    await store.append([incoming(failure("wrong", task_id="t1"))])
+    await store.keeping.remove(extent, forever=False, while_aged=aged)
+    assert [row.id for row in await store.list_episodes(EpisodeFilter())] == [one.id]
+    assert (await store.get_episode(one.id)).outcome == Failure("wrong")
 
 
 async def test_what_is_said_later_belongs_to_the_episode(store: SqlStore) -> None:

@@ -64,5 +64,12 @@ class Seen(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _order(version: str) -> list[tuple[int, int, str]]:
     """Digits compare as numbers, and come after other text."""
-    parts = re.findall(r"\d+|\D+", version)
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+    parts = re.findall(r"[0-9]+|[^0-9]+", version)
+    return [_rank(part) for part in parts]
+
+
+def _rank(part: str) -> tuple[int, int, str]:
+    if not part[0].isdecimal() or not part.isascii():
+        return 0, 0, part
+    number = part.lstrip("0")  # not `int`, which refuses more than 4,300 digits
+    return 1, len(number), number

@@ -149,7 +149,7 @@ class Cleanup:
             episodes += len(extent.episode_ids)
             if dry:
                 break
-            await self._keeping.remove(extent, forever=False)
+            await self._keeping.remove(extent, forever=False, while_aged=aged)
             await anyio.lowlevel.checkpoint()
         return records, episodes
 

@@ -68,7 +68,7 @@ async def _remove_oldest(
         extent = await keeping.aged(aged, limit=limit)
         if not extent:
             break
-        await keeping.remove(extent, forever=False)
+        await keeping.remove(extent, forever=False, while_aged=aged)
         before, used = used, await _used(keeping)
         made = made._replace(
             records=made.records + len(extent.record_ids),

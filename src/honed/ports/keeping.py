@@ -64,7 +64,9 @@ class Keeping(Protocol):
     async def aged(self, aged: Aged, *, limit: int) -> Extent:
         """The oldest of what may go, `limit` attempts at most."""
 
-    async def remove(self, extent: Extent, *, forever: bool) -> None:
+    async def remove(
+        self, extent: Extent, *, forever: bool, while_aged: Aged | None = None
+    ) -> None:
         """Delete it, in transactions short enough for events to pass between them.
 
         With `forever`, its events are repeats when they are sent again. What was interrupted can be done again.

@@ -40,6 +40,9 @@ _EVERYBODY: Final = Consent()
 _NO_REDACTION: Final = Redaction()
 _NOTHING: Final[Mapping[int, Looked]] = {}
 
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Values stay as they were sent: what the event's type does not know may be more than Python reads."""
+
 
 class SinkCounts(Struct, frozen=True, kw_only=True):
     """What the sink could not use, since the process started."""
@@ -273,7 +276,7 @@ class Sink:
                 return None
             event = msgspec.structs.replace(event, **changed)
             # Not `format_event`: what this version does not know of the event is kept as well.
-            kept = msgspec.json.encode(msgspec.json.decode(kept) | changed)
+            kept = msgspec.json.encode(_fields.decode(kept) | changed)
         receipt_id = getattr(event, "receipt_id", None)
         # A verdict on a call goes where the call went; only the store knows where that is.
         follows_call = isinstance(event, OutcomeEvent) and receipt_id and event.task_id is None

@@ -185,7 +185,12 @@ class FileSource:
             chunk = await to_thread.run_sync(_next_chunk, file, position, self._line_max)
             if chunk is None:
                 break
-            done = await self._sink.ingest(chunk.lines, position=chunk.position)
+            try:
+                done = await self._sink.ingest(chunk.lines, position=chunk.position)
+            except StoreError:
+                # It may have been committed after all: the position in the store knows.
+                self._known.pop(path, None)
+                raise
             position = self._known[path] = chunk.position
             self.num_rejected += len(done.rejected) + chunk.num_too_long
             if count := len(done.rejected) + chunk.num_too_long:

@@ -264,6 +264,9 @@ async def _body(request: Request) -> bytes:
         raise _RefusedError(422, "INVALID_INPUT", f"the body is not gzip: {error}") from error
     if unpacker is not None and not unpacker.eof:
         raise _RefusedError(422, "INVALID_INPUT", "the gzip body ends before its end")
+    if unpacker is not None and unpacker.unused_data:
+        message = "the gzip body has more than one member: expected one"
+        raise _RefusedError(422, "INVALID_INPUT", message, advice="compress it as a whole")
     return bytes(body)
 
 

@@ -48,8 +48,13 @@ class SqlKeeping:
             attempts = await made_of(db, groups)
             return attempts._replace(record_ids=attempts.record_ids | records)
 
-    async def remove(self, extent: Extent, *, forever: bool) -> None:
-        """Delete it; first what is in no group, so that what an interruption leaves is found again."""
+    async def remove(
+        self, extent: Extent, *, forever: bool, while_aged: Aged | None = None
+    ) -> None:
+        """Delete it; first what is in no group, so that what an interruption leaves is found again.
+
+        With `while_aged`, only attempts that still may go: a verdict may have come since they were looked up.
+        """
         write = self._transactions.write
         names: set[str] = set()
         async with self._transactions.read() as db:
@@ -62,7 +67,10 @@ class SqlKeeping:
             await anyio.lowlevel.checkpoint()
         for part in _parts(extent.group_ids, _GROUPS):
             async with write() as db:
-                names |= await removal.remove_groups(db, part, forever=forever)
+                still: Collection[int] = part
+                if while_aged is not None:
+                    still = await _aged_groups(db, while_aged, len(part), within=part)
+                names |= await removal.remove_groups(db, still, forever=forever)
             await anyio.lowlevel.checkpoint()
         if names:
             async with write() as db:
@@ -119,8 +127,12 @@ class SqlKeeping:
         return before - after
 
 
-async def _aged_groups(db: AsyncConnection, aged: Aged, limit: int) -> frozenset[int]:
-    """Closed groups whose last record is old enough for every episode that was made of them."""
+async def _aged_groups(
+    db: AsyncConnection, aged: Aged, limit: int, *, within: Collection[int] | None = None
+) -> frozenset[int]:
+    """Closed groups whose last record is old enough for every episode that was made of them, and that wait for no
+    verdict.
+    """
     g, e, s, c = t.groups.c, t.episodes.c, t.learning_states.c, t.changed_episodes.c
     seen = exists().where(
         s.scenario == e.scenario, s.learn_model == e.learn_model, e.number <= s.last_train_count
@@ -138,7 +150,11 @@ async def _aged_groups(db: AsyncConnection, aged: Aged, limit: int) -> frozenset
         return frozenset()
     of_group = exists().where(e.source_group == g.id)
     kept = exists().where(e.source_group == g.id, ~or_(*may_go))
-    query = select(g.id).where(g.closed == 1, of_group, ~kept).order_by(g.last_ms).limit(limit)
+    late = exists().where(t.late_outcomes.c.group_id == g.id)
+    query = select(g.id).where(g.closed == 1, of_group, ~kept, ~late)
+    if within is not None:
+        query = query.where(among(g.id, within))
+    query = query.order_by(g.last_ms).limit(limit)
     return frozenset((await db.execute(query)).scalars())
 
 

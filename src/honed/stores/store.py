@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 from sqlalchemy import delete
 
+from honed import log
 from honed.adapter_files import remove_adapter
 from honed.domain.episode import Episode, EpisodeLike, as_episode
 from honed.domain.outcome import Outcome
@@ -51,6 +52,7 @@ class SqlStore:
 
     def __init__(self, transactions: Transactions, writer: Writer) -> None:
         self._writer = writer
+        self._is_settled = True
         self._read = transactions.read
         self._write = transactions.write
         self.keeping = SqlKeeping(transactions)
@@ -64,11 +66,19 @@ class SqlStore:
         await self._settle()
 
     async def _settle(self) -> None:
-        """Have the outcomes that found their group closed reach its episodes."""
-        more = True
-        while more:
-            async with self._write() as db:
-                more = await verdict_writes.settle_late_outcomes(db)
+        """Have the outcomes that found their group closed reach its episodes, now or with the next events.
+
+        They are committed: a fault here must neither have them sent again nor keep the store shut.
+        """
+        self._is_settled = False
+        try:
+            more = True
+            while more:
+                async with self._write() as db:
+                    more = await verdict_writes.settle_late_outcomes(db)
+            self._is_settled = True
+        except Exception as error:
+            log.get().error(log.BATCH_FAILED, late_outcomes=f"{type(error).__name__}: {error}")
 
     async def watch(self) -> None:
         """Wait, for ever if all is well; raises StoreError once nothing can be written any more."""
@@ -94,7 +104,7 @@ class SqlStore:
         if not events and position is None:
             return []
         written = await self._writer.append(events, position=position)
-        if written.found_closed:
+        if written.found_closed or not self._is_settled:
             await self._settle()
         return written.dispositions
 

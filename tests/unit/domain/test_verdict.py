@@ -28,6 +28,11 @@ def test_an_old_version_does_not_undo_a_newer_one() -> None:
     newer = Told(YES, "judge", "v10")
     assert standing([newer, Told(NO, "judge", "v9")]) == newer
     assert standing([newer, Told(NO, "judge", "v10")]) == Told(NO, "judge", "v10")
+    endless = Told(NO, "judge", "v" + "9" * 5_000)  # more digits than `int` takes
+    assert standing([endless, newer]) == endless
+    assert standing([Told(YES, "judge", "v07"), Told(NO, "judge", "v6")]) == Told(
+        YES, "judge", "v07"
+    )
 
 
 def test_without_a_version_a_source_corrects_itself() -> None:

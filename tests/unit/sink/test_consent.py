@@ -10,6 +10,7 @@ from honed.domain.consent import Consent, parse_rule
 from honed.domain.records import LlmCallRecord
 from honed.errors import ValidationError
 from honed.learn_models import create
+from honed.ports import RecordFilter
 from tests.feed_parts import Intake, call, line, open_intake, success
 
 pytestmark = pytest.mark.anyio
@@ -128,3 +129,14 @@ def test_a_rule_is_its_text() -> None:
     """What is printed reads back as the same rule."""
     for text in ("user=guest-*", "tag.env=a=b", "task=x\ny"):
         assert str(parse_rule(text)) == text
+
+
+@pytest.mark.parametrize("unknown", ["1e999", "9" * 5_000, '{"a":1e999}'])
+async def test_what_python_cannot_read_is_kept_as_it_was(unknown: str) -> None:
+    """A rule rewrites the line, but not the values that honed knows nothing of; the lines beside it are stored too."""
+    odd = line(call(task_id="t1", user="guest"))[:-1] + b',"zz":' + unknown.encode() + b"}"
+    async with open_intake(None, consent=consent("user=guest")) as intake:
+        done = await intake.sink.ingest([odd, line(success(task_id="t2"))])
+        assert done.stored == 2
+        records = [record async for record in intake.store.records.query(RecordFilter())]
+        assert [record.train for record in records] == [False, True]

@@ -72,7 +72,7 @@ async def test_packed_events_are_unpacked(web: Web) -> None:
     """gzip, which agents' exporters use; what is no gzip, or half of one, is refused."""
     body = gzip.compress(line(action()))
     assert (await web.post(body, content_encoding="gzip")).json()["accepted"] == 1
-    for broken in (b"no gzip", body[:-5]):
+    for broken in (b"no gzip", body[:-5], body + body):
         refused = await web.post(broken, content_encoding="gzip")
         assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_INPUT")
     assert (await web.post(body, content_encoding="br")).status_code == 415
