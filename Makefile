@@ -18,7 +18,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not long and not gpu" $(ARGS)
+	$(BIN)/pytest -m "not long and not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "long" --timeout 1800 $(ARGS)

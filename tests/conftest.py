@@ -1,6 +1,8 @@
 """Fixtures and settings that several areas share."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -17,6 +19,13 @@ settings.load_profile("honed")
 def anyio_backend() -> str:
     """Tests marked `anyio` run on asyncio, as the processes do."""
     return "asyncio"
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pytest's own, by a shorter name: a socket's path may have 107 bytes, and a folder of data lies deep."""
+    name = re.sub(r"\W", "_", str(request.node.name).removeprefix("test_"))
+    return tmp_path_factory.mktemp(name[:12])
 
 
 @pytest.fixture(autouse=True)

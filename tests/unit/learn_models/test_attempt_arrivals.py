@@ -26,7 +26,7 @@ EVENTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("model", ["chat", "worker_decision_sequence"])
-@pytest.mark.parametrize("told", EVENTS, ids=lambda told: f"{told['type']}-{told['event_id']}"[:24])
+@pytest.mark.parametrize("told", EVENTS, ids=lambda told: told["type"])
 def test_an_event_joins_the_group_that_its_record_would_join(
     told: dict[str, Any], model: str
 ) -> None:
