@@ -96,6 +96,20 @@ class TriggerError(HonedError):
 class LearnError(HonedError):
     """One episode cannot be turned into training data; the message names it."""
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        episode_id: str | None = None,
+        reason: str | None = None,
+        advice: str | None = None,
+    ) -> None:
+        super().__init__(message, advice=advice)
+        self.episode_id = episode_id
+        """Which episode; None when it was no episode yet."""
+        self.reason = reason
+        """The same for all episodes with that fault, so that it can be counted; None when it was not said."""
+
 
 class TrainingError(HonedError):
     """A training run failed; the adapter in service is untouched."""

@@ -1,42 +1,42 @@
 """How records become episodes and episodes become training data. Pure: no I/O, no clock.
 
-`learn_model` is the contract; `chat` learns conversations, `decision_sequence` the order in which a
-worker acts, `dependency_graph` how actions depend on each other; `conversation` puts a task's calls
-together; `attempt` reads what all of them need of a group.
+`learn_model` is the contract; `chat` learns conversations, `worker_task` what a task took,
+`decision_sequence` the order in which a worker acts (both write `worker_rows`), `dependency_graph` how
+actions depend on each other, `dpo` what the better of two attempts answered. `conversation` puts a
+task's calls together; `attempt` reads what all of them need of a group; `choice` finds the models that a
+config names.
 """
 
-from collections.abc import Callable
-from typing import Final
-
-from honed.errors import ConfigError
 from honed.learn_models.chat import ChatLearnModel
+from honed.learn_models.choice import BUILT_IN, Options, check_name, create, create_all
 from honed.learn_models.decision_sequence import DecisionSequenceLearnModel
 from honed.learn_models.dependency_graph import DependencyGraphLearnModel
-from honed.learn_models.learn_model import LearnModel, LeftOut
+from honed.learn_models.dpo import DpoConfig, DpoLearnModel, DpoPair
+from honed.learn_models.learn_model import (
+    Converted,
+    LearnModel,
+    LearnModelMixin,
+    LeftOut,
+    convert,
+)
+from honed.learn_models.worker_task import WorkerTaskLearnModel
 
 __all__ = [
+    "BUILT_IN",
     "ChatLearnModel",
+    "Converted",
     "DecisionSequenceLearnModel",
     "DependencyGraphLearnModel",
+    "DpoConfig",
+    "DpoLearnModel",
+    "DpoPair",
     "LearnModel",
+    "LearnModelMixin",
     "LeftOut",
+    "Options",
+    "WorkerTaskLearnModel",
+    "check_name",
+    "convert",
     "create",
+    "create_all",
 ]
-
-_LEARN_MODELS: Final[dict[str, Callable[[], LearnModel]]] = {
-    "chat": ChatLearnModel,
-    "worker_decision_sequence": DecisionSequenceLearnModel,
-    "dependency_graph": DependencyGraphLearnModel,
-}
-
-
-def create(name: str) -> LearnModel:
-    """The learn model of that name, with its defaults.
-
-    Raises:
-        ConfigError: there is none; the message lists those there are.
-    """
-    if name not in _LEARN_MODELS:
-        known = ", ".join(_LEARN_MODELS)
-        raise ConfigError(f"learn.model: there is no learn model {name!r}: expected one of {known}")
-    return _LEARN_MODELS[name]()

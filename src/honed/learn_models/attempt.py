@@ -1,6 +1,7 @@
 """What every learn model reads from the records of one attempt: group, end, outcome, metadata."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -75,8 +76,19 @@ def is_closing(arrival: Arrival) -> bool:
     return is_done(arrival)
 
 
-def verdict(records: Sequence[Record]) -> Outcome | None:
-    """The outcome that was told and stands, else what the newest `done` says, else None."""
+def in_order(records: Sequence[Record]) -> list[Record]:
+    """Actions by tick, then arrival; what has no tick comes after them, in order of arrival."""
+    return sorted(
+        records,
+        key=lambda record: record.tick if isinstance(record, ActionRecord) else math.inf,
+    )
+
+
+def verdict(records: Sequence[Record], *, scored: Sequence[Record] | None = None) -> Outcome | None:
+    """The outcome that was told and stands, else what the newest `done` says, else None.
+
+    `scored` are the records whose actions earn the score of a success, if not all of them do.
+    """
     told = [
         Told(record.outcome, record.source, record.version)
         for record in records_of(records, OutcomeRecord)
@@ -88,25 +100,20 @@ def verdict(records: Sequence[Record]) -> Outcome | None:
     if not dones:
         return None
     if dones[-1].success:
-        return Success(action_score(records))
+        return Success(action_score(records if scored is None else scored))
     return Failure(dones[-1].error or "task failed")
 
 
 def action_score(records: Sequence[Record]) -> float:
     """What the actions earned, 0..1: the sum of their KPI shares, else the share that succeeded.
 
-    A `done` of a worker that did nothing else only judges: it earns nothing.
+    The engine's own events are no actions; without one that is, a task earns 1.
     """
     actions = records_of(records, ActionRecord)
-    own = [action for action in actions if action.action not in SYSTEM_EVENTS]
-    workers = {action.worker_id for action in own} or {action.worker_id for action in actions}
-    shares = [
-        action.kpi_contribution
-        for action in actions
-        if action.kpi_contribution is not None and action.worker_id in workers
-    ]
+    shares = [a.kpi_contribution for a in actions if a.kpi_contribution is not None]
     if shares:
-        return min(1.0, max(0.0, sum(shares)))
+        return min(1.0, max(0.0, math.fsum(shares)))
+    own = [action for action in actions if action.action not in SYSTEM_EVENTS]
     return sum(action.success for action in own) / len(own) if own else 1.0
 
 

@@ -1,10 +1,10 @@
 """Learns conversations: the turns of an agent in the attempts that went well."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from honed.domain.episode import Episode
-from honed.domain.message import Message
+from honed.domain.message import Message, Tool
 from honed.domain.outcome import Outcome, Unknown
 from honed.domain.outcome import score as score_of
 from honed.domain.records import ActionRecord, Arrival, LlmCallRecord, Record
@@ -13,12 +13,16 @@ from honed.errors import LearnError, ValidationError
 from honed.learn_models import attempt
 from honed.learn_models.conversation import Assembly, assemble
 from honed.learn_models.correction import correction
-from honed.learn_models.learn_model import LeftOut
+from honed.learn_models.learn_model import LearnModelMixin, LeftOut
+from honed.learn_models.worker_rows import cannot_teach
+
+NOTHING_TO_IMITATE: Final = "no conversation of it has a turn to imitate"
+NOT_TEXT: Final = "a turn is not text, or says nothing"
 
 _GROUPED: Final = attempt.CALLS + attempt.ACTIONS + attempt.OUTCOMES
 
 
-class ChatLearnModel:
+class ChatLearnModel(LearnModelMixin):
     """The learn model `chat`.
 
     A group is a task, else a session, else one call by itself. An episode's example is its longest
@@ -49,14 +53,6 @@ class ChatLearnModel:
             return None
         return attempt.own_key(arrival)
 
-    def is_closing(self, arrival: Arrival) -> bool:
-        """An outcome, or an action `done`."""
-        return attempt.is_closing(arrival)
-
-    def is_complete(self, records: Sequence[Record]) -> bool:
-        """Whether a closing record is there."""
-        return any(map(attempt.is_closing, records))
-
     def build_episodes(
         self, records: Sequence[Record], *, now_ms: int, final: bool = False
     ) -> list[Episode]:
@@ -65,7 +61,7 @@ class ChatLearnModel:
             return []
         if not final and not self.is_complete(records):
             return []
-        return [attempt.episode(self.name, records, self.evaluate(records), now_ms=now_ms)]
+        return [self.episode(records, now_ms=now_ms)]
 
     def evaluate(self, records: Sequence[Record]) -> Outcome:
         """The newest outcome that was told, else what `done` says, else Unknown."""
@@ -86,9 +82,10 @@ class ChatLearnModel:
         conversation = corrected.conversation if corrected else assembly.longest
         if conversation is None:
             found = len(assembly.conversations)
-            raise LearnError(
-                f"episode {episode.id} cannot teach: expected a conversation with a turn to "
-                f"imitate, found none in {found} conversations, {assembly.num_failed} calls failed"
+            raise cannot_teach(
+                episode,
+                NOTHING_TO_IMITATE,
+                f"{found} conversations, {assembly.num_failed} calls failed",
             )
         messages = conversation.messages
         assistant = tuple(i for i, turn in enumerate(messages) if turn.role == "assistant")
@@ -109,7 +106,38 @@ class ChatLearnModel:
                 ),
             )
         except ValidationError as error:
-            raise LearnError(f"episode {episode.id} cannot teach: {error}") from None
+            raise LearnError(
+                f"episode {episode.id} cannot teach: {error}",
+                episode_id=episode.id,
+                reason=NOT_TEXT,
+            ) from None
+
+    def extractor(
+        self, available_actions: Sequence[str] = ()
+    ) -> Callable[
+        [Episode], tuple[tuple[Message, ...], tuple[Message, ...], tuple[Tool, ...] | None] | None
+    ]:
+        """What `dpo` compares: the turns before the first one to imitate, and those from it on."""
+        return self._asked_and_answered
+
+    def forks(self, episode: Episode) -> Mapping[str, int]:
+        """Conversations besides the first one, by why they are no part of another."""
+        return self.assemble(episode).forks
+
+    def _asked_and_answered(
+        self, episode: Episode
+    ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Tool, ...] | None] | None:
+        """The longest conversation as it was, uncorrected; None where a later turn may not be imitated."""
+        longest = self.assemble(episode).longest
+        if longest is None:
+            return None
+        messages, trained = longest.messages, longest.trained_turns
+        answers = [
+            i for i, turn in enumerate(messages) if i >= trained[0] and turn.role == "assistant"
+        ]
+        if answers != list(trained) or any(not _is_text(turn) for turn in messages):
+            return None
+        return messages[: trained[0]], messages[trained[0] :], longest.tools
 
     def left_out(self, episode: Episode) -> Sequence[LeftOut]:
         """Turns that may not be imitated, calls that failed, and all but the longest conversation."""
@@ -131,6 +159,11 @@ class ChatLearnModel:
         if assembly.num_failed:
             found.append(LeftOut(f"calls: {assembly.num_failed}", "they failed or came back empty"))
         return found
+
+
+def _is_text(message: Message) -> bool:
+    parts = message.content if isinstance(message.content, tuple) else ()
+    return all(part.type == "text" for part in parts)
 
 
 def _only_text(index: int, message: Message) -> Message:

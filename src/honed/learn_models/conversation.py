@@ -84,6 +84,8 @@ class _Open:
 class _Desk:
     """Conversations while calls are sorted into them."""
 
+    refused: dict[str, list[tuple[object, str]]]
+    """By its text, what an answer says that may not be imitated, and why it may not."""
     open: list[_Open] = field(default_factory=list)
     forks: dict[str, int] = field(default_factory=dict)
 
@@ -94,12 +96,18 @@ class _Desk:
         continued = [c for c in self.open if keys[: len(c.keys)] == c.keys]
         conversation = max(continued, key=_length) if continued else self._begin(keys)
         known = len(conversation.keys)
-        new = [*sent[known:], answer]
-        conversation.turns += [
-            Turn(m, reason is None and m.role == "assistant", reason) for m in new
-        ]
+        for message, key in zip(sent[known:], keys[known:], strict=True):
+            # A client may send such an answer again inside a history that it has changed otherwise.
+            is_answer = message.role == "assistant"
+            why_not = reason or (self._refusal(message, key) if is_answer else None)
+            conversation.turns.append(Turn(message, is_answer and why_not is None, why_not))
+        conversation.turns.append(Turn(answer, reason is None, reason))
         conversation.keys += [*keys[known:], key_of(answer)]
         conversation.tools = call.tools or conversation.tools
+
+    def _refusal(self, message: Message, key: object) -> str | None:
+        said = self.refused.get(message.text.strip(), ())
+        return next((reason for refused, reason in said if refused == key), None)
 
     def _begin(self, keys: list[object]) -> _Open:
         """A new conversation that shares its first turns, marks and all, with the closest one."""
@@ -119,8 +127,8 @@ class _Desk:
 
 def assemble(calls: Sequence[LlmCallRecord]) -> Assembly:
     """Sort calls, in order of arrival, into conversations."""
-    desk = _Desk()
     usable = [call for call in calls if call.is_success and sent_by(call)]
+    desk = _Desk({key_of(answer_of(call)): reason for call in usable if (reason := _why_not(call))})
     for call in usable:
         desk.add(call)
     return Assembly(

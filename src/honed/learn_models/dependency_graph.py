@@ -1,6 +1,6 @@
 """Learns to infer how actions depend on each other: the prompt in, the answer with the orders out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from honed.domain.episode import Episode
@@ -9,19 +9,22 @@ from honed.domain.outcome import Failure, Outcome, Success, Unknown
 from honed.domain.outcome import score as score_of
 from honed.domain.records import Arrival, DependencyGraphRecord, Record, records_of
 from honed.domain.training_data import ChatExample, TrainingMetadata, sft
-from honed.errors import LearnError
 from honed.learn_models import attempt
-from honed.learn_models.learn_model import LeftOut
+from honed.learn_models.learn_model import LearnModelMixin
+from honed.learn_models.worker_rows import cannot_teach
 
 DEFAULT_SYSTEM_PROMPT: Final = (
     "You plan for a swarm of workers. Say which actions discover something, which change its state, "
     "and in which order they depend on each other."
 )
 
+NO_ANSWER: Final = "no inference in it was answered"
+NOT_IMITABLE: Final = "its inference may not be imitated"
+
 _GRAPHS: Final = (DependencyGraphEvent, DependencyGraphRecord)
 
 
-class DependencyGraphLearnModel:
+class DependencyGraphLearnModel(LearnModelMixin):
     """The learn model `dependency_graph`.
 
     Every inference is an episode of its own. One that cannot be right has failed, whatever its task
@@ -35,7 +38,19 @@ class DependencyGraphLearnModel:
     objective = "infer in which order actions depend on each other"
 
     def __init__(self, *, system_prompt: str = DEFAULT_SYSTEM_PROMPT) -> None:
-        self._system_prompt = system_prompt
+        self.system_prompt = system_prompt
+
+    @staticmethod
+    def default_system_prompt() -> str:
+        """The system turn of a row when no other is set."""
+        return DEFAULT_SYSTEM_PROMPT
+
+    @staticmethod
+    def extractor(
+        available_actions: Sequence[str] = (),
+    ) -> Callable[[Episode], tuple[str, str] | None]:
+        """What `dpo` compares: the prompt and the answer of an inference, word for word."""
+        return _asked_and_answered
 
     def group_key(self, arrival: Arrival) -> str | None:
         """The task of an inference and of what ends it; an inference without a task is alone."""
@@ -53,10 +68,6 @@ class DependencyGraphLearnModel:
         if isinstance(arrival, _GRAPHS):
             return arrival.task_id is None
         return attempt.is_closing(arrival)
-
-    def is_complete(self, records: Sequence[Record]) -> bool:
-        """Whether a closing record is there."""
-        return any(map(self.is_closing, records))
 
     def build_episodes(
         self, records: Sequence[Record], *, now_ms: int, final: bool = False
@@ -85,14 +96,13 @@ class DependencyGraphLearnModel:
         Raises:
             LearnError: there is none, it did not answer, or it may not be imitated.
         """
-        graphs = episode.records_of(DependencyGraphRecord)
-        if not graphs or not graphs[0].is_success or not graphs[0].response:
-            raise LearnError(f"episode {episode.id} cannot teach: no inference in it was answered")
-        graph = graphs[0]
-        if not graph.may_teach or graph.trust != "trusted":
-            raise LearnError(f"episode {episode.id} has an inference that may not be imitated")
+        graph = _answered(episode)
+        if graph is None:
+            raise cannot_teach(episode, NO_ANSWER)
+        if not _is_imitable(graph):
+            raise cannot_teach(episode, NOT_IMITABLE)
         return ChatExample(
-            messages=sft(self._system_prompt, graph.prompt, graph.response).messages,
+            messages=sft(self.system_prompt, graph.prompt, graph.response).messages,
             metadata=TrainingMetadata(
                 episode_id=episode.id,
                 outcome=episode.outcome,
@@ -103,9 +113,20 @@ class DependencyGraphLearnModel:
             ),
         )
 
-    def left_out(self, episode: Episode) -> Sequence[LeftOut]:
-        """Nothing: the inference is all there is."""
-        return []
+
+def _answered(episode: Episode) -> DependencyGraphRecord | None:
+    """The inference of an episode, if it was answered."""
+    graphs = episode.records_of(DependencyGraphRecord)
+    return graphs[0] if graphs and graphs[0].is_success and graphs[0].response else None
+
+
+def _is_imitable(graph: DependencyGraphRecord) -> bool:
+    return graph.may_teach and graph.trust == "trusted"
+
+
+def _asked_and_answered(episode: Episode) -> tuple[str, str] | None:
+    graph = _answered(episode)
+    return (graph.prompt, graph.response) if graph and _is_imitable(graph) else None
 
 
 def _fault(graph: DependencyGraphRecord) -> str | None:

@@ -1,12 +1,20 @@
-"""What a learn model promises: records in, episodes out; an episode in, training data out."""
+"""What a learn model promises: records in, episodes out; an episode in, training data out.
 
-from collections.abc import Sequence
+`LearnModel` is what the rooms ask for. `LearnModelMixin` brings all of it that does not depend on what
+is learned, so a model of one's own has to say only its name and objective, and how it evaluates,
+builds and converts.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from honed.domain.episode import Episode, EpisodeLike
+from honed.domain.events import ActionEvent
 from honed.domain.outcome import Outcome
-from honed.domain.records import Arrival, Record
+from honed.domain.records import Arrival, Record, record_from_event
 from honed.domain.training_data import TrainingData
+from honed.errors import LearnError
+from honed.learn_models import attempt
 
 
 class LeftOut(NamedTuple):
@@ -23,7 +31,7 @@ class LearnModel(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that config, tables and files use."""
+        """The name that tables and files use; for a built-in model the one that the config uses too."""
 
     @property
     def objective(self) -> str:
@@ -72,3 +80,117 @@ class LearnModel(Protocol):
 
     def left_out(self, episode: Episode) -> Sequence[LeftOut]:
         """What of an episode `convert` leaves out, or marks as not to be learned, and why."""
+
+
+class Converted(NamedTuple):
+    """What came of a batch of episodes."""
+
+    rows: list[TrainingData]
+    """In the order of their episodes."""
+    errors: list[LearnError]
+    """One for each episode that gave no row."""
+
+
+class LearnModelMixin:
+    """The parts of a learn model that are the same for most of them.
+
+    A group is a task, which an outcome or an action `done` completes. A class of one's own adds `name`,
+    `objective`, `build_episodes`, `evaluate` and `convert`.
+    """
+
+    name: str
+    objective: str
+
+    def group_key(self, arrival: Arrival) -> str | None:
+        """The task of work; what names none, evaluations and probes belong to no attempt."""
+        if arrival.purpose != "work" or not arrival.task_id:
+            return None
+        return attempt.task_key(arrival.task_id)
+
+    def is_closing(self, arrival: Arrival) -> bool:
+        """An outcome, or an action `done`."""
+        return attempt.is_closing(arrival)
+
+    def is_complete(self, records: Sequence[Record]) -> bool:
+        """Whether a closing record is there."""
+        return any(map(self.is_closing, records))
+
+    def left_out(self, episode: Episode) -> Sequence[LeftOut]:
+        """Nothing."""
+        return []
+
+    def forks(self, episode: Episode) -> Mapping[str, int]:
+        """Reason to number of conversations of an attempt that are not in its row; most models know none."""
+        return {}
+
+    def episode(self: LearnModel, records: Sequence[Record], *, now_ms: int) -> Episode:
+        """An episode of these records, judged by `evaluate`."""
+        return attempt.episode(self.name, records, self.evaluate(records), now_ms=now_ms)
+
+    def convert_batch(
+        self: LearnModel, episodes: Sequence[Episode], *, available_actions: Sequence[str] = ()
+    ) -> Converted:
+        """Rows and errors; an episode that gives no row does not stop the others."""
+        made = Converted([], [])
+        for episode in episodes:
+            try:
+                made.rows.append(convert(self, episode, available_actions=available_actions))
+            except LearnError as error:
+                made.errors.append(error)
+        return made
+
+    def build_episodes_from_actions(
+        self: LearnModel,
+        events: Sequence[ActionEvent],
+        *,
+        now_ms: int | None = None,
+        final: bool = False,
+    ) -> list[EpisodeLike]:
+        """The episodes of a swarm's actions that went past no store, group by group in order of first events.
+
+        Args:
+            events: actions in order of arrival.
+            now_ms: when the episodes are made; default: when the newest event happened.
+            final: unfinished groups become episodes too.
+        """
+        times = [event.timestamp_ms for event in events if event.timestamp_ms is not None]
+        at_ms = max(times, default=0) if now_ms is None else now_ms
+        groups: dict[str, list[Record]] = {}
+        for event in events:
+            record = record_from_event(event, received_ms=at_ms)
+            if key := self.group_key(record):
+                groups.setdefault(key, []).append(record)
+        return [
+            episode
+            for records in groups.values()
+            if final or self.is_complete(records)
+            for episode in self.build_episodes(records, now_ms=at_ms, final=final)
+        ]
+
+
+def convert(
+    model: LearnModel, episode: Episode, *, available_actions: Sequence[str] = ()
+) -> TrainingData:
+    """The training data of one episode, of a model that may be anybody's.
+
+    Raises:
+        LearnError: it gives none, for whatever reason; the message names the episode.
+    """
+    try:
+        return model.convert(episode, available_actions=available_actions)
+    except LearnError as error:
+        if error.episode_id is None:
+            error.episode_id = episode.id
+        if episode.id in str(error):
+            raise
+        raise LearnError(
+            f"episode {episode.id}: {error}", episode_id=episode.id, reason=error.reason
+        ) from error
+    except Exception as error:  # a fault in somebody's class costs one row, not the run
+        fault = f"{type(error).__name__}: {error}"
+        raise LearnError(
+            f"episode {episode.id}: learn model {model.name} failed: {fault}",
+            episode_id=episode.id,
+            reason=f"the learn model failed with {type(error).__name__}",
+            advice="this is a fault of the learn model's own code",
+        ) from error

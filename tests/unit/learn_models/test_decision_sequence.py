@@ -119,7 +119,7 @@ def test_what_cannot_teach() -> None:
     """No success, no task, or actions that may not be imitated: refused with the episode's id."""
     names = ("a", "b", "c")
     for records, says in [
-        ([act(name, ok=False, **seen("x")) for name in names], "successful action"),
+        ([act(name, ok=False, **seen("x")) for name in names], "no action of it succeeded"),
         ([act(name) for name in names], "neither an observation nor a scenario"),
         ([act(name, trust="untrusted", **seen("x")) for name in names], "may not be imitated"),
         ([act(name, train=False, **seen("x")) for name in names], "may not be imitated"),
