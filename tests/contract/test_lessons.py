@@ -12,6 +12,7 @@ from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Reach, Seen
 from honed.ports import Whose
 from honed.stores import SqlStore
+from honed.triggers import Needs
 from tests.contract.test_store import episode
 from tests.feed_parts import call, close_all, failure, incoming, success
 
@@ -27,12 +28,12 @@ async def attempt(store: SqlStore, task: str, *verdict: dict[str, Any]) -> str:
 
 async def waiting(store: SqlStore) -> tuple[int, int]:
     """Episodes that wait for a training, and those of them that are changed."""
-    context = await store.trigger_context("airline", "chat", now_ms=1, window=50)
+    context = await store.trigger_context("airline", "chat", now_ms=1, needs=Needs(outcomes=50))
     return context.count, context.changed_count
 
 
 async def recent(store: SqlStore) -> list[str]:
-    context = await store.trigger_context("airline", "chat", now_ms=1, window=50)
+    context = await store.trigger_context("airline", "chat", now_ms=1, needs=Needs(outcomes=50))
     return [type(outcome).__name__.lower() for outcome in context.recent]
 
 

@@ -17,6 +17,7 @@ from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, TriggerError
 from honed.ports import Aged, Closing, EpisodeFilter
 from honed.stores import SqlStore, verdicts
+from honed.triggers import Needs
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 
 pytestmark = pytest.mark.anyio
@@ -462,18 +463,18 @@ async def test_the_first_start_is_remembered(store: SqlStore) -> None:
 async def test_the_triggers_facts_come_from_counters(store: SqlStore) -> None:
     """Recent outcomes are those of episodes since the last training, unknown ones left out."""
     with pytest.raises(TriggerError):
-        await store.trigger_context("airline", "chat", now_ms=5, window=3)
+        await store.trigger_context("airline", "chat", now_ms=5, needs=Needs(outcomes=3))
     await store.start_scenario("airline", "chat", now_ms=1_000)
     outcomes = [Success(), Failure("a"), Unknown(), Success(0.5), Failure("b")]
     for n, outcome in enumerate(outcomes):
         await store.add_episode(episode(outcome, ms=n, task_id=f"t{n}"), [])
-    facts = await store.trigger_context("airline", "chat", now_ms=9_000, window=3)
+    facts = await store.trigger_context("airline", "chat", now_ms=9_000, needs=Needs(outcomes=3))
     assert facts.recent == (Failure("b"), Success(0.5), Failure("a"))
     assert (facts.episode_count, facts.count, facts.overall_success_rate) == (5, 5, 0.5)
     await store.add_run(run())
     ended = run(state="done", ended_at_ms=8_000)
     await store.end_run(ended, trained_count=4, backoff_s=0)
-    facts = await store.trigger_context("airline", "chat", now_ms=9_000, window=3)
+    facts = await store.trigger_context("airline", "chat", now_ms=9_000, needs=Needs(outcomes=3))
     assert facts.recent == (Failure("b"),)
     assert facts.count == 1
     assert facts.last_train_at is not None

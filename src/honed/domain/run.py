@@ -49,6 +49,10 @@ class LearningState(Struct, frozen=True, kw_only=True):
     """Episodes whose outcome is another than the one that the last training saw."""
     last_train_at_ms: int | None = None
     last_train_count: int = 0
+    last_run_at_ms: int | None = None
+    """When the last run that trained ended, whatever came of it."""
+    failures: int = 0
+    """Runs that failed since the last one that was done."""
     backoff_until_ms: int | None = None
     backoff_s: float = 0.0
 

@@ -140,7 +140,7 @@ class TriggerLoop:
 
     async def _context(self) -> TriggerContext:
         return await self._store.trigger_context(
-            self._scenario, self._learn_model, now_ms=now_ms(), window=self._trigger.window
+            self._scenario, self._learn_model, now_ms=now_ms(), needs=self._trigger.needs
         )
 
     async def _next_order(self) -> RunOrder | None:

@@ -13,7 +13,7 @@ from honed.domain.trained_model import GateResult, Method, TrainedModel
 from honed.domain.verdict import Seen
 from honed.ports.intake import Disposition, FilePosition, IncomingEvent
 from honed.ports.lessons import Lessons
-from honed.triggers.context import TriggerContext
+from honed.triggers.context import Needs, TriggerContext
 
 
 class OpenGroup(NamedTuple):
@@ -233,9 +233,12 @@ class Store(Protocol):
         """What is remembered of the scenario; its first start is written down now if it is new."""
 
     async def trigger_context(
-        self, scenario: str, learn_model: str, *, now_ms: int, window: int
+        self, scenario: str, learn_model: str, *, now_ms: int, needs: Needs
     ) -> TriggerContext:
-        """The facts for the trigger, from counters; raises TriggerError when they cannot be read."""
+        """The facts for the trigger, from counters and indexes; raises TriggerError when they cannot be read.
+
+        Of `recent` and `runs` there is as much as it `needs`.
+        """
 
     async def add_run(self, run: Run) -> None:
         """Write down a run that starts."""

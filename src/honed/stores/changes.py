@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Row, and_, delete, func, insert, select
+from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.outcome import Outcome, Unknown
@@ -47,7 +47,7 @@ async def look(db: AsyncConnection, episode_id: str) -> _Row | None:
         select(
             *(e.id, e.scenario, e.learn_model, e.number, e.outcome),
             func.coalesce(s.last_train_count, 0).label("trained_count"),
-            *(c.episode_id.label("change"), c.outcome_type, c.score, c.demonstration),
+            *(c.episode_id.label("change"), c.outcome_type, c.score, c.demonstration, c.counted),
         )
         .join(t.learning_states, remembered, isouter=True)
         .join(t.changed_episodes, change, isouter=True)
@@ -58,8 +58,8 @@ async def look(db: AsyncConnection, episode_id: str) -> _Row | None:
 
 async def note(
     db: AsyncConnection, found: _Row, now: Outcome, *, demonstration: int | None = None
-) -> None:
-    """Take notice of what was just said of an episode.
+) -> int:
+    """Take notice of what was just said of an episode; by how much it moves the number of changed ones.
 
     Args:
         db: in the transaction that stores it.
@@ -80,6 +80,7 @@ async def note(
         await db.execute(delete(t.changed_episodes).where(*mine, c.episode_id == found.id))
     if row is not None:
         await db.execute(insert(t.changed_episodes), [row])
+    return (row["counted"] if row else 0) - (found.counted if known else 0)
 
 
 async def settle(db: AsyncConnection, run: Run, *, trained_count: int, seen: Seen | None) -> None:
@@ -105,6 +106,19 @@ async def settle(db: AsyncConnection, run: Run, *, trained_count: int, seen: See
     told = demonstrations.keys() | set((await db.execute(query)).scalars())
     for part in _parts(sorted(told)):
         await _settle(db, part, demonstrations, trained_count, seen or Seen(newest=newest))
+    s = t.learning_states.c
+    num = select(func.count()).select_from(t.changed_episodes).where(*mine, c.counted == 1)
+    own = (s.scenario == run.scenario, s.learn_model == run.learn_model)
+    counter = update(t.learning_states).where(*own)
+    await db.execute(counter.values(changed_count=num.scalar_subquery()))
+
+
+async def move_count(db: AsyncConnection, scenario: str, learn_model: str, more: int) -> None:
+    """So many more episodes have changed, or fewer."""
+    s = t.learning_states.c
+    own = (s.scenario == scenario, s.learn_model == learn_model)
+    counter = update(t.learning_states).where(*own)
+    await db.execute(counter.values(changed_count=s.changed_count + more))
 
 
 async def _settle(
@@ -144,6 +158,7 @@ def _row(episode: _Row, change: _Change, now: Outcome, trained_count: int) -> di
         "score": change.saw[1],
         "demonstration": change.demonstration,
         "counted": int(is_trained),
+        "number": episode.number,
     }
 
 
@@ -207,16 +222,8 @@ async def newest_verdicts(db: AsyncConnection, episode_ids: Sequence[str]) -> di
     return {row.episode_id: row.newest for row in await db.execute(query)}
 
 
-async def num_changed(db: AsyncConnection, scenario: str, learn_model: str) -> int:
-    """How many episodes have changed since the last training saw them."""
-    c = t.changed_episodes.c
-    query = select(func.count()).select_from(t.changed_episodes)
-    query = query.where(c.scenario == scenario, c.learn_model == learn_model, c.counted == 1)
-    return await db.scalar(query) or 0
-
-
 async def changed(db: AsyncConnection, scenario: str, learn_model: str, *, limit: int) -> list[str]:
-    """Those episodes, the newest first."""
+    """Episodes that have changed since the last training saw them, the newest first."""
     c = t.changed_episodes.c
     query = select(c.episode_id).order_by(c.episode_id.desc()).limit(limit)
     query = query.where(c.scenario == scenario, c.learn_model == learn_model, c.counted == 1)

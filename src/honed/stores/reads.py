@@ -37,6 +37,7 @@ PAGE: Final = 16
 _IS_OPEN: Final = text("closed = 0")
 _IS_HELD: Final = text("held_until_ms > 0")
 _IS_KNOWN: Final = text("outcome_type <> 'unknown'")
+_IS_COUNTED: Final = text("counted = 1")
 
 
 async def open_groups(
@@ -185,18 +186,23 @@ async def recent_outcomes(
 ) -> tuple[Outcome, ...]:
     """Known outcomes of the newest `window` episodes that are new or changed after the n-th, newest first."""
     e, c = t.episodes.c, t.changed_episodes.c
-    changed = select(c.episode_id).where(
-        c.scenario == scenario, c.learn_model == learn_model, c.counted == 1
-    )
-    query = (
-        select(e.outcome)
-        .where(e.scenario == scenario, e.learn_model == learn_model)
-        .where((e.number > after_number) | e.id.in_(changed))
-        .where(_IS_KNOWN)
-        .order_by(e.number.desc())
-        .limit(window)
-    )
-    return tuple(_outcome.decode(text) for text in (await db.execute(query)).scalars())
+    mine = (e.scenario == scenario, e.learn_model == learn_model)
+    new = select(e.outcome).where(*mine, e.number > after_number).where(_IS_KNOWN)
+    found = list((await db.execute(new.order_by(e.number.desc()).limit(window))).scalars())
+    if len(found) < window:  # changed ones are older: a training has seen them
+        changed = select(e.outcome).join(t.changed_episodes, c.episode_id == e.id)
+        changed = changed.where(c.scenario == scenario, c.learn_model == learn_model, _IS_COUNTED)
+        changed = changed.where(e.outcome_type != "unknown")
+        changed = changed.order_by(c.number.desc()).limit(window - len(found))
+        found += (await db.execute(changed)).scalars()
+    return tuple(map(_outcome.decode, found))
+
+
+async def last_event_ms(db: AsyncConnection) -> int | None:
+    """When the newest event came in; None when there is none any more."""
+    r = t.records.c
+    at_ms: int | None = await db.scalar(select(r.received_ms).order_by(r.id.desc()).limit(1))
+    return at_ms
 
 
 async def distinct_actions(db: AsyncConnection, scenario: str) -> list[str]:

@@ -4,6 +4,7 @@ Totals and counters stay as they are: they count what came, and triggers compare
 were at the last training.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
@@ -12,6 +13,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.stores import tables as t
+from honed.stores.changes import move_count
 from honed.stores.dialects import among, upsert
 
 _PAGE: Final = 256
@@ -42,7 +44,11 @@ async def remove_groups(db: AsyncConnection, groups: Collection[int], *, forever
     await db.execute(delete(t.episode_records).where(among(link.episode_id, episodes)))
     await _remove_verdicts(db, episodes)
     changed = t.changed_episodes.c
-    await db.execute(delete(t.changed_episodes).where(among(changed.episode_id, episodes)))
+    gone = delete(t.changed_episodes).where(among(changed.episode_id, episodes))
+    told = gone.returning(changed.scenario, changed.learn_model, changed.counted)
+    for row, num in Counter((await db.execute(told)).all()).items():
+        if row.counted:
+            await move_count(db, row.scenario, row.learn_model, -num)
     await db.execute(delete(t.episodes).where(among(e.id, episodes)))
     await _remove_rows(db, groups)
     return names

@@ -4,10 +4,11 @@ Each function runs inside its caller's transaction.
 """
 
 import itertools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.outcome import Outcome
@@ -15,12 +16,14 @@ from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import ModelFilter
-from honed.stores import changes, reads
+from honed.stores import reads
 from honed.stores import tables as t
 from honed.stores.dialects import upsert
-from honed.triggers.context import TriggerContext
+from honed.triggers.context import Needs, RunTime, TriggerContext
 
 _REMEMBERED = frozenset(LearningState.__struct_fields__)
+_HAS_TRAINED: Final = text("state <> 'skipped'")
+"""The text of the partial index."""
 _decode_run = msgspec.json.Decoder(Run).decode
 _decode_model = msgspec.json.Decoder(TrainedModel).decode
 
@@ -56,33 +59,60 @@ async def learning_state(
     row = (await db.execute(query)).first()
     if row is None or row.first_started_at_ms is None:
         return None
-    changed_count = await changes.num_changed(db, scenario, learn_model)
     remembered = {column: value for column, value in row._mapping.items() if column in _REMEMBERED}
-    return LearningState(**remembered, changed_count=changed_count)
+    return LearningState(**remembered)
 
 
 async def trigger_context(
-    db: AsyncConnection, scenario: str, learn_model: str, *, now_ms: int, window: int
+    db: AsyncConnection, scenario: str, learn_model: str, *, now_ms: int, needs: Needs
 ) -> TriggerContext | None:
-    """The facts for the trigger, from counters and the newest `window` known outcomes; None before the first start."""
+    """The facts for the trigger, from counters and what it needs beside them; None before the first start."""
     state = await learning_state(db, scenario, learn_model)
     if state is None:
         return None
     recent: tuple[Outcome, ...] = ()
-    if window > 0:
+    if needs.outcomes:
         recent = await reads.recent_outcomes(
-            db, scenario, learn_model, after_number=state.last_train_count, window=window
+            db,
+            scenario,
+            learn_model,
+            after_number=state.last_train_count,
+            window=needs.outcomes,
         )
+    runs: tuple[RunTime, ...] = ()
+    if needs.period:
+        since_ms = now_ms - needs.period // timedelta(milliseconds=1)
+        runs = await run_times(db, scenario, learn_model, since_ms=since_ms)
     known = state.known_count
     return TriggerContext(
         now=_utc(now_ms),
         first_started_at=_utc(state.first_started_at_ms),
-        last_train_at=None if state.last_train_at_ms is None else _utc(state.last_train_at_ms),
+        last_event_at=_maybe_utc(await reads.last_event_ms(db)),
+        last_train_at=_maybe_utc(state.last_train_at_ms),
         last_train_count=state.last_train_count,
         episode_count=state.episode_count,
         changed_count=state.changed_count,
         recent=recent,
         overall_success_rate=state.success_count / known if known else 0.0,
+        last_run_at=_maybe_utc(state.last_run_at_ms),
+        failures=state.failures,
+        runs=runs,
+    )
+
+
+async def run_times(
+    db: AsyncConnection, scenario: str, learn_model: str, *, since_ms: int
+) -> tuple[RunTime, ...]:
+    """When the runs that trained began and ended, newest first: those that began since, and the one before them."""
+    r = t.runs.c
+    query = select(r.started_at_ms, r.ended_at_ms)
+    query = query.where(r.scenario == scenario, r.learn_model == learn_model, _HAS_TRAINED)
+    query = query.order_by(r.started_at_ms.desc())
+    since = (await db.execute(query.where(r.started_at_ms > since_ms))).all()
+    # One run at a time: of those that began earlier, only the last may reach into the period.
+    before = (await db.execute(query.where(r.started_at_ms <= since_ms).limit(1))).all()
+    return tuple(
+        RunTime(_utc(row.started_at_ms), _maybe_utc(row.ended_at_ms)) for row in [*since, *before]
     )
 
 
@@ -90,25 +120,51 @@ def _utc(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
+def _maybe_utc(ms: int | None) -> datetime | None:
+    return None if ms is None else _utc(ms)
+
+
 async def add_run(db: AsyncConnection, run: Run) -> None:
     """Write down a run that starts."""
     await db.execute(
         insert(t.runs).values(
-            id=run.id, scenario=run.scenario, started_at_ms=run.started_at_ms, body=_json(run)
+            id=run.id, scenario=run.scenario, started_at_ms=run.started_at_ms, **_columns(run)
         )
     )
 
 
+def _columns(run: Run) -> dict[str, str | int | None]:
+    return {
+        "learn_model": run.learn_model,
+        "state": run.state,
+        "ended_at_ms": run.ended_at_ms,
+        "body": _json(run),
+    }
+
+
 async def end_run(db: AsyncConnection, run: Run, *, backoff_s: float | None) -> None:
     """Write down how a run ended, and how long to wait before the next."""
-    changed = await db.execute(update(t.runs).where(t.runs.c.id == run.id).values(body=_json(run)))
+    changed = await db.execute(update(t.runs).where(t.runs.c.id == run.id).values(**_columns(run)))
     if not changed.rowcount:
         raise NotFoundError(f"no run has the id {run.id}")
     if run.ended_at_ms is None:
         raise StoreError(f"run {run.id} ended without an end: ended_at_ms is None")
+    await _count_run(db, run)
     if backoff_s is not None:
         until = run.ended_at_ms + round(backoff_s * 1000) if backoff_s > 0 else None
         await _remember(db, run, backoff_s=backoff_s, backoff_until_ms=until)
+
+
+async def _count_run(db: AsyncConnection, run: Run) -> None:
+    """Move what triggers ask about runs that have trained."""
+    if run.state == "skipped":
+        return
+    values: dict[str, Any] = {"last_run_at_ms": run.ended_at_ms}
+    if run.state == "done":
+        values["failures"] = 0
+    elif run.state == "failed":
+        values["failures"] = t.learning_states.c.failures + 1
+    await _remember(db, run, **values)
 
 
 async def set_trained(db: AsyncConnection, run: Run, trained_count: int) -> None:
@@ -116,7 +172,7 @@ async def set_trained(db: AsyncConnection, run: Run, trained_count: int) -> None
     await _remember(db, run, last_train_at_ms=run.ended_at_ms, last_train_count=trained_count)
 
 
-async def _remember(db: AsyncConnection, run: Run, **values: float | None) -> None:
+async def _remember(db: AsyncConnection, run: Run, **values: Any) -> None:
     s = t.learning_states.c
     mine = (s.scenario == run.scenario, s.learn_model == run.learn_model)
     await db.execute(update(t.learning_states).where(*mine).values(**values))

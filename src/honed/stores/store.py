@@ -44,7 +44,7 @@ from honed.stores.records import SqlRecords
 from honed.stores.tables import file_positions
 from honed.stores.transactions import Transactions
 from honed.stores.writer import Writer
-from honed.triggers.context import TriggerContext
+from honed.triggers.context import Needs, TriggerContext
 
 
 class SqlStore:
@@ -235,9 +235,9 @@ class SqlStore:
             return await runs.start_scenario(db, scenario, learn_model, now_ms=now_ms)
 
     async def trigger_context(
-        self, scenario: str, learn_model: str, *, now_ms: int, window: int
+        self, scenario: str, learn_model: str, *, now_ms: int, needs: Needs
     ) -> TriggerContext:
-        """The facts for the trigger, from counters and the newest `window` known outcomes.
+        """The facts for the trigger, from counters and what it needs beside them.
 
         Raises:
             TriggerError: the facts cannot be read, or the scenario was never started.
@@ -245,7 +245,7 @@ class SqlStore:
         try:
             async with self._read() as db:
                 facts = await runs.trigger_context(
-                    db, scenario, learn_model, now_ms=now_ms, window=window
+                    db, scenario, learn_model, now_ms=now_ms, needs=needs
                 )
         except StoreError as error:
             raise TriggerError(f"the facts of {scenario} cannot be read: {error}") from error

@@ -186,14 +186,22 @@ changed_episodes = Table(
     Column("score", Float, nullable=False),
     Column("demonstration", Integer),
     Column("counted", Integer, nullable=False),
+    Column("number", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("scenario", "learn_model", "episode_id"),
     sqlite_with_rowid=False,
 )
 """Episodes that stand otherwise than the last training saw them; `changes.py` says exactly when.
 
 `outcome_type` and `score` are what it saw, `demonstration` the record of a better answer since then; those of
-episodes that no training has seen at all are not `counted`.
+episodes that no training has seen at all are not `counted`. `number` is the episode's.
 """
+Index(
+    "changed_newest",
+    changed_episodes.c.scenario,
+    changed_episodes.c.learn_model,
+    changed_episodes.c.number,
+    sqlite_where=text("counted = 1"),
+)
 
 actions = Table(
     "actions",
@@ -218,6 +226,9 @@ learning_states = Table(
     Column("last_train_count", Integer, nullable=False, server_default="0"),
     Column("backoff_until_ms", Integer),
     Column("backoff_s", Float, nullable=False, server_default="0"),
+    Column("changed_count", Integer, nullable=False, server_default="0"),
+    Column("last_run_at_ms", Integer),
+    Column("failures", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("scenario", "learn_model"),
     sqlite_with_rowid=False,
 )
@@ -238,7 +249,19 @@ runs = Table(
     Column("scenario", Text, nullable=False),
     Column("started_at_ms", Integer, nullable=False),
     Column("body", Text, nullable=False),
+    Column("learn_model", Text),
+    Column("state", Text),
+    Column("ended_at_ms", Integer),
     Index("runs_scenario", "scenario", "started_at_ms"),
+)
+"""The columns repeat the body for the rules that ask about runs."""
+Index(
+    "runs_trained",
+    runs.c.scenario,
+    runs.c.learn_model,
+    runs.c.started_at_ms,
+    runs.c.ended_at_ms,
+    sqlite_where=text("state <> 'skipped'"),
 )
 
 models = Table(
@@ -291,6 +314,16 @@ forgotten = Table(
     sqlite_with_rowid=False,
 )
 """Keyed digests of forgotten events that had an id: sent again, they are repeats."""
+
+sides = Table(
+    "sides",
+    metadata,
+    Column("digest", LargeBinary, nullable=False),
+    Column("held_out", Integer, nullable=False),
+    PrimaryKeyConstraint("digest"),
+    sqlite_with_rowid=False,
+)
+"""Keyed digests of the names of attempts that a training has learned from or held out; never changed."""
 
 removed = Table(
     "removed",

@@ -36,8 +36,8 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
         raise NotFoundError(f"no episode has the id {episode_id}")
     await db.execute(insert(t.outcomes), [outcome_row(episode_id, said)])
     before, now = _decode_outcome(episode.outcome), await _standing(db, episode_id, said)
-    await changes.note(db, episode, now)
-    if now == before:
+    more_changed = await changes.note(db, episode, now)
+    if now == before and not more_changed:
         return
     e, s = t.episodes.c, t.learning_states.c
     await db.execute(update(t.episodes).where(e.id == episode_id).values(**outcome_columns(now)))
@@ -49,6 +49,7 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
         .values(
             known_count=s.known_count + more_known,
             success_count=s.success_count + more_successes,
+            changed_count=s.changed_count + more_changed,
         )
     )
 
@@ -83,7 +84,8 @@ async def say(db: AsyncConnection, episode_id: str, record_id: int, record: Outc
         await set_outcome(db, episode_id, said)
     if is_new_answer and (episode := await changes.look(db, episode_id)):
         now = _decode_outcome(episode.outcome)
-        await changes.note(db, episode, now, demonstration=record_id)
+        if moved := await changes.note(db, episode, now, demonstration=record_id):
+            await changes.move_count(db, episode.scenario or "", episode.learn_model, moved)
 
 
 async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord) -> None:

@@ -1,26 +1,37 @@
 """When to train: frozen values with `&`, `|` and `~`, as text and as table.
 
-`context` holds the facts, `trigger` says what every trigger is and how rules join, `conditions` are
-the leaves, `text` reads and writes them, `duration` reads spans of time. Nothing here has a clock, does I/O or
+`context` holds the facts, `trigger` says what every trigger is and how rules join. The leaves are `conditions`,
+`calendar` (the clock on a wall) and `past_runs` (what trained before). `text` reads and writes them, `duration` reads
+spans of time. Nothing here has a clock, does I/O or
 remembers anything.
 """
 
-from honed.triggers.conditions import Always, Count, Every, Manual, Quality
-from honed.triggers.context import TriggerContext, TriggerMetrics
+from honed.triggers.calendar import Cron, Window
+from honed.triggers.conditions import Always, Count, Every, Manual, Quality, Quiet
+from honed.triggers.context import Needs, RunTime, TriggerContext, TriggerMetrics
+from honed.triggers.past_runs import Budget, Cooldown, Failures
 from honed.triggers.text import default_watch, from_table, parse, to_table
 from honed.triggers.trigger import Never, TrainTrigger, Verdict, all_of, any_of
 
 __all__ = [
     "Always",
+    "Budget",
+    "Cooldown",
     "Count",
+    "Cron",
     "Every",
+    "Failures",
     "Manual",
+    "Needs",
     "Never",
     "Quality",
+    "Quiet",
+    "RunTime",
     "TrainTrigger",
     "TriggerContext",
     "TriggerMetrics",
     "Verdict",
+    "Window",
     "all_of",
     "any_of",
     "default_watch",

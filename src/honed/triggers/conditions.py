@@ -1,16 +1,18 @@
 """The conditions that rules are made of; each is one sentence about the facts."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from honed.domain.outcome import is_success
-from honed.triggers.context import TriggerContext
-from honed.triggers.duration import format_duration
+from honed.triggers.context import Needs, TriggerContext
+from honed.triggers.duration import format_duration, whole_seconds
 from honed.triggers.trigger import TrainTrigger, Verdict
 
 WINDOW_MAX: Final = 100_000
 """Outcomes that a rule may look at; all of them are read each time it is judged."""
+SPAN_MAX: Final = timedelta(days=36_500)
+"""The longest span of time in a rule: added to a date, it must lead to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Count(TrainTrigger):
     count: int
 
     def __post_init__(self) -> None:
-        _check_count("count", self.count)
+        check_count("count", self.count)
 
     def judge(self, context: TriggerContext) -> Verdict:
         """Compare the waiting episodes with `count`."""
@@ -43,19 +45,51 @@ class Every(TrainTrigger):
     interval: timedelta
 
     def __post_init__(self) -> None:
-        if self.interval <= timedelta():
-            raise ValueError(f"an interval of {self.interval} never ends: expected more than 0")
+        check_span("an interval", self.interval)
 
     def judge(self, context: TriggerContext) -> Verdict:
         """Compare the age of the last training with `interval`."""
         since = context.last_train_at or context.first_started_at
         age = max(context.now - since, timedelta())
         event = "first start" if context.last_train_at is None else "last training"
-        shown = format_duration(age - timedelta(microseconds=age.microseconds))
+        shown = format_duration(whole_seconds(age))
         return Verdict(age >= self.interval, self, f"{shown} since the {event}")
+
+    def next_change(self, context: TriggerContext) -> datetime | None:
+        """The end of the interval."""
+        return (context.last_train_at or context.first_started_at) + self.interval
 
     def __str__(self) -> str:
         return f'every("{format_duration(self.interval)}")'
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet(TrainTrigger):
+    """Fires when no event has come in for `span`: the swarm is silent.
+
+    Every event that is stored breaks the silence, of whatever kind and for whatever learn model; a repeat of one that
+    is stored already does not. Before the first event the silence runs from the first start of the scenario.
+    """
+
+    span: timedelta
+
+    def __post_init__(self) -> None:
+        check_span("a silence", self.span)
+
+    def judge(self, context: TriggerContext) -> Verdict:
+        """Compare the age of the newest event with `span`."""
+        since = context.last_event_at or context.first_started_at
+        age = max(context.now - since, timedelta())
+        event = "first start" if context.last_event_at is None else "last event"
+        shown = format_duration(whole_seconds(age))
+        return Verdict(age >= self.span, self, f"{shown} since the {event}")
+
+    def next_change(self, context: TriggerContext) -> datetime | None:
+        """When it is quiet, if no event comes in until then."""
+        return (context.last_event_at or context.first_started_at) + self.span
+
+    def __str__(self) -> str:
+        return f'quiet("{format_duration(self.span)}")'
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +110,20 @@ class Quality(TrainTrigger):
         if not 0 <= self.below <= 1:
             raise ValueError(f"below {self.below} is out of range: expected 0..1")
         object.__setattr__(self, "below", float(self.below))
-        _check_count("window", self.window)
+        check_count("window", self.window)
         if self.window > WINDOW_MAX:
             raise ValueError(f"window {self.window} is out of range: expected {WINDOW_MAX} at most")
-        _check_count("min_samples", self.min_samples)
+        check_count("min_samples", self.min_samples)
         if self.min_samples > self.window:
             raise ValueError(
                 f"min_samples {self.min_samples} never fit into a window of {self.window}: "
                 "expected min_samples <= window"
             )
+
+    @property
+    def needs(self) -> Needs:
+        """As many recent outcomes as the window holds."""
+        return Needs(outcomes=self.window)
 
     def judge(self, context: TriggerContext) -> Verdict:
         """Compare the success rate since the last training with `below`."""
@@ -125,6 +164,16 @@ class Manual(TrainTrigger):
         return "manual()"
 
 
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """Raises ValueError for anything but a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} {value!r} is out of range: expected a whole number of 1 or more")
+
+
+def check_span(what: str, span: timedelta) -> None:
+    """Raises ValueError for a span of time that never ends, or longer than there are dates."""
+    if not timedelta() < span <= SPAN_MAX:
+        raise ValueError(
+            f"{what} of {format_duration(max(span, timedelta()))} is out of range: "
+            f"expected more than 0, {SPAN_MAX.days} days at most"
+        )

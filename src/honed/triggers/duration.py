@@ -46,3 +46,8 @@ def format_duration(span: timedelta) -> str:
             text += f"{seconds // size}{unit}"
         seconds %= size
     return text or "0s"
+
+
+def whole_seconds(span: timedelta) -> timedelta:
+    """The span without parts of a second."""
+    return span - timedelta(microseconds=span.microseconds)

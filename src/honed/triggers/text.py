@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from honed.errors import TriggerSyntaxError
-from honed.triggers.conditions import Always, Count, Every, Manual, Quality
+from honed.triggers.calendar import Cron, Window, parse_window
+from honed.triggers.conditions import Always, Count, Every, Manual, Quality, Quiet
 from honed.triggers.duration import format_duration, parse_duration
+from honed.triggers.past_runs import Budget, Cooldown, Failures
 from honed.triggers.trigger import AllOf, AnyOf, Never, Not, TrainTrigger, all_of, any_of
 
 MAX_TEXT: Final = 1_000
@@ -26,10 +28,28 @@ def _every(interval: object) -> Every:
     return Every(parse_duration(interval))
 
 
+def _quiet(span: object) -> Quiet:
+    return Quiet(parse_duration(span))
+
+
+def _cooldown(rest: object) -> Cooldown:
+    return Cooldown(parse_duration(rest))
+
+
+def _budget(*, runs: int | None = None, gpu_hours: float | None = None, per: object) -> Budget:
+    return Budget(runs=runs, gpu_hours=gpu_hours, per=parse_duration(per))
+
+
 CONDITIONS: Final[dict[str, Callable[..., TrainTrigger]]] = {
     "count": Count,
     "every": _every,
     "quality": Quality,
+    "quiet": _quiet,
+    "window": parse_window,
+    "cron": Cron,
+    "cooldown": _cooldown,
+    "budget": _budget,
+    "failures": Failures,
     "always": Always,
     "manual": Manual,
     "never": Never,
@@ -87,6 +107,19 @@ def to_table(trigger: TrainTrigger) -> dict[str, Any]:
             return {"every": format_duration(interval)}
         case Quality(below, window, min_samples):
             return {"quality": {"below": below, "window": window, "min_samples": min_samples}}
+        case Quiet(span):
+            return {"quiet": format_duration(span)}
+        case Window(tz=tz):
+            return {"window": {"hours": trigger.hours, "tz": tz}}
+        case Cron(expression, tz):
+            return {"cron": {"expression": expression, "tz": tz}}
+        case Cooldown(rest):
+            return {"cooldown": format_duration(rest)}
+        case Budget(runs=runs, gpu_hours=hours, per=per):
+            limits = {"runs": runs, "gpu_hours": hours, "per": format_duration(per)}
+            return {"budget": {key: value for key, value in limits.items() if value is not None}}
+        case Failures(below):
+            return {"failures": {"below": below}}
         case Always() | Manual() | Never():
             return {trigger.name: True}
         case _:

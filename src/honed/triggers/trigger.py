@@ -4,11 +4,14 @@ A trigger has no clock, no I/O and no memory. What must be remembered is in the 
 which the loop makes from the store's counters.
 """
 
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
-from honed.triggers.context import TriggerContext
+from honed.triggers.context import Needs, TriggerContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,16 @@ class TrainTrigger(ABC):
         return str(self).partition("(")[0]
 
     @property
-    def window(self) -> int:
-        """How many recent outcomes the rule wants to see."""
-        return 0
+    def needs(self) -> Needs:
+        """What the rule wants to see beside the counters."""
+        return Needs()
+
+    def next_change(self, context: TriggerContext) -> datetime | None:
+        """When the verdict may change at the earliest if nothing but time passes; None when it cannot.
+
+        An instant that is past already says the same as None: time alone changes nothing more.
+        """
+        return None
 
     def should_train(self, context: TriggerContext) -> bool:
         """Whether the rule fires on these facts."""
@@ -114,9 +124,13 @@ class AnyOf(TrainTrigger):
         return "any"
 
     @property
-    def window(self) -> int:
-        """As many recent outcomes as the part that wants the most."""
-        return max(part.window for part in self.parts)
+    def needs(self) -> Needs:
+        """What all parts need together."""
+        return functools.reduce(operator.or_, (part.needs for part in self.parts))
+
+    def next_change(self, context: TriggerContext) -> datetime | None:
+        """When the first of the parts may change."""
+        return _soonest(self.parts, context)
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.parts))
@@ -142,9 +156,13 @@ class AllOf(TrainTrigger):
         return "all"
 
     @property
-    def window(self) -> int:
-        """As many recent outcomes as the part that wants the most."""
-        return max(part.window for part in self.parts)
+    def needs(self) -> Needs:
+        """What all parts need together."""
+        return functools.reduce(operator.or_, (part.needs for part in self.parts))
+
+    def next_change(self, context: TriggerContext) -> datetime | None:
+        """When the first of the parts may change."""
+        return _soonest(self.parts, context)
 
     def __str__(self) -> str:
         return " & ".join(f"({p})" if isinstance(p, AnyOf) else str(p) for p in self.parts)
@@ -167,9 +185,13 @@ class Not(TrainTrigger):
         return "not"
 
     @property
-    def window(self) -> int:
-        """As many recent outcomes as the part wants."""
-        return self.part.window
+    def needs(self) -> Needs:
+        """What the part needs."""
+        return self.part.needs
+
+    def next_change(self, context: TriggerContext) -> datetime | None:
+        """When the part may change."""
+        return self.part.next_change(context)
 
     def __str__(self) -> str:
         return f"~({self.part})" if isinstance(self.part, (AnyOf, AllOf)) else f"~{self.part}"
@@ -185,6 +207,11 @@ def all_of(triggers: Iterable[TrainTrigger]) -> TrainTrigger:
     """A rule that fires when all of them do; flat, one is itself, none is `never()`."""
     parts = tuple(p for t in triggers for p in (t.parts if isinstance(t, AllOf) else (t,)))
     return AllOf(parts) if len(parts) > 1 else _one(parts)
+
+
+def _soonest(parts: Iterable[TrainTrigger], context: TriggerContext) -> datetime | None:
+    changes = (part.next_change(context) for part in parts)
+    return min((at for at in changes if at is not None and at > context.now), default=None)
 
 
 def _one(parts: tuple[TrainTrigger, ...]) -> TrainTrigger:

@@ -12,6 +12,7 @@ from honed.domain.trained_model import Decision, GateResult
 from honed.keeping.cleanup import Cleanup, KeepFor
 from honed.ports import EpisodeFilter
 from honed.stores import SqlStore
+from honed.triggers import Needs
 from tests.feed_parts import action, call, close_all, incoming, success
 from tests.unit.keeping.test_forgetting import model
 
@@ -83,7 +84,9 @@ async def test_triggers_see_no_difference(store: SqlStore, tmp_path: Path) -> No
     await attempt(store, "new", 10)
 
     async def facts() -> object:
-        context = await store.trigger_context("airline", "chat", now_ms=NOW, window=50)
+        context = await store.trigger_context(
+            "airline", "chat", now_ms=NOW, needs=Needs(outcomes=50)
+        )
         return context, await store.stats()
 
     before = await facts()
@@ -91,7 +94,7 @@ async def test_triggers_see_no_difference(store: SqlStore, tmp_path: Path) -> No
     assert done.episodes == 5
     assert await facts() == before
     await attempt(store, "after", 10)
-    context = await store.trigger_context("airline", "chat", now_ms=NOW, window=50)
+    context = await store.trigger_context("airline", "chat", now_ms=NOW, needs=Needs(outcomes=50))
     assert context.count == 2
 
 

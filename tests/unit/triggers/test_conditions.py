@@ -81,7 +81,7 @@ def test_quality_looks_at_its_window_only() -> None:
     """Outcomes older than the window do not count."""
     recent = (Success(),) * 10 + (Failure(),) * 90
     assert not Quality(below=0.6, window=10, min_samples=10).should_train(facts(recent=recent))
-    assert (Quality(window=30) | Quality(window=70) & ~Quality(window=80)).window == 80
+    assert (Quality(window=30) | Quality(window=70) & ~Quality(window=80)).needs.outcomes == 80
 
 
 def test_constants() -> None:

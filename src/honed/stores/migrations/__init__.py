@@ -17,6 +17,8 @@ from honed.stores.migrations import step_0002_file_positions as step_0002
 from honed.stores.migrations import step_0003_forgotten as step_0003
 from honed.stores.migrations import step_0004_episode_groups as step_0004
 from honed.stores.migrations import step_0005_changed_episodes as step_0005
+from honed.stores.migrations import step_0006_facts_for_triggers as step_0006
+from honed.stores.migrations import step_0007_sides as step_0007
 from honed.stores.postgres.schema import translated
 
 STEPS: Final = (
@@ -25,6 +27,8 @@ STEPS: Final = (
     step_0003.STATEMENTS,
     step_0004.STATEMENTS,
     step_0005.STATEMENTS,
+    step_0006.STATEMENTS,
+    step_0007.STATEMENTS,
 )
 """Step n (from 1) leads from version n - 1 to version n."""
 

@@ -11,6 +11,7 @@ _WORDS: Final = (
     (re.compile(r"\)\s*WITHOUT ROWID\s*\Z"), ")"),
     (re.compile(r"\bBLOB\b"), "BYTEA"),
     (re.compile(r"\bFLOAT\b"), "DOUBLE PRECISION"),
+    (re.compile(r"json_extract\((\w+), '\$\.(\w+)'\)"), r"(CAST(\1 AS JSON) ->> '\2')"),
     # Text is compared byte by byte, as SQLite does it, whatever language the database was made for.
     (re.compile(r"\bTEXT\b"), 'TEXT COLLATE "C"'),
 )
