@@ -15,6 +15,8 @@ class Told(NamedTuple):
     outcome: Outcome
     source: str | None = None
     version: str | None = None
+    own: bool = False
+    """Whether the attempt says it of itself: its `done`, as the learn model reads it."""
 
 
 def standing(verdicts: Sequence[Told]) -> Told | None:
