@@ -1,6 +1,6 @@
 """What trainings read of a store, and what they have learned from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
@@ -44,7 +44,7 @@ class Lesson(Struct, frozen=True, kw_only=True):
 
 
 class Lessons(Protocol):
-    """Reads for trainings and about them; every method is one transaction."""
+    """What trainings read and what they settle; every method is one transaction."""
 
     async def material(self, scenario: str, learn_model: str, *, limit: int) -> Material:
         """The episodes that a training reads, `limit` at most, and up to where what was said of them is stored.
@@ -55,6 +55,12 @@ class Lessons(Protocol):
 
     async def read(self, episode_ids: Sequence[str]) -> list[ReadEpisode]:
         """Whole episodes in the order of their ids given; those that are gone are left out."""
+
+    async def sides(self, names: Sequence[bytes]) -> dict[bytes, bool]:
+        """By name whether it is held out, of those of these names whose side is settled."""
+
+    async def settle_sides(self, sides: Mapping[bytes, bool]) -> frozenset[bytes]:
+        """Settle the side of names for ever; those that stand on the other side already, and stay there."""
 
     async def of(self, episode_id: str) -> list[Lesson]:
         """The adapters that learned from an episode, in the order of their training."""

@@ -1,6 +1,7 @@
 """`ports.Lessons` on SQL: what a training reads, and which adapters have learned from an episode."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import msgspec
 from sqlalchemy import select
@@ -10,16 +11,21 @@ from honed.domain.verdict import Reach
 from honed.ports import Lesson, Material, ReadEpisode
 from honed.stores import changes, reads
 from honed.stores import tables as t
+from honed.stores.dialects import upsert
 from honed.stores.transactions import Transactions
+
+_PAGE: Final = 500
+"""Names in one statement, and in one transaction that events wait for."""
 
 _decode_model = msgspec.json.Decoder(TrainedModel).decode
 
 
 class SqlLessons:
-    """Reads for trainings and about them."""
+    """What trainings read, and the sides that they settle."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._read = transactions.read
+        self._write = transactions.write
 
     async def material(self, scenario: str, learn_model: str, *, limit: int) -> Material:
         """New episodes, then changed ones, then the others; see `ports.Lessons`."""
@@ -63,6 +69,24 @@ class SqlLessons:
         }
         return [found[id] for id in episode_ids if id in found]
 
+    async def sides(self, names: Sequence[bytes]) -> dict[bytes, bool]:
+        """By name whether it is held out, of those of these names whose side is settled."""
+        found: dict[bytes, bool] = {}
+        async with self._read() as db:
+            for page in _pages(names):
+                query = select(t.sides).where(t.sides.c.digest.in_(page))
+                found |= {bytes(row.digest): bool(row.held_out) for row in await db.execute(query)}
+        return found
+
+    async def settle_sides(self, sides: Mapping[bytes, bool]) -> frozenset[bytes]:
+        """Settle the side of names for ever; those that stand on the other side already."""
+        for page in _pages(sorted(sides)):
+            rows = [{"digest": name, "held_out": int(sides[name])} for name in page]
+            async with self._write() as db:
+                await db.execute(upsert(db, t.sides).on_conflict_do_nothing(), rows)
+        standing = await self.sides(sorted(sides))
+        return frozenset(name for name in sides if standing[name] != sides[name])
+
     async def of(self, episode_id: str) -> list[Lesson]:
         """The adapters that learned from an episode, in the order of their training."""
         async with self._read() as db:
@@ -86,3 +110,7 @@ def _lesson(model: TrainedModel, episode_id: str, verdicts: Sequence[changes.Num
         source=told.source if told else None,
         version=told.version if told else None,
     )
+
+
+def _pages(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (names[start : start + _PAGE] for start in range(0, len(names), _PAGE))

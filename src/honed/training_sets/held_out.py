@@ -3,18 +3,27 @@
 The hash decides before an episode's outcome is known and whatever else is stored, so the split
 neither leaks nor moves when data come in. Its key is a secret of the data folder, so that whoever
 names tasks cannot choose their side.
+
+The first training that looks at an attempt settles the side of its names, its group and its task, for ever:
+another fraction, another group for the same task, another learn model change nothing for what was held out or
+learned from. What is remembered are keyed digests of the names, which outlive the episodes.
 """
 
 import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from honed.domain.episode import Episode
 from honed.errors import StoreError
 
 SECRET_BYTES: Final = 32
+
+Side = Literal["training", "held out", "both"]
+"""`both`: one of its names was learned from and another one is held out, so it may be used for neither."""
 
 
 class HeldOutSplit:
@@ -27,17 +36,42 @@ class HeldOutSplit:
 
     def __init__(self, secret: bytes, fraction: float) -> None:
         self._secret = secret
-        self._fraction = fraction
+        self.fraction = fraction
+        """Share of the keys that is held out, 0..1."""
 
     def position(self, split_key: str) -> float:
         """Where the key falls, evenly spread over 0..1, 1 excluded."""
-        digest = hashlib.blake2b(split_key.encode("utf-8", "surrogatepass"), key=self._secret)
         # 53 bits, because a float holds no more: 64 could round up to 1.0
-        return (int.from_bytes(digest.digest()[:8], "big") >> 11) / (1 << 53)
+        return (int.from_bytes(self._hash(split_key)[:8], "big") >> 11) / (1 << 53)
 
     def is_held_out(self, split_key: str) -> bool:
-        """Whether episodes with this key are kept from training for ever."""
-        return self.position(split_key) < self._fraction
+        """Whether episodes with this key are kept from training, unless a training has settled their side."""
+        return self.position(split_key) < self.fraction
+
+    def names(self, episode: Episode) -> tuple[bytes, ...]:
+        """Digests of the names under which its side is remembered: its group and its task, else its split key."""
+        named = [
+            f"{kind}\0{name}"
+            for kind, name in (("group", episode.group_id), ("task", episode.task_id))
+            if name is not None
+        ]
+        return tuple(self._hash(name)[8:24] for name in named or [f"key\0{episode.split_key}"])
+
+    def side(self, episode: Episode, settled: Mapping[bytes, bool]) -> Side:
+        """Where an episode belongs.
+
+        Args:
+            episode: any.
+            settled: by name, whether it is held out, of names whose side a training has settled.
+        """
+        known = {settled[name] for name in self.names(episode) if name in settled}
+        if len(known) == 2:
+            return "both"
+        is_held_out = known.pop() if known else self.is_held_out(episode.split_key)
+        return "held out" if is_held_out else "training"
+
+    def _hash(self, text: str) -> bytes:
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret).digest()
 
 
 def load_or_make_secret(path: Path, *, may_make: bool = True) -> bytes:
