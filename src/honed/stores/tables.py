@@ -140,11 +140,16 @@ episodes = Table(
     Column("created_at_ms", Integer, nullable=False),
     Column("adapter_id", Text),
     Column("tags", Text, nullable=False),
+    Column("num_tool_calls", Integer),
+    Column("answer_chars", Integer),
     Index("episodes_task", "task_id"),
     Index("episodes_group", "group_id"),
     Index("episodes_source", "source_group"),
 )
-"""`number` counts from 1 within scenario and learn model; `outcome` is the newest verdict."""
+"""`number` counts from 1 within scenario and learn model; `outcome` is the verdict that stands.
+
+`num_tool_calls` and `answer_chars` are `domain.traits`; null in episodes of former versions.
+"""
 Index(
     "episodes_known",
     episodes.c.scenario,
@@ -175,6 +180,18 @@ outcomes = Table(
     Index("outcomes_episode", "episode_id"),
 )
 """Every verdict on an episode, in order; one without a record is the learn model's own."""
+
+asked = Table(
+    "asked",
+    metadata,
+    Column("scenario", Text, nullable=False),
+    Column("learn_model", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("episode_id", Text, nullable=False),
+    PrimaryKeyConstraint("scenario", "learn_model", "source"),
+    sqlite_with_rowid=False,
+)
+"""Up to which episode each verifier and judge has been asked."""
 
 changed_episodes = Table(
     "changed_episodes",
