@@ -21,13 +21,12 @@ import honed
 from honed import log, process
 from honed.activation import passed_unix
 from honed.api import EventStream, control_app
-from honed.config import Config
+from honed.config import Config, changed_keys
 from honed.domain.episode import Episode
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Selection
-from honed.errors import StoreError, TriggerError
+from honed.errors import ConfigError, ControlError, StoreError, TriggerError
 from honed.keeping import Keeper
-from honed.learn_models import create
 from honed.learn_models.learn_model import LearnModel
 from honed.listen import claim_unix_path, serving
 from honed.loop import InService, TrainingRuns, TriggerLoop
@@ -35,7 +34,14 @@ from honed.loop.in_service import AppliedNow
 from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor
-from honed.rooms import applier_of, base_of, gate_of, store_of, training_sets_of
+from honed.rooms import (
+    applier_of,
+    base_of,
+    gate_of,
+    learn_models_of,
+    store_of,
+    training_sets_of,
+)
 from honed.sink import Sink
 from honed.sources import EventBus, OtherSource, SocketSource, chosen_sources
 from honed.stores import SqlStore
@@ -66,7 +72,7 @@ class LearningDaemon:
         self.config = config
         self._surroundings = surroundings or Surroundings()
         self._buses = tuple(buses)
-        self._learn_model = learn_model or create(config.learn.model)
+        self._learn_model = learn_model or learn_models_of(config)[0]
         self._processor = processor or LocalProcessor(
             runs_dir=config.runs_dir,
             adapters_dir=config.adapters_dir,
@@ -145,6 +151,8 @@ class LearningDaemon:
             if ready is not None:
                 ready()
             supervisor.ready()
+            if self._surroundings.hangups is not None:
+                await rooms.enter_async_context(running(self._reload_on_signal))
             if supervisor.listens:
                 await rooms.enter_async_context(running(partial(supervisor.watch, alive)))
                 await rooms.enter_async_context(running(self._tell_status))
@@ -170,7 +178,40 @@ class LearningDaemon:
                 )
             await anyio.sleep(_STATUS_EVERY_S)
 
+    async def _reload_on_signal(self) -> None:
+        async for _ in self._surroundings.hangups or ():
+            with contextlib.suppress(ConfigError):  # the log says it
+                await self.reload()
+
     # ------------------------------------------------------------ what the control API offers
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config anew and judge by its trigger; what else has changed waits for a restart.
+
+        Raises:
+            ConfigError: it cannot be used, and nothing changes.
+            ControlError: the config came from no file.
+        """
+        _, loop, _ = self._opened
+        if self._surroundings.reread is None:
+            raise ControlError("nothing can be read anew: the config of this daemon is no file's")
+        logger = log.get(scenario=self.config.scenario)
+        try:
+            config = await anyio.to_thread.run_sync(self._surroundings.reread)
+            if config.scenario != self.config.scenario:
+                raise ConfigError(
+                    f"the config is that of scenario {config.scenario}; "
+                    f"this daemon learns {self.config.scenario}"
+                )
+        except ConfigError as error:
+            logger.error(log.CONFIG_REFUSED, error=str(error), advice=error.advice)
+            raise
+        taken = {"trigger": config.trigger, "check_interval": config.check_interval}
+        self.config = self.config.model_copy(update=taken)
+        loop.follow(config.trigger, check_interval=config.check_interval)
+        told = {"trigger": str(config.trigger), "wait": changed_keys(self.config, config)}
+        logger.info(log.CONFIG_RELOADED, **told)
+        return told
 
     async def status(self) -> dict[str, Any]:
         """The daemon's state as `honed status --json` prints it."""
@@ -303,7 +344,7 @@ class LearningDaemon:
             scenario=config.scenario,
             learn_model=self._learn_model.name,
             base_model=config.base_model,
-            settings=config.train.settings(),
+            settings=config.train.settings(too_long=config.learn.too_long),
             runs_dir=config.runs_dir,
             first_backoff_s=config.train.backoff.total_seconds(),
             announce=self._events.publish,
@@ -333,7 +374,7 @@ async def learn(config: Config, surroundings: Surroundings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """`honed run [--config FILE]`; returns the exit status."""
-    return process.main("run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS)
+    return process.main("run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS, reloads=True)
 
 
 def _training(now: Any) -> dict[str, Any]:

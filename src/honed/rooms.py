@@ -4,15 +4,54 @@ The daemon opens them; tests may bring their own in their place.
 """
 
 from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
+from honed.domain.trained_model import Method
+from honed.errors import ConfigError
 from honed.gate import OutcomeGate
-from honed.learn_models.learn_model import LearnModel
+from honed.learn_models import LearnModel, method_of
 from honed.ports import Applier, Gate
 from honed.processors import BaseModel
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets
+
+_TRAINED: Final[frozenset[Method]] = frozenset({"sft"})
+"""Methods that the worker has."""
+
+
+def learn_models_of(config: Config) -> list[LearnModel]:
+    """The learn models that the config names, each of which can do its work here.
+
+    Raises:
+        ConfigError: one cannot be made, or what it makes could not be learned from.
+    """
+    models = config.learn.models()
+    if len(models) > 1:
+        raise ConfigError(
+            f"learn.model names {len(models)} models, and this version trains one",
+            advice="name one",
+        )
+    for model in models:
+        method = method_of(model)
+        if config.base_model is not None and method not in _TRAINED:
+            raise ConfigError(
+                f"learn.model: {model.name} makes rows for the method {method}, which this version cannot "
+                f"train: expected {', '.join(sorted(_TRAINED))}",
+                advice="choose a learn model that is trained by imitation; or leave base_model out, so that episodes "
+                "are only kept, for `honed export --format preference`",
+            )
+    if config.learn.unlabelled == "judge" and not _has_judge(config):
+        raise ConfigError(
+            'learn.unlabelled is "judge", and no judge is configured',
+            advice='configure one, or set learn.unlabelled to "wait"',
+        )
+    return models
+
+
+def _has_judge(config: Config) -> bool:
+    return getattr(config, "judge", None) is not None
 
 
 def store_of(config: Config) -> AbstractAsyncContextManager[SqlStore]:

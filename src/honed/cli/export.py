@@ -22,7 +22,6 @@ from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, config_from, leave
 from honed.cli.printing import say
 from honed.domain.times import now_ms
 from honed.errors import HonedError
-from honed.learn_models import create
 from honed.ports import EpisodeFilter
 from honed.stores import SqlStore
 from honed.training_sets import EXPORTS, Export
@@ -108,7 +107,7 @@ def export(
         )
     found = config_from(config)
     wanted = scenario or found.scenario
-    learn_model = create(found.learn.model)
+    learn_model = found.learn.models()[0]
     filter = EpisodeFilter(
         scenario=wanted,
         learn_model=None if form == "honed" else learn_model.name,

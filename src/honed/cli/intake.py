@@ -19,7 +19,6 @@ from honed.client import AsyncHonedClient, RejectedError
 from honed.config import Config
 from honed.daemon import only_daemon_of
 from honed.errors import StoreError, ValidationError
-from honed.learn_models import create
 from honed.ports import Ingested, Rejected
 from honed.process import running
 from honed.sink import Sink
@@ -114,7 +113,7 @@ async def open_intake(config: Config, store: SqlStore) -> AsyncIterator[Intake]:
         secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
         sink = Sink(
             store,
-            [create(config.learn.model)],
+            config.learn.models(),
             scenario=config.scenario,
             secret=secret,
             settle=timedelta(0),

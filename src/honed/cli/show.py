@@ -26,7 +26,7 @@ from honed.cli.lessons import sentences
 from honed.cli.printing import visible
 from honed.config import Config
 from honed.domain.episode import Episode
-from honed.domain.job import RenderJob, RenderResult
+from honed.domain.job import RenderJob, RenderResult, TooLong
 from honed.domain.rendered import Drop, RenderedExample, RenderedRow, Segment, State
 from honed.domain.training_data import TrainingData
 from honed.errors import ConfigError, HonedError, NotFoundError
@@ -109,7 +109,12 @@ def show(
     try:
         whole = with_store(found, partial(_read, found, episode))
         length = max_length or found.train.max_length
-        shown = _shown(whole, anyio.run(_render, found.base_model, whole, length), found, length)
+        shown = _shown(
+            whole,
+            anyio.run(_render, found.base_model, whole, length, found.learn.too_long),
+            found,
+            length,
+        )
     except HonedError as error:
         leave(error)
     if as_json:
@@ -129,7 +134,8 @@ async def _read(config: Config, episode_id: str, store: SqlStore) -> _Found:
         near = difflib.get_close_matches(episode_id, [row.id for row in rows], _NEAREST, 0.5)
         hint = f"the nearest: {', '.join(near)}; " if near else ""
         raise NotFoundError(str(error), advice=f"{hint}`honed episodes` lists them") from error
-    learn_model = create(episode.learn_model)
+    chosen = {model.name: model for model in config.learn.models()}
+    learn_model = chosen.get(episode.learn_model) or create(episode.learn_model)
     actions = await store.distinct_actions(config.scenario)
     example = learn_model.convert(episode, available_actions=actions)
     return _Found(
@@ -161,7 +167,9 @@ def _why_not_trained(
     return next(iter(harvest.left_out), None)
 
 
-async def _render(base_model: str, found: _Found, max_length: int) -> RenderedExample:
+async def _render(
+    base_model: str, found: _Found, max_length: int, too_long: TooLong
+) -> RenderedExample:
     """The very line of the training file goes to the very code that makes rows of it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -172,6 +180,7 @@ async def _render(base_model: str, found: _Found, max_length: int) -> RenderedEx
                 base_model=base_model,
                 data_path=str(data),
                 max_length=max_length,
+                too_long=too_long,
                 result_path=str(folder / "result.json"),
                 left_out=({each.turn: each.reason for each in found.left_out if each.turn},),
             ),

@@ -10,9 +10,10 @@ from typing import Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
-from honed.config.values import Address, ConsentRule, Duration, Size
+from honed.config.values import Address, ConsentRule, Duration, LearnModels, Size
 from honed.domain.consent import Consent
-from honed.domain.job import Device, TrainSettings
+from honed.domain.job import Device, TooLong, TrainSettings
+from honed.learn_models import DpoConfig, LearnModel, Options, create_all
 
 
 class Section(BaseModel):
@@ -94,18 +95,62 @@ class KeepSection(Section):
     """Whether episodes that no training has seen may go for that, after all others."""
 
 
-class LearnSection(Section):
-    """How records become episodes and training data."""
+class PairsSection(Section):
+    """Which pairs `dpo(...)` makes."""
 
-    model: Literal["chat", "worker_decision_sequence", "dependency_graph"] = "chat"
-    """chat: captured conversations; worker_decision_sequence: the actions of each worker;
-    dependency_graph: inferences of how actions depend on each other."""
-    unlabelled: Literal["wait", "train"] = "wait"
-    """Episodes without an outcome wait for one, or count as successes."""
+    min_quality_gap: float = Field(0.1, ge=0.0, le=1.0)
+    """Least difference of the scores of two attempts; equal scores never make a pair."""
+    max_pairs: int | None = Field(None, ge=1, examples=[1000])
+    """Pairs at most, those with the largest differences; default: all."""
+    allow_reuse: bool = True
+    """Whether an attempt may be in several pairs."""
+
+
+class LearnSection(Section):
+    """How records become episodes and training data (docs/learning.md)."""
+
+    model: LearnModels = "chat"
+    """chat: captured conversations; worker_task: the actions of a task; worker_decision_sequence: the actions of each
+    worker; dependency_graph: inferences of how actions depend on each other; package.module:Class: a class of one's
+    own; dpo(...) around one of them: pairs of its attempts. A list trains an adapter line for each."""
+    unlabelled: Literal["wait", "train", "judge"] = "wait"
+    """Episodes without an outcome wait for one, count as successes, or are judged by the judge that is configured,
+    whose outcome counts until there is another."""
+    too_long: TooLong = "cut"
+    """A conversation with more tokens than train.max_length ends before the turn that does not fit any more, or is
+    left out."""
+    system_prompt: str | None = Field(None, examples=["You are a worker in a swarm."])
+    """System turn of the rows of worker_task, worker_decision_sequence and dependency_graph; default: their own."""
+    min_actions: int | None = Field(None, ge=1, examples=[2])
+    """Tasks of worker_task with fewer actions (default 2, `done` included), and workers of worker_decision_sequence
+    with fewer (default 3), make no episode."""
+    available_actions: tuple[str, ...] | None = Field(None, examples=[["check_status", "restart"]])
+    """The actions that prompts of these two list; default: all that the scenario has seen."""
+    system_events: tuple[str, ...] | None = Field(None, examples=[["heartbeat"]])
+    """Names that are no actions for these two, besides tick_start, tick_end, task_start, task_end, guidance, idle,
+    timeout and done."""
     near_duplicates: Literal["keep", "drop"] = "keep"
     """Rows that say nearly what another row of a training set says: keep and mark them, or leave them out."""
     near_duplicate_similarity: float = Field(0.8, ge=0.5, le=1.0)
     """Share of five-word sequences in common from which two rows say nearly the same; 1: the very same ones."""
+    dpo: PairsSection = PairsSection()
+    """Which pairs `dpo(...)` makes."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The learn models in their order."""
+        return (self.model,) if isinstance(self.model, str) else self.model
+
+    def models(self) -> list[LearnModel]:
+        """The learn models, made; raises ConfigError."""
+        options = Options(
+            system_prompt=self.system_prompt,
+            min_actions=self.min_actions,
+            available_actions=self.available_actions,
+            system_events=self.system_events,
+            dpo=DpoConfig(**self.dpo.model_dump()),
+        )
+        return create_all(self.names, options)
 
 
 class TrainSection(Section):
@@ -138,7 +183,7 @@ class TrainSection(Section):
     weight_decay: float = 0.01
     """AdamW's pull of the weights towards 0."""
     max_length: int = 2048
-    """Tokens a row may hold, 16 at least; a longer row is cut."""
+    """Tokens a row may hold, 16 at least; `learn.too_long` says what becomes of a longer one."""
     seed: int = 3407
     """Same data, settings, threads and device give the same adapter on CPU."""
     device: Device = "auto"
@@ -158,10 +203,11 @@ class TrainSection(Section):
     stop_grace: Duration = timedelta(seconds=10)
     """How long a cancelled worker may take to end by itself."""
 
-    def settings(self) -> TrainSettings:
-        """What of this the worker needs."""
-        names = TrainSettings.__struct_fields__
-        return msgspec.convert({name: getattr(self, name) for name in names}, TrainSettings)
+    def settings(self, *, too_long: TooLong = "cut") -> TrainSettings:
+        """What of this the worker needs; `too_long` is the section learn's."""
+        names = [name for name in TrainSettings.__struct_fields__ if name != "too_long"]
+        values = {name: getattr(self, name) for name in names}
+        return msgspec.convert(values | {"too_long": too_long}, TrainSettings)
 
     @model_validator(mode="after")
     def _within_the_limits_of_the_worker(self) -> Self:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 
 from honed.domain.consent import Rule, parse_rule
-from honed.errors import TriggerSyntaxError, ValidationError
+from honed.errors import ConfigError, TriggerSyntaxError, ValidationError
+from honed.learn_models import BUILT_IN, check_name
 from honed.triggers.duration import format_duration, parse_duration
 from honed.triggers.text import from_table, parse
 from honed.triggers.trigger import TrainTrigger
@@ -101,6 +102,31 @@ ConsentRule = Annotated[
     Rule,
     BeforeValidator(parse_consent_rule),
     WithJsonSchema({"type": "string", "examples": ["user=guest-*"]}),
+]
+
+
+def check_learn_models(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """`learn.model` as it was given, if it names learn models; a class of one's own is not looked for."""
+    names = (value,) if isinstance(value, str) else value
+    if not names:
+        raise ValueError("it is empty: expected a learn model, for example chat")
+    try:
+        for name in names:
+            check_name(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("learn.model: ")) from None
+    return value
+
+
+LearnModels = Annotated[
+    str | tuple[str, ...],
+    AfterValidator(check_learn_models),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+            "examples": [*BUILT_IN, "dpo(worker_task)", "my_swarm.learning:Haiku"],
+        }
+    ),
 ]
 
 

@@ -15,6 +15,7 @@ from honed.domain.trained_model import TrainingMetrics
 from honed.domain.verdict import Seen
 
 Device = Literal["auto", "cpu", "cuda"]
+TooLong = Literal["cut", "drop"]
 
 
 class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +36,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     warmup_steps: Annotated[int, Meta(ge=0)] = 5
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     max_length: Annotated[int, Meta(ge=16)] = 2048
-    """Tokens a row may hold; a longer row is cut at its end."""
+    """Tokens a row may hold."""
+    too_long: TooLong = "cut"
+    """A longer row ends before the turn that does not fit any more, or its conversation is left out."""
     seed: int = 3407
     device: Device = "auto"
     threads: Annotated[int, Meta(ge=0)] = 0
@@ -140,6 +143,7 @@ class RenderJob(Struct, frozen=True, kw_only=True, tag="render", tag_field="job"
     """JSON lines in the form of `TrainJob.data_path`."""
     max_length: int
     result_path: str
+    too_long: TooLong = "cut"
     left_out: tuple[dict[int, str], ...] = ()
     """For line n, why which of its turns are not to be learned from."""
 

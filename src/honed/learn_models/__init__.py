@@ -18,6 +18,7 @@ from honed.learn_models.learn_model import (
     LearnModelMixin,
     LeftOut,
     convert,
+    method_of,
 )
 from honed.learn_models.worker_task import WorkerTaskLearnModel
 
@@ -39,4 +40,5 @@ __all__ = [
     "convert",
     "create",
     "create_all",
+    "method_of",
 ]

@@ -128,7 +128,12 @@ class _Desk:
 def assemble(calls: Sequence[LlmCallRecord]) -> Assembly:
     """Sort calls, in order of arrival, into conversations."""
     usable = [call for call in calls if call.is_success and sent_by(call)]
-    desk = _Desk({key_of(answer_of(call)): reason for call in usable if (reason := _why_not(call))})
+    desk = _Desk({})
+    for call in usable:
+        if reason := _why_not(call):
+            answer = answer_of(call)
+            said = desk.refused.setdefault(answer.text.strip(), [])
+            said.append((key_of(answer), reason))
     for call in usable:
         desk.add(call)
     return Assembly(

@@ -12,6 +12,7 @@ from honed.domain.episode import Episode, EpisodeLike
 from honed.domain.events import ActionEvent
 from honed.domain.outcome import Outcome
 from honed.domain.records import Arrival, Record, record_from_event
+from honed.domain.trained_model import Method
 from honed.domain.training_data import TrainingData
 from honed.errors import LearnError
 from honed.learn_models import attempt
@@ -100,6 +101,8 @@ class LearnModelMixin:
 
     name: str
     objective: str
+    method: Method = "sft"
+    """What a run on its rows does: imitate (`sft`), or prefer (`dpo`)."""
 
     def group_key(self, arrival: Arrival) -> str | None:
         """The task of work; what names none, evaluations and probes belong to no attempt."""
@@ -166,6 +169,12 @@ class LearnModelMixin:
             if final or self.is_complete(records)
             for episode in self.build_episodes(records, now_ms=at_ms, final=final)
         ]
+
+
+def method_of(model: LearnModel) -> Method:
+    """What its rows are for; of a class that does not say so: imitation."""
+    method: Method = getattr(model, "method", "sft")
+    return method
 
 
 def convert(

@@ -37,7 +37,7 @@ class SftTrainingSets:
         max_episodes: newest episodes that a run looks at, held-out ones included.
         min_score: successes below it are not learned from.
         min_rows: a training set with fewer rows is refused.
-        unlabelled: `train` takes episodes without an outcome as successes; `wait` leaves them out.
+        unlabelled: `train` takes episodes without an outcome as successes; else they are left out until there is one.
         seed: of the order of the rows and of the blind draw.
         near_duplicates: `drop` leaves out rows that say nearly what another row says; `keep` marks them.
         similarity: share of common word sequences from which two rows say nearly the same, 0..1.
@@ -54,7 +54,7 @@ class SftTrainingSets:
         max_episodes: int = 5_000,
         min_score: float = 0.0,
         min_rows: int = 20,
-        unlabelled: Literal["wait", "train"] = "wait",
+        unlabelled: Literal["wait", "train", "judge"] = "wait",
         seed: int = 3407,
         near_duplicates: Literal["keep", "drop"] = "keep",
         similarity: float = 0.8,

@@ -45,8 +45,8 @@ class Rules:
     """Successes below it are not learned from."""
     min_rows: int
     """A training file with fewer rows is refused."""
-    unlabelled: Literal["wait", "train"]
-    """`train` takes episodes without an outcome as successes; `wait` leaves them out."""
+    unlabelled: Literal["wait", "train", "judge"]
+    """`train` takes episodes without an outcome as successes; `wait` and `judge` leave them out until there is one."""
     seed: int
     """Of the order of the rows and of the blind draw."""
     near_duplicates: Literal["keep", "drop"] = "keep"
@@ -138,7 +138,7 @@ class Harvest:
         corrected = bool(episode.demonstrations)  # it may teach, whatever its outcome
         if self._rules.split.is_held_out(episode.split_key):
             return self._hold_out(episode) if known or corrected else NO_OUTCOME
-        if not known and not corrected and self._rules.unlabelled == "wait":
+        if not known and not corrected and self._rules.unlabelled != "train":
             return NO_OUTCOME
         reason = self._why_not_taught(episode)
         if reason and not corrected and self._selection == "successes":

@@ -10,7 +10,17 @@ from honed.domain.rendered import Drop, RenderedExample, RenderedRow, Segment, S
 from honed.worker.base_model import base_folder, load_tokenizer
 from honed.worker.examples import Example, read_examples
 from honed.worker.renderings import Rendering, TurnSpan, renderings, reply_of, with_fitting_ids
-from honed.worker.rows import CUT, IGNORED, encode, num_tokens, token_spans, tokenised
+from honed.worker.rows import (
+    CUT,
+    DROPPED,
+    IGNORED,
+    encode,
+    is_too_long,
+    num_fitting,
+    num_tokens,
+    token_spans,
+    tokenised,
+)
 from honed.worker.served import ServedTemplate, UnservableError
 
 NOT_ASSISTANT: Final = "not the assistant's"
@@ -35,7 +45,7 @@ def render(job: RenderJob) -> RenderResult:
     left_out = (*job.left_out, *({} for _ in examples[len(job.left_out) :]))
     return RenderResult(
         examples=tuple(
-            _Showing(example, template, tokenizer, job.max_length, reasons).show()
+            _Showing(example, template, tokenizer, job, reasons).show()
             for example, reasons in zip(examples, left_out, strict=True)
         )
     )
@@ -58,20 +68,27 @@ class _Showing:
         example: Example,
         template: ServedTemplate,
         tokenizer: Any,
-        max_length: int,
+        job: RenderJob,
         reasons: Mapping[int, str],
     ) -> None:
         self._example = with_fitting_ids(example, template)
         self._template = template
         self._tokenizer = tokenizer
-        self._max_length = max_length
+        self._max_length = job.max_length
         self._found = renderings(example, template)
+        self._rows = [tokenised(rendering, tokenizer) for rendering in self._found.texts]
+        self._is_dropped = job.too_long == "drop" and any(
+            is_too_long(labels, job.max_length) for _, labels in self._rows
+        )
         self._unlearned = {turn: self._looked_at(turn, reasons) for turn in self._others()}
         self._seen: set[int] = set()
 
     def show(self) -> RenderedExample:
         """Rows, totals and drops."""
-        rows = tuple(self._row(rendering) for rendering in self._found.texts)
+        rows = tuple(
+            self._row(rendering, ids, labels)
+            for rendering, (ids, labels) in zip(self._found.texts, self._rows, strict=True)
+        )
         segments = [segment for row in rows for segment in row.segments]
         return RenderedExample(
             rows=rows,
@@ -99,10 +116,10 @@ class _Showing:
         size = len(encode(self._tokenizer, text[start:]))
         return _Unlearned(text, TurnSpan(turn, start, len(text)), reason, size)
 
-    def _row(self, rendering: Rendering) -> RenderedRow:
+    def _row(self, rendering: Rendering, ids: list[int], labels: list[int]) -> RenderedRow:
         text = rendering.text
-        ids, labels = tokenised(rendering, self._tokenizer)
-        is_trained = any(label != IGNORED for label in labels[1 : self._max_length])
+        end_of_row = 0 if self._is_dropped else num_fitting(labels, self._max_length)
+        is_trained = any(label != IGNORED for label in labels[1:end_of_row])
         around: _Fate = ("prompt", None, NOT_ASSISTANT if is_trained else ROW_LEFT_OUT)
         fates = [around] * len(ids)
         shown = [u for u in self._unlearned.values() if u.span and text.startswith(u.text)]
@@ -119,13 +136,13 @@ class _Showing:
             fates[start:end] = [fate] * (end - start)
             for i in range(start, min(end + 1, len(ids))):
                 if labels[i] != IGNORED:
-                    is_cut = i >= self._max_length
+                    is_cut = i >= end_of_row
                     fates[i] = ("dropped", turn, self._cut) if is_cut else ("kept", turn, None)
         return RenderedRow(segments=tuple(self._segments(text, ids, fates)), is_trained=is_trained)
 
     @property
     def _cut(self) -> str:
-        return f"{CUT} {self._max_length}"
+        return f"{DROPPED if self._is_dropped else CUT} {self._max_length}"
 
     def _segments(self, text: str, ids: list[int], fates: list[_Fate]) -> Iterator[Segment]:
         starts = self._starts(text, ids)
@@ -180,5 +197,5 @@ def _drops(segments: list[Segment]) -> Iterator[Drop]:
             reason=reason,
             turns=tuple(sorted({s.turn for s in part if s.turn is not None})),
             num_tokens=sum(segment.num_tokens for segment in part),
-            is_eligible=reason.startswith(CUT),
+            is_eligible=reason.startswith((CUT, DROPPED)),
         )

@@ -10,9 +10,10 @@ Legend: T tokens of a row, labels -100 where a token does not count.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Final
 
+from honed.domain.job import TooLong
 from honed.worker.examples import Example
 from honed.worker.renderings import Rendering, TurnSpan, renderings
 from honed.worker.served import ServedTemplate
@@ -20,6 +21,7 @@ from honed.worker.served import ServedTemplate
 IGNORED: Final = -100
 """The label of a token that does not count (torch's `ignore_index`)."""
 CUT: Final = "beyond max_length"
+DROPPED: Final = "of a conversation beyond max_length"
 
 Ids = list[int]
 
@@ -56,10 +58,13 @@ class Prepared:
         return sum(row.num_targets for row in self.rows)
 
 
-def prepare(examples: Sequence[Example], tokenizer: Any, *, max_length: int) -> Prepared:
-    """Tokenise conversations, cut at `max_length`; what is left out is counted with its reason.
+def prepare(
+    examples: Sequence[Example], tokenizer: Any, *, max_length: int, too_long: TooLong = "cut"
+) -> Prepared:
+    """Tokenise conversations; what is left out is counted with its reason.
 
-    A row without a token to learn from is left out.
+    Of one that is longer than `max_length`, `cut` keeps the replies that fit whole, each with all that was said before
+    it; `drop` keeps none. A row without a token to learn from is left out.
 
     Raises:
         TrainingError: the chat template cannot be read.
@@ -72,12 +77,13 @@ def prepare(examples: Sequence[Example], tokenizer: Any, *, max_length: int) -> 
             prepared.dropped[refusal.reason] += num_tokens(example.messages[turn], tokenizer)
             if refusal.advice:
                 prepared.advice[refusal.reason] = refusal.advice
-        for rendering in found.texts:
-            ids, labels = tokenised(rendering, tokenizer)
-            row = Row(ids[:max_length], labels[:max_length], number)
-            num_cut = sum(label != IGNORED for label in labels[max_length:])
-            if num_cut:
-                prepared.dropped[CUT] += num_cut
+        whole = [tokenised(rendering, tokenizer) for rendering in found.texts]
+        dropped = too_long == "drop" and any(is_too_long(labels, max_length) for _, labels in whole)
+        for ids, labels in whole:
+            end = 0 if dropped else num_fitting(labels, max_length)
+            row = Row(ids[:end], labels[:end], number)
+            if num_cut := sum(label != IGNORED for label in labels[end:]):
+                prepared.dropped[DROPPED if dropped else CUT] += num_cut
             if row.num_targets:
                 prepared.rows.append(row)
     return prepared
@@ -86,6 +92,25 @@ def prepare(examples: Sequence[Example], tokenizer: Any, *, max_length: int) -> 
 def rows_of(examples: Sequence[Example], tokenizer: Any, *, max_length: int) -> list[Row]:
     """The rows of `prepare` alone."""
     return prepare(examples, tokenizer, max_length=max_length).rows
+
+
+def is_too_long(labels: Ids, max_length: int) -> bool:
+    """Whether a token that counts lies beyond it."""
+    return any(label != IGNORED for label in labels[max_length:])
+
+
+def num_fitting(labels: Ids, max_length: int) -> int:
+    """How many tokens of a row stay, so that it ends with a whole reply where it does not fit: never inside one."""
+    if len(labels) <= max_length:
+        return len(labels)
+    end = at = 0
+    for counts, run in groupby(labels, key=lambda label: label != IGNORED):
+        at += sum(1 for _ in run)
+        if at > max_length:
+            return end
+        if counts:
+            end = at
+    return end
 
 
 def num_tokens(message: dict[str, Any], tokenizer: Any) -> int:

@@ -103,7 +103,10 @@ def _open_base(job: TrainJob) -> _Base:
 def _rows(job: TrainJob, base: _Base) -> tuple[Prepared, int]:
     """What there is to learn from, and how many conversations gave nothing."""
     examples = read_examples(Path(job.data_path))
-    data = prepare(examples, base.tokenizer, max_length=job.settings.max_length)
+    settings = job.settings
+    data = prepare(
+        examples, base.tokenizer, max_length=settings.max_length, too_long=settings.too_long
+    )
     if not data.rows:
         raise _nothing_to_learn(data, len(examples), job.settings.max_length)
     return data, len(examples) - len({row.example for row in data.rows})

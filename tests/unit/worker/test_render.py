@@ -12,7 +12,7 @@ from honed.worker.base_model import load_tokenizer
 from honed.worker.examples import read_examples
 from honed.worker.render import GLUE, NOT_ASSISTANT, NOT_CHOSEN, OPENING, ROW_LEFT_OUT, render
 from honed.worker.renderings import FOLLOWS_ITSELF
-from honed.worker.rows import CUT, encode, prepare
+from honed.worker.rows import CUT, DROPPED, encode, prepare
 
 TALK: list[dict[str, Any]] = [
     {"role": "system", "content": "You operate services."},
@@ -45,7 +45,7 @@ def shown(
     return render(made).examples[0]
 
 
-JOB = ("max_length", "left_out")
+JOB = ("max_length", "left_out", "too_long")
 
 
 def dropped(example: RenderedExample) -> dict[str, tuple[int, ...]]:
@@ -56,10 +56,12 @@ def kept(example: RenderedExample) -> list[str]:
     return [s.text for row in example.rows for s in row.segments if s.state == "kept"]
 
 
-def check(example: RenderedExample, base: Path, data: Path, max_length: int = 512) -> None:
+def check(
+    example: RenderedExample, base: Path, data: Path, max_length: int = 512, **more: Any
+) -> None:
     """What is shown is what is trained: texts to the letter, tokens to the last."""
     tokenizer = load_tokenizer(base)
-    prepared = prepare(read_examples(data), tokenizer, max_length=max_length)
+    prepared = prepare(read_examples(data), tokenizer, max_length=max_length, **more)
     assert example.num_kept == prepared.num_targets
     assert example.num_eligible == prepared.num_targets + sum(prepared.dropped.values())
     for row in example.rows:
@@ -94,6 +96,15 @@ def test_what_lies_beyond_the_cut_is_eligible_and_dropped(tiny_base: Path, data:
     assert example.num_eligible == whole.num_eligible
     assert example.num_kept < example.num_eligible
     check(example, tiny_base, data, size)
+
+
+def test_conversation_that_is_dropped_for_its_length_says_so(tiny_base: Path, data: Path) -> None:
+    """With `drop` each of its replies is eligible and dropped."""
+    size = shown(tiny_base, data).num_tokens - 3
+    example = shown(tiny_base, data, max_length=size, too_long="drop")
+    assert dropped(example)[f"{DROPPED} {size}"] == (2, 4, 6)
+    assert (example.num_kept, [row.is_trained for row in example.rows]) == (0, [False])
+    check(example, tiny_base, data, size, too_long="drop")
 
 
 def test_row_in_which_nothing_counts_is_left_out_whole(tiny_base: Path, data: Path) -> None:

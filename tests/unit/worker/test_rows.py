@@ -9,7 +9,7 @@ import pytest
 from honed.errors import TrainingError
 from honed.worker.base_model import load_tokenizer
 from honed.worker.examples import Example, read_examples
-from honed.worker.rows import CUT, IGNORED, Row, prepare, rows_of
+from honed.worker.rows import CUT, DROPPED, IGNORED, Row, prepare, rows_of
 
 TALK: list[dict[str, Any]] = [
     {"role": "system", "content": "You operate services."},
@@ -131,12 +131,34 @@ def test_token_across_the_beginning_is_the_prompts(tiny_base: Path) -> None:
     assert counted(row, tokenizer) == [": disk<|im_end|>"]
 
 
-def test_long_row_is_cut_at_its_end(tokenizer: Any) -> None:
-    """The beginning of a conversation stays, with the replies that fit."""
+def test_long_row_ends_with_the_last_reply_that_fits(tokenizer: Any) -> None:
+    """Each reply that is learned stands behind all that was said before it, and none is cut in two."""
     (whole,) = rows(TALK, tokenizer)
-    (cut,) = rows(TALK, tokenizer, max_length=len(whole.input_ids) - 6)
-    assert cut.input_ids == whole.input_ids[:-6]
-    assert counted(cut, tokenizer)[0] == "disk: inspect<|im_end|>"
+    first_end = next(i for i, label in enumerate(whole.labels) if label != IGNORED)
+    while whole.labels[first_end] != IGNORED:
+        first_end += 1
+    last_end = len(whole.labels) - whole.labels[::-1].index(whole.input_ids[first_end - 1])
+    for max_length in range(16, len(whole.input_ids) + 1):
+        found = rows(TALK, tokenizer, max_length=max_length)
+        fits = len(whole.input_ids) if max_length == len(whole.input_ids) else last_end
+        end = fits if max_length >= fits else first_end if max_length >= first_end else 0
+        assert [row.input_ids for row in found] == ([whole.input_ids[:end]] if end else [])
+        for row in found:
+            assert counted(row, tokenizer) == counted(whole, tokenizer)[: 1 + (end > first_end)]
+
+
+def test_long_conversation_can_be_left_out_whole(tiny_base: Path) -> None:
+    """With `drop` none of its rows stays, also where a template makes several; others are untouched."""
+    tokenizer = with_template(tiny_base, FORGETFUL)
+    examples = [Example(TALK), Example(TALK[:3])]
+    short, long = rows(TALK, tokenizer)
+    max_length = len(long.input_ids) - 3
+    dropped = prepare(examples, tokenizer, max_length=max_length, too_long="drop")
+    assert [row.example for row in dropped.rows] == [1]
+    assert dropped.dropped == {DROPPED: short.num_targets + long.num_targets}
+    cut = prepare(examples, tokenizer, max_length=max_length)
+    assert [row.example for row in cut.rows] == [0, 1]
+    assert cut.dropped == {CUT: long.num_targets}
 
 
 def test_row_without_a_reply_is_left_out(tokenizer: Any) -> None:
