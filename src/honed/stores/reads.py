@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, text
+from sqlalchemy import ColumnElement, Row, Select, and_, case, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.episode import Episode, EpisodeMetadata
 from honed.domain.events import OutcomeEvent, parse_event
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record, record_from_event
+from honed.domain.run import LearningState
 from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import (
     EpisodeFilter,
@@ -23,6 +24,7 @@ from honed.ports import (
     Verdict,
 )
 from honed.stores import tables as t
+from honed.triggers.context import TEN
 
 _outcome = msgspec.json.Decoder(Outcome)
 _tags = msgspec.json.Decoder(dict[str, str])
@@ -196,6 +198,32 @@ async def recent_outcomes(
         changed = changed.order_by(c.number.desc()).limit(window - len(found))
         found += (await db.execute(changed)).scalars()
     return tuple(map(_outcome.decode, found))
+
+
+async def tens(
+    db: AsyncConnection, state: LearningState, scenario: str, learn_model: str, *, limit: int
+) -> tuple[int, ...]:
+    """Successes among each ten known outcomes since the last training, newest ten first.
+
+    The tens are counted from the first known outcome ever, so that one more outcome moves none of them.
+    """
+    e = t.episodes.c
+    begun = state.known_count % TEN
+    newest = (
+        select(e.outcome_type, e.number)
+        .where(e.scenario == scenario, e.learn_model == learn_model)
+        .where(e.number > state.last_train_count)
+        .where(_IS_KNOWN)
+        .order_by(e.number.desc())
+        .limit(begun + TEN * limit)
+        .subquery()
+    )
+    rank = func.row_number().over(order_by=newest.c.number.desc()) - 1 + TEN - begun
+    is_success = case((newest.c.outcome_type == "success", 1), else_=0)
+    ranked = select((rank // TEN).label("ten"), is_success.label("is_success")).subquery()
+    query = select(func.sum(ranked.c.is_success)).where(ranked.c.ten >= 1)  # 0 is not full yet
+    query = query.group_by(ranked.c.ten).having(func.count() == TEN).order_by(ranked.c.ten)
+    return tuple(int(num) for num in (await db.execute(query)).scalars())
 
 
 async def last_event_ms(db: AsyncConnection) -> int | None:

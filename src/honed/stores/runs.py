@@ -83,6 +83,9 @@ async def trigger_context(
     if needs.period:
         since_ms = now_ms - needs.period // timedelta(milliseconds=1)
         runs = await run_times(db, scenario, learn_model, since_ms=since_ms)
+    tens: tuple[int, ...] = ()
+    if needs.tens:
+        tens = await reads.tens(db, state, scenario, learn_model, limit=needs.tens)
     known = state.known_count
     return TriggerContext(
         now=_utc(now_ms),
@@ -97,6 +100,7 @@ async def trigger_context(
         last_run_at=_maybe_utc(state.last_run_at_ms),
         failures=state.failures,
         runs=runs,
+        tens=tens,
     )
 
 

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from honed.domain.outcome import Outcome, is_success
+
+TEN: Final = 10
+"""Outcomes that `TriggerContext.tens` counts together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +34,15 @@ class Needs:
     """Recent outcomes."""
     period: timedelta = timedelta()
     """For how long back it asks about runs."""
+    tens: int = 0
+    """Tens of outcomes."""
 
     def __or__(self, other: "Needs") -> "Needs":
         """What two rules need together."""
         return Needs(
-            outcomes=max(self.outcomes, other.outcomes), period=max(self.period, other.period)
+            outcomes=max(self.outcomes, other.outcomes),
+            period=max(self.period, other.period),
+            tens=max(self.tens, other.tens),
         )
 
 
@@ -65,6 +72,11 @@ class TriggerContext:
     """Runs that failed since the last one that was done."""
     runs: tuple[RunTime, ...] = ()
     """Runs that trained in the period that the rule asks about, newest first."""
+    tens: tuple[int, ...] = ()
+    """Successes among each ten known outcomes of the episodes since the last training, newest ten first.
+
+    A ten is counted once it is full, so that asking often is asking once for each ten.
+    """
 
     @property
     def count(self) -> int:

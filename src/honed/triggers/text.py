@@ -14,6 +14,7 @@ from typing import Any, Final
 from honed.errors import TriggerSyntaxError
 from honed.triggers.calendar import Cron, Window, parse_window
 from honed.triggers.conditions import Always, Count, Every, Manual, Quality, Quiet
+from honed.triggers.drift import Drift
 from honed.triggers.duration import format_duration, parse_duration
 from honed.triggers.past_runs import Budget, Cooldown, Failures
 from honed.triggers.trigger import AllOf, AnyOf, Never, Not, TrainTrigger, all_of, any_of
@@ -50,6 +51,7 @@ CONDITIONS: Final[dict[str, Callable[..., TrainTrigger]]] = {
     "cooldown": _cooldown,
     "budget": _budget,
     "failures": Failures,
+    "drift": Drift,
     "always": Always,
     "manual": Manual,
     "never": Never,
@@ -120,6 +122,8 @@ def to_table(trigger: TrainTrigger) -> dict[str, Any]:
             return {"budget": {key: value for key, value in limits.items() if value is not None}}
         case Failures(below):
             return {"failures": {"below": below}}
+        case Drift(drop, false_alarms):
+            return {"drift": {"drop": drop, "false_alarms": false_alarms}}
         case Always() | Manual() | Never():
             return {trigger.name: True}
         case _:
