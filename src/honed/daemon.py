@@ -374,7 +374,9 @@ async def learn(config: Config, surroundings: Surroundings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """`honed run [--config FILE]`; returns the exit status."""
-    return process.main("run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS, reloads=True)
+    return process.main(
+        "run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS, reloads=True
+    )
 
 
 def _training(now: Any) -> dict[str, Any]:

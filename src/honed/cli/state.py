@@ -146,6 +146,10 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
         if run.left_out:
             left_out = sorted(run.left_out.items(), key=lambda found: -found[1])
             say(f"    left out: {', '.join(f'{count} {why}' for why, count in left_out)}")
+        if run.forks:
+            forks = sorted(run.forks.items(), key=lambda found: -found[1])
+            told = ", ".join(f"{count} {why}" for why, count in forks)
+            say(f"    conversations besides the longest of an attempt: {told}")
 
 
 def adapters(

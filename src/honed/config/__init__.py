@@ -6,9 +6,10 @@ refused with the nearest known one. Every limit is checked here, once; a room re
 `sections` and `redact` are what can be said and what it means, `values` how durations and sizes are written, `config`
 the whole, `load` where it is read from, `secrets` what never stands in it,
 `places` where a system-wide installation keeps things, `origins` where each value came
-from, `reference` the file with every key and the JSON schema.
+from, `changed` what differs in another one, `reference` the file with every key and the JSON schema.
 """
 
+from honed.config.changed import changed_keys
 from honed.config.config import Config
 from honed.config.load import config_paths, load_config
 from honed.config.redact import RedactSection
@@ -35,6 +36,7 @@ __all__ = [
     "Section",
     "ServeSection",
     "TrainSection",
+    "changed_keys",
     "config_paths",
     "load_config",
     "read_secret",

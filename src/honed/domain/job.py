@@ -72,6 +72,10 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     selection: Literal["successes", "blind"] = "successes"
     base_facts_path: str | None = None
     """Facts of the base model that is served: another one is not trained on. None: not known."""
+    left_out: dict[str, int] = {}
+    """Episodes that the data were not made of, by reason."""
+    forks: dict[str, int] = {}
+    """Conversations that are in no row beside the one of their attempt that is, by why they began."""
 
 
 class ScoreJob(Struct, frozen=True, kw_only=True, tag="score", tag_field="job"):

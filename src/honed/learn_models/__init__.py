@@ -18,6 +18,7 @@ from honed.learn_models.learn_model import (
     LearnModelMixin,
     LeftOut,
     convert,
+    forks_of,
     method_of,
 )
 from honed.learn_models.worker_task import WorkerTaskLearnModel
@@ -40,5 +41,6 @@ __all__ = [
     "convert",
     "create",
     "create_all",
+    "forks_of",
     "method_of",
 ]

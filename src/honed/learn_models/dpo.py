@@ -19,7 +19,7 @@ from honed.domain.trained_model import Method
 from honed.domain.training_data import ChatExample, PreferencePair, TrainingMetadata
 from honed.errors import ConfigError
 from honed.learn_models.chat import ChatLearnModel
-from honed.learn_models.learn_model import LearnModel, LearnModelMixin, LeftOut
+from honed.learn_models.learn_model import LearnModel, LearnModelMixin, LeftOut, forks_of
 from honed.learn_models.worker_rows import cannot_teach
 
 Said = str | tuple[Message, ...]
@@ -245,8 +245,7 @@ class DpoLearnModel(LearnModelMixin):
 
     def forks(self, episode: Episode) -> Mapping[str, int]:
         """As the model that it wraps."""
-        forks = getattr(self._over, "forks", None)
-        return forks(episode) if forks else {}
+        return forks_of(self._over, episode)
 
 
 def _turns(role: str, said: Said) -> tuple[Message, ...]:

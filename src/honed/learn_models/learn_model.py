@@ -177,6 +177,12 @@ def method_of(model: LearnModel) -> Method:
     return method
 
 
+def forks_of(model: LearnModel, episode: Episode) -> Mapping[str, int]:
+    """Conversations of an attempt that are not in its row, by why they began; of a class that knows none: none."""
+    forks = getattr(model, "forks", None)
+    return forks(episode) if forks else {}
+
+
 def convert(
     model: LearnModel, episode: Episode, *, available_actions: Sequence[str] = ()
 ) -> TrainingData:

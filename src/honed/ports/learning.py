@@ -32,6 +32,8 @@ class TrainingSet(Struct, frozen=True, kw_only=True):
     """Episodes that existed when the data were read."""
     left_out: dict[str, int]
     """Reason to number of episodes that were not used."""
+    forks: dict[str, int] = {}
+    """Conversations that are in no row beside the one of their attempt that is, by why they began."""
     seen: Seen = Seen()
     """Which verdicts it was made by."""
     num_new: int = 0

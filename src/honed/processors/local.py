@@ -141,6 +141,8 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         parent_id=request.parent_id,
         selection=request.selection,
         base_facts_path=str(request.base_facts_path) if request.base_facts_path else None,
+        left_out=training_set.left_out,
+        forks=training_set.forks,
     )
 
 

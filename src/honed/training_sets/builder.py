@@ -17,7 +17,7 @@ from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import Material, Store, TrainingSet
-from honed.training_sets.harvest import NO_ROW, Harvest, Rules
+from honed.training_sets.harvest import Harvest, Rules
 from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.rows import RowSpool
 
@@ -109,6 +109,7 @@ class SftTrainingSets:
             num_rows=made.num_rows,
             episode_count=material.episode_count,
             left_out=dict(harvest.left_out),
+            forks=dict(harvest.forks),
             seen=Seen(newest=material.reach, later=later),
             num_new=material.num_new,
             num_changed=material.num_changed,
@@ -136,6 +137,6 @@ class SftTrainingSets:
             log.get(scenario=self._rules.scenario).warning(
                 log.EPISODE_REFUSED,
                 learn_model=self._rules.learn_model.name,
-                count=harvest.left_out[NO_ROW],
+                count=harvest.num_faults,
                 first=str(harvest.fault),
             )

@@ -12,7 +12,7 @@ from honed.domain.outcome import Success, is_known, is_success, score
 from honed.domain.trained_model import Selection
 from honed.domain.training_data import TrainingData
 from honed.errors import EmptyDataError, LearnError
-from honed.learn_models.learn_model import LearnModel
+from honed.learn_models import LearnModel, convert, forks_of
 from honed.ports import HeldOut
 from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.near_duplicates import (
@@ -99,6 +99,10 @@ class Harvest:
         self.left_out: Counter[str] = Counter()
         self.fault: LearnError | None = None
         """The first episode that could not be converted."""
+        self.num_faults = 0
+        """How many could not."""
+        self.forks: Counter[str] = Counter()
+        """Conversations that are in no row beside the one of their attempt that is, by why they began."""
 
     def add(self, episodes: Sequence[Episode]) -> None:
         """Sort episodes into training rows, held-out rows and those left out."""
@@ -144,12 +148,14 @@ class Harvest:
         if reason and not corrected and self._selection == "successes":
             return reason
         data = self._converted(episode)
-        if data is None:
-            return NO_ROW
+        if isinstance(data, LearnError):
+            return _no_row(data)
         if data.metadata.demonstrated_by:
             reason = None
         elif corrected and (reason or not known) and self._selection == "successes":
             return reason or NO_OUTCOME
+        if reason is None or self._selection == "blind":
+            self.forks.update(forks_of(self._rules.learn_model, episode))
         self._rows.append(
             _Row(
                 episode.id,
@@ -163,8 +169,8 @@ class Harvest:
 
     def _hold_out(self, episode: Episode) -> str:
         data = self._converted(episode)
-        if data is None:
-            return NO_ROW
+        if isinstance(data, LearnError):
+            return _no_row(data)
         is_corrected = data.metadata.demonstrated_by is not None
         if not is_corrected and not is_known(episode.outcome):
             return NO_OUTCOME
@@ -187,12 +193,13 @@ class Harvest:
             case outcome:
                 return NO_SUCCESS if is_known(outcome) else None
 
-    def _converted(self, episode: Episode) -> TrainingData | None:
+    def _converted(self, episode: Episode) -> TrainingData | LearnError:
         try:
-            return self._rules.learn_model.convert(episode, available_actions=self._actions)
+            return convert(self._rules.learn_model, episode, available_actions=self._actions)
         except LearnError as error:
             self.fault = self.fault or error
-            return None
+            self.num_faults += 1
+            return error
 
     def _selected(self) -> list[_Row]:
         """The rows of the training file, in their final order."""
@@ -245,13 +252,18 @@ class Harvest:
             return
         found = f"{num_rows} training rows" if num_rows else "no training rows"
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
-        more = (
-            "wait for outcomes (or set learn.unlabelled to train)"
-            if self.left_out[NO_OUTCOME]
-            else "wait for more successes"
-        )
+        more = "wait for more successes"
+        if self.fault is not None and 2 * self.num_faults > self._num_episodes:
+            more = f"see why the learn model refuses them (the first: {self.fault})"
+        elif self.left_out[NO_OUTCOME]:
+            more = "wait for outcomes (or set learn.unlabelled to train)"
         raise EmptyDataError(
             f"{found} in {self._num_episodes} episodes, expected at least {rules.min_rows}"
             + (f": {reasons}" if reasons else ""),
             advice=f"{more}, or lower train.min_rows",
         )
+
+
+def _no_row(error: LearnError) -> str:
+    """Why an episode that could not be converted is left out, the same for all with that fault."""
+    return f"{NO_ROW}: {error.reason}" if error.reason else NO_ROW

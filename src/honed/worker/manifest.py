@@ -74,6 +74,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     episode_ids: tuple[str, ...]
     seen: Seen | None
     """Which verdicts on the episodes the run went by."""
+    left_out: dict[str, int]
+    """Episodes that were looked at and not learned from, by reason."""
+    forks: dict[str, int]
+    """Conversations of those that were, left out beside the one that is learned, by why they began."""
     settings: TrainSettings
     optimizer: str
     gradient_clipping: float
@@ -124,6 +128,8 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
         num_rows=facts.num_rows,
         episode_ids=job.episode_ids,
         seen=job.seen,
+        left_out=job.left_out,
+        forks=job.forks,
         settings=job.settings,
         optimizer="adamw_torch",
         gradient_clipping=1.0,

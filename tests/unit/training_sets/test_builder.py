@@ -11,14 +11,17 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from honed.domain.episode import Episode
 from honed.domain.events import parse_event
 from honed.domain.outcome import Failure, Outcome, Success, Timeout, Unknown
 from honed.domain.records import record_from_event
-from honed.errors import EmptyDataError, TrainingError
-from honed.learn_models import create
+from honed.errors import EmptyDataError, LearnError, TrainingError
+from honed.learn_models import ChatLearnModel, create
+from honed.learn_models.chat import NOTHING_TO_IMITATE
 from honed.ports import IncomingEvent, TrainingSet
 from honed.stores import SqlStore, open_store
 from honed.training_sets import HeldOutSplit, SftTrainingSets
+from honed.training_sets.rows import format_row
 
 SECRET = bytes(range(32))
 SPLIT = HeldOutSplit(SECRET, 0.2)
@@ -79,7 +82,8 @@ async def build(
     store: SqlStore, folder: Path, selection: Any = "successes", **settings: Any
 ) -> TrainingSet:
     settings = {"scenario": "air", "secret": SECRET, "min_rows": 1} | settings
-    model = create(settings.pop("model", "chat"))
+    model = settings.pop("model", "chat")
+    model = create(model) if isinstance(model, str) else model
     return await SftTrainingSets(store, model, **settings).build(folder, selection=selection)
 
 
@@ -129,7 +133,7 @@ def test_successes_teach_and_the_held_out_are_scored(tmp_path: Path) -> None:
             "not a success": 2,
             "without an outcome": 2,
             "may not be learned from": 3,
-            "not convertible": 2,
+            f"not convertible: {NOTHING_TO_IMITATE}": 2,
             "held out": 2,
         }
         assert found.num_rows + sum(found.left_out.values()) == len(ids)
@@ -374,5 +378,73 @@ def test_what_is_said_after_a_training_is_learned_in_the_next(tmp_path: Path) ->
 
         assert seen("first") == {one: "success", two: "success"}
         assert seen("second") == {two: "success"}
+
+    with_store(test, tmp_path)
+
+
+class Faulty(ChatLearnModel):
+    """Somebody's learn model, whose code is not right yet."""
+
+    def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> Any:
+        if "mute" in (episode.task_id or "") or episode.outcome == Success(0.5):
+            raise KeyError("messages")
+        if episode.outcome == Success(0.25):
+            raise LearnError("too hard")
+        return super().convert(episode)
+
+
+@pytest.mark.feature("SE-092")
+def test_the_file_holds_what_convert_gives(tmp_path: Path) -> None:
+    """Each line is the row of one episode, and nothing else is written; a fault costs its own row only."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        scores = {name: 0.5 if i % 3 == 0 else 1.0 for i, name in enumerate(KEPT[:12])}
+        ids = {await add(store, told(name, Success(score))) for name, score in scores.items()}
+        model = Faulty()
+        found = await build(store, folder, model=model)
+        episodes = [await store.get_episode(episode_id) for episode_id in ids]
+        good = [episode for episode in episodes if episode.outcome == Success(1.0)]
+        written = read(found.data_path).splitlines()
+        assert sorted(written) == sorted(format_row(model.convert(episode)) for episode in good)
+        assert found.left_out == {"not convertible: the learn model failed with KeyError": 4}
+
+    with_store(test, tmp_path)
+
+
+@pytest.mark.feature("SE-092")
+def test_a_model_that_converts_nothing_skips_the_training(tmp_path: Path) -> None:
+    """The reasons are counted, and the first is told in the learn model's own words."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        for name in KEPT[:3]:
+            await add(store, told(name, Success(0.5)))
+        first = await add(store, told(KEPT[3], Success(0.25)))
+        with pytest.raises(EmptyDataError) as caught:
+            await build(store, folder, model=Faulty())
+        assert str(caught.value) == (
+            "no training rows in 4 episodes, expected at least 1: 3 not convertible: the learn model "
+            "failed with KeyError, 1 not convertible"
+        )
+        assert f"episode {first}: too hard" in (caught.value.advice or "")
+
+    with_store(test, tmp_path)
+
+
+def test_forks_are_counted_by_their_reason(tmp_path: Path) -> None:
+    """What an attempt said beside its longest conversation is told, for attempts that are learned from."""
+    again = {"type": "llm_call", "response_message": {"role": "assistant", "content": "perhaps"}}
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        for name, outcome in [(KEPT[0], Success()), (KEPT[1], Failure("no"))]:
+            call, verdict = told(name, outcome)
+            second = call | again | {"event_id": f"{name}-again"}
+            other = call | again | {"event_id": f"{name}-other"}
+            other["messages"] = [{"role": "user", "content": "and now?"}]
+            await add(store, [call, second, other, verdict])
+        found = await build(store, folder)
+        assert found.forks == {
+            "the same prompt was asked again": 1,
+            "another conversation began": 1,
+        }
 
     with_store(test, tmp_path)
