@@ -43,6 +43,7 @@ async def remove_groups(db: AsyncConnection, groups: Collection[int], *, forever
     await db.execute(delete(t.receipts).where(among(t.receipts.c.group_id, groups)))
     await db.execute(delete(t.episode_records).where(among(link.episode_id, episodes)))
     await _remove_verdicts(db, episodes)
+    await db.execute(delete(t.remarks).where(among(t.remarks.c.episode_id, episodes)))
     changed = t.changed_episodes.c
     gone = delete(t.changed_episodes).where(among(changed.episode_id, episodes))
     told = gone.returning(changed.scenario, changed.learn_model, changed.counted)

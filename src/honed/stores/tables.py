@@ -181,6 +181,30 @@ outcomes = Table(
 )
 """Every verdict on an episode, in order; one without a record is the learn model's own."""
 
+remarks = Table(
+    "remarks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("episode_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("note", Text),
+    Column("label", Text),
+    Column("said_by", Text, nullable=False),
+    Column("at_ms", Integer, nullable=False),
+    Index("remarks_episode", "episode_id", "id"),
+)
+"""What people remarked on episodes, in order (`domain.review`); removed with the episode alone."""
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("scenario", Text, nullable=False),
+    Column("learn_model", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    PrimaryKeyConstraint("scenario", "learn_model"),
+)
+"""The run that waits for a person, if any, with the episodes that it is to read."""
+
 asked = Table(
     "asked",
     metadata,
