@@ -37,6 +37,7 @@ class Honed:
         variables: Mapping[str, str] | None = None,
         pass_fds: tuple[int, ...] = (),
         is_awaited: bool = True,
+        stdin: int | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start `honed run` or `honed serve` and wait until it answers.
 
@@ -46,6 +47,7 @@ class Honed:
             variables: further ones of its environment.
             pass_fds: descriptors that it inherits; a socket among them answers before the process does.
             is_awaited: False comes back at once, where what was there before may still answer.
+            stdin: its terminal, say; None for this process's.
         """
         environment = os.environ | {"HONED__SERVE__SOCKET": str(self.serve_socket)}
         with self._log.open("ab") as log:
@@ -53,6 +55,7 @@ class Honed:
                 [*before, verb, "--config", str(self.config)],
                 env=environment | (variables or {}),
                 cwd=ROOT,
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

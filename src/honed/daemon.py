@@ -7,7 +7,7 @@ or rich.
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -151,8 +151,8 @@ class LearningDaemon:
             if ready is not None:
                 ready()
             supervisor.ready()
-            if self._surroundings.hangups is not None:
-                await rooms.enter_async_context(running(self._reload_on_signal))
+            if (hangups := self._surroundings.hangups) is not None:
+                await rooms.enter_async_context(running(partial(self._reload_on, hangups)))
             if supervisor.listens:
                 await rooms.enter_async_context(running(partial(supervisor.watch, alive)))
                 await rooms.enter_async_context(running(self._tell_status))
@@ -178,8 +178,8 @@ class LearningDaemon:
                 )
             await anyio.sleep(_STATUS_EVERY_S)
 
-    async def _reload_on_signal(self) -> None:
-        async for _ in self._surroundings.hangups or ():
+    async def _reload_on(self, hangups: AsyncIterable[None]) -> None:
+        async for _ in hangups:
             with contextlib.suppress(ConfigError):  # the log says it
                 await self.reload()
 

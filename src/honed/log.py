@@ -16,6 +16,8 @@ with without_colour():
 
 DAEMON_STARTED = "daemon.started"
 DAEMON_STOPPED = "daemon.stopped"
+CONFIG_RELOADED = "config.reloaded"
+CONFIG_REFUSED = "config.refused"
 SOURCE_OPENED = "source.opened"
 SOURCE_CLOSED = "source.closed"
 SOURCE_FAILED = "source.failed"

@@ -12,12 +12,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 import anyio
+from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectSendStream
 
 from honed import log
 from honed.activation import Families, passed_sockets
@@ -44,6 +47,10 @@ class Surroundings:
     supervisor: Supervisor = field(default_factory=Supervisor)
     sockets: Mapping[str, socket.socket] = field(default_factory=dict)
     """Listening sockets that stay the supervisor's, by name."""
+    reread: Callable[[], Config] | None = None
+    """Reads the config anew, from where it was read; raises ConfigError. None where it came from no file."""
+    hangups: AsyncIterable[None] | None = None
+    """The wishes, by SIGHUP, that the config be read anew; those that come while one is heard are one."""
 
 
 Body = Callable[[Config, Surroundings], Awaitable[None]]
@@ -57,11 +64,14 @@ def main(
     argv: list[str] | None,
     *,
     sockets: Families,
+    reloads: bool = False,
     **backend_options: Any,
 ) -> int:
     """Run `honed NAME [--config FILE]` until a signal; returns the exit status.
 
-    The first SIGTERM or SIGINT sets `stop`, the second one ends the process at once with 128 + signal.
+    The first SIGTERM or SIGINT sets `stop`, the second one ends the process at once with 128 + signal. SIGHUP is a
+    wish to `reload`, unless it says that the process's terminal is gone: then it stops, too. Under `nohup` it is
+    nothing.
 
     Args:
         name: of the command.
@@ -69,11 +79,15 @@ def main(
         body: the process's life.
         argv: arguments; None means the command line's.
         sockets: those that a supervisor may pass.
+        reloads: whether the body can take a changed config.
         backend_options: of the event loop.
     """
     parser = argparse.ArgumentParser(prog=f"honed {name}", description=what)
     parser.add_argument("--config", type=Path, help="TOML file (default: the usual places)")
     arguments = parser.parse_args(argv)
+    hears_hangups = reloads and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    if hears_hangups:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until somebody listens
     _keep_descriptors()
     _collect_seldom()
     faulthandler.enable()  # a watchdog ends a hung process by SIGABRT: its log then says where it hung
@@ -83,8 +97,19 @@ def main(
         passed = passed_sockets(sockets)
         config = load_config(arguments.config)
         log.configure(level=config.log_level)
+        surroundings = partial(
+            Surroundings,
+            supervisor=supervisor,
+            sockets=passed,
+            reread=partial(load_config, arguments.config),
+        )
         anyio.run(
-            _until_signalled, body, config, supervisor, passed, backend_options=backend_options
+            _until_signalled,
+            body,
+            config,
+            surroundings,
+            hears_hangups,
+            backend_options=backend_options,
         )
     except* ConfigError as group:
         status = _report(name, group, EXIT_CONFIG)
@@ -113,15 +138,19 @@ def _keep_descriptors() -> None:
 
 
 async def _until_signalled(
-    body: Body, config: Config, supervisor: Supervisor, sockets: Mapping[str, socket.socket]
+    body: Body, config: Config, made: Callable[..., Surroundings], hears_hangups: bool
 ) -> None:
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
+    tell, hangups = anyio.create_memory_object_stream[None](1)
+    surroundings = made(stop=anyio.Event(), hangups=hangups if hears_hangups else None)
+    stop, supervisor = surroundings.stop, surroundings.supervisor
+    async with tell, hangups, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, stop)
+        if hears_hangups:
+            await tasks.start(_tell_hangups, tell, stop)
         if supervisor.listens:
             tasks.start_soon(supervisor.lengthen_start, START_LIMIT_S)
             tasks.start_soon(supervisor.lengthen_stop, stop, stop_limit_s(config))
-        await body(config, Surroundings(stop, supervisor, sockets))
+        await body(config, surroundings)
         tasks.cancel_scope.cancel()
 
 
@@ -139,6 +168,24 @@ async def _stop_on_signal(stop: anyio.Event) -> None:
                 # Leaving is safe: children carry PDEATHSIG, batches commit as a whole, files are replaced.
                 os._exit(128 + number)
             stop.set()
+
+
+async def _tell_hangups(
+    tell: MemoryObjectSendStream[None], stop: anyio.Event, *, task_status: TaskStatus[None]
+) -> None:
+    had_terminal = _has_terminal()
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            if had_terminal and not _has_terminal():
+                stop.set()  # whoever closes the terminal wants the process to end
+            else:
+                with contextlib.suppress(anyio.WouldBlock):
+                    tell.send_nowait(None)
+
+
+def _has_terminal() -> bool:
+    return any(os.isatty(fd) for fd in range(3))
 
 
 def _report(name: str, error: BaseException, status: int) -> int:

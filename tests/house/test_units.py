@@ -23,7 +23,7 @@ KNOWN = {
     "Install": "WantedBy Also",
     "Socket": """ListenStream FileDescriptorName SocketUser SocketGroup SocketMode DirectoryMode Backlog NoDelay
         TriggerLimitIntervalSec TriggerLimitBurst""",
-    "Service": """Type User Group ExecStart StateDirectory StateDirectoryMode RuntimeDirectory
+    "Service": """Type User Group ExecStart ExecReload StateDirectory StateDirectoryMode RuntimeDirectory
         RuntimeDirectoryPreserve UMask Restart RestartSec RestartPreventExitStatus TimeoutStartSec TimeoutStopSec
         WatchdogSec KillMode OOMPolicy LimitNOFILE LimitCORE CPUWeight NoNewPrivileges CapabilityBoundingSet
         AmbientCapabilities ProtectSystem ProtectHome PrivateTmp RemoveIPC ProtectClock ProtectControlGroups

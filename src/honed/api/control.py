@@ -6,6 +6,7 @@
     GET  /v1/events                       server-sent events from now on
     POST /v1/train-now {selection, against}   -> {run_id}; 409 with code BUSY while one runs
     POST /v1/cancel                       stop the run in progress
+    POST /v1/reload                       read the config anew -> {trigger, wait}: keys that wait for a restart
     POST /v1/apply {model_id, force}      -> {model_id, previous_model_id} or {model_id, skipped}
     POST /v1/rollback                     -> {model_id}; null is the base model
     POST /v1/forget {kind, name, dry}     -> counts, runs, adapters; 409 while a run is in progress
@@ -31,6 +32,7 @@ from honed.domain.trained_model import Selection
 from honed.errors import (
     ApplyError,
     BusyError,
+    ConfigError,
     ControlError,
     HonedError,
     NoPreviousModelError,
@@ -58,6 +60,9 @@ class Controls(Protocol):
 
     def train_now(self, *, selection: Selection, against_base: bool) -> str:
         """Start a run; returns its id."""
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config anew; the trigger from now on, and the keys that wait for a restart."""
 
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id."""
@@ -136,6 +141,9 @@ def control_app(
     async def cancel(request: Request) -> Any:
         return {"run_id": controls.cancel()}
 
+    async def reload(request: Request) -> Any:
+        return await controls.reload()
+
     async def apply(request: Request) -> Any:
         order = await _body(request, _Apply)
         return await controls.apply(order.model_id, force=order.force)
@@ -167,6 +175,7 @@ def control_app(
             Route("/v1/events", stream),
             Route("/v1/train-now", _json(train_now), methods=["POST"]),
             Route("/v1/cancel", _json(cancel), methods=["POST"]),
+            Route("/v1/reload", _json(reload), methods=["POST"]),
             Route("/v1/apply", _json(apply), methods=["POST"]),
             Route("/v1/rollback", _json(rollback), methods=["POST"]),
             Route("/v1/forget", _json(forget), methods=["POST"]),
@@ -209,6 +218,8 @@ def _status_of(error: HonedError) -> tuple[int, str]:
             return 409, "BUSY"
         case ControlError() | NoPreviousModelError():
             return 409, "CONFLICT"
+        case ConfigError():
+            return 422, "INVALID_CONFIG"
         case ApplyError():
             return 502, "APPLY_FAILED"
         case _:

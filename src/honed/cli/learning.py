@@ -1,4 +1,4 @@
-"""Commands that change what a running daemon does: train-now, cancel, apply, rollback."""
+"""Commands that change what a running daemon does: train-now, cancel, reload, apply, rollback."""
 
 import time
 from typing import Annotated, Any, Final
@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands of this file."""
     app.command("train-now", rich_help_panel=_PANEL)(train_now)
     app.command(rich_help_panel=_PANEL)(cancel)
+    app.command(rich_help_panel=_PANEL)(reload)
     app.command(rich_help_panel=_PANEL)(apply)
     app.command(rich_help_panel=_PANEL)(rollback)
 
@@ -80,6 +81,16 @@ def cancel(config: ConfigFile = None, as_json: AsJson = False) -> None:
     answer = ask_daemon(config_from(config), "POST", "/v1/cancel", {})
     run_id = answer["run_id"]
     _show(answer, f"run {run_id} is being stopped" if run_id else "nothing trains", as_json)
+
+
+def reload(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Put the trigger of the changed config into a running daemon; what it remembers stays.
+
+    Exit status: 0 taken, 1 the daemon has refused it, 3 no daemon runs, 78 the config cannot be used.
+    """
+    answer = ask_daemon(config_from(config), "POST", "/v1/reload", {})
+    waits = f"; these wait for a restart: {', '.join(answer['wait'])}" if answer["wait"] else ""
+    _show(answer, f"trigger: {answer['trigger']}{waits}", as_json)
 
 
 def apply(

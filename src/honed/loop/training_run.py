@@ -147,6 +147,14 @@ class TrainingRuns:
         models = await self._store.list_models(self._scenario)
         await self._processor.discard(run.id, registered=[model.id for model in models])
 
+    def last_sign_ms(self, run: Run) -> int:
+        """When a run that was cut off was last seen at work; budgets must not count how long nobody was there."""
+        try:
+            written_s = (self._runs_dir / run.id / "progress.jsonl").stat().st_mtime
+        except OSError:
+            return run.started_at_ms
+        return min(now_ms(), max(run.started_at_ms, round(written_s * 1000)))
+
     async def _train(self, order: RunOrder, run: Run) -> tuple[Run, TrainingSet]:
         folder = self._runs_dir / run.id
         base_facts_path = None
@@ -184,6 +192,7 @@ class TrainingRuns:
             num_changed=training_set.num_changed,
             num_near_duplicates=training_set.num_near_duplicates,
             left_out=training_set.left_out,
+            forks=training_set.forks,
         )
         return _ended(run, "done", message=message, model_id=model.id), training_set
 

@@ -15,7 +15,6 @@ from honed.domain.trained_model import Selection
 from honed.errors import BusyError, ControlError, StoreError, TriggerError
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
-from honed.triggers.context import TriggerContext
 from honed.triggers.trigger import TrainTrigger, Verdict
 
 _STORE_BACKOFF_S = 30.0
@@ -53,6 +52,12 @@ class TriggerLoop:
 
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""
+        self._wake.set()
+
+    def follow(self, trigger: TrainTrigger, *, check_interval: timedelta) -> None:
+        """Judge by another rule from now on; what is remembered of the past stays, and so does a run in progress."""
+        self._trigger = trigger
+        self._check_interval_s = check_interval.total_seconds()
         self._wake.set()
 
     async def beat(self) -> None:
@@ -132,16 +137,15 @@ class TriggerLoop:
 
     async def verdict(self) -> Verdict:
         """What the trigger says now; raises TriggerError."""
-        return self._trigger.judge(await self._context())
+        trigger = self._trigger  # a reload may change it meanwhile
+        facts = await self._store.trigger_context(
+            self._scenario, self._learn_model, now_ms=now_ms(), needs=trigger.needs
+        )
+        return trigger.judge(facts)
 
     async def state(self) -> LearningState:
         """What is remembered between trainings."""
         return await self._store.start_scenario(self._scenario, self._learn_model, now_ms=now_ms())
-
-    async def _context(self) -> TriggerContext:
-        return await self._store.trigger_context(
-            self._scenario, self._learn_model, now_ms=now_ms(), needs=self._trigger.needs
-        )
 
     async def _next_order(self) -> RunOrder | None:
         if self._num_holds:
@@ -167,8 +171,9 @@ class TriggerLoop:
             return None
         if not verdict.fires or self._num_holds:
             return None
-        self._log.info(log.TRIGGER_FIRED, trigger=str(self._trigger), verdict=str(verdict))
-        return RunOrder(id=self._runs.new_id(), reason=str(self._trigger))
+        rule = str(verdict.trigger)
+        self._log.info(log.TRIGGER_FIRED, trigger=rule, verdict=str(verdict))
+        return RunOrder(id=self._runs.new_id(), reason=rule)
 
     def _start(self, tasks: TaskGroup, order: RunOrder) -> None:
         self._running_id = order.id
@@ -202,7 +207,7 @@ class TriggerLoop:
                     run,
                     state="interrupted",
                     message="the daemon ended in the middle of it",
-                    ended_at_ms=now_ms(),
+                    ended_at_ms=self._runs.last_sign_ms(run) if self._runs else run.started_at_ms,
                 )
                 await self._store.end_run(ended)
                 self._log.warning(log.TRAINING_INTERRUPTED, run_id=run.id)

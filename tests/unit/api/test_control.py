@@ -10,7 +10,7 @@ import pytest
 
 from honed.api import EventStream, control_app
 from honed.domain.trained_model import Selection
-from honed.errors import BusyError, NoPreviousModelError, NotFoundError
+from honed.errors import BusyError, ConfigError, NoPreviousModelError, NotFoundError
 from honed.keeping import Cleaned
 from honed.listen import claim_unix_path, serving
 from honed.ports import Whose
@@ -41,6 +41,9 @@ class Daemon:
 
     def cancel(self) -> str | None:
         return None
+
+    async def reload(self) -> dict[str, Any]:
+        raise ConfigError("trigger: cuont is no condition", advice="write count")
 
     async def apply(self, model_id: str, *, force: bool) -> dict[str, Any]:
         raise NotFoundError(f"no model {model_id}", advice="see `honed adapters`")
@@ -121,6 +124,8 @@ async def test_errors_say_what_to_do(asked: httpx.AsyncClient) -> None:
         "advice": "see `honed adapters`",
     }
     assert (await asked.post("/v1/rollback")).status_code == 409
+    refused = await asked.post("/v1/reload")
+    assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_CONFIG")
 
 
 async def test_the_event_stream_tells_what_happens_from_now_on(asked: httpx.AsyncClient) -> None:
@@ -156,7 +161,6 @@ async def test_a_listener_that_does_not_read_loses_the_oldest_and_is_told() -> N
 
 def test_a_second_listener_on_one_path_is_refused(tmp_path: Path) -> None:
     """A stale socket file is replaced; a live one is not."""
-    from honed.errors import ConfigError
 
     path = tmp_path / "a.sock"
     first = claim_unix_path(path)

@@ -1,5 +1,6 @@
 """When a run starts, how it ends, and what is remembered of it."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from honed.domain.job import TrainSettings
 from honed.domain.run import Run
+from honed.domain.times import now_ms
 from honed.errors import BusyError, ControlError, ParityError, ProcessFailedError, StoreError
 from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
 from honed.ports import TrainingSets
@@ -277,6 +280,72 @@ async def test_a_run_found_unfinished_at_start_is_closed(store: SqlStore, tmp_pa
         (run,) = await parts.ended()
         assert parts.training.discarded == ["old"]
     assert (run.state, run.message) == ("interrupted", "the daemon ended in the middle of it")
+
+
+async def test_a_run_that_was_cut_off_ended_when_it_was_last_seen_at_work(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """A budget does not pay for the days on which nobody was there."""
+    old = Run(
+        id="old",
+        scenario=SCENARIO,
+        learn_model="chat",
+        state="running",
+        started_at_ms=1_000,
+        reason="x",
+    )
+    await store.add_run(old)
+    await store.add_run(msgspec.structs.replace(old, id="older", started_at_ms=10))
+    progress = tmp_path / "runs" / "old" / "progress.jsonl"
+    progress.parent.mkdir(parents=True)
+    progress.touch()
+    os.utime(progress, (5, 5))
+    async with _loop(store, tmp_path, trigger="never()") as parts:
+        ended = await parts.ended(2)
+    assert [(run.id, run.ended_at_ms) for run in ended] == [("old", 5_000), ("older", 10)]
+
+
+async def test_another_rule_is_followed_from_the_next_look_on(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """What waits under the old rule waits under the new one; a run in progress is left alone."""
+    async with _loop(store, tmp_path, trigger="count(9)") as parts:
+        await parts.add(1, 3)
+        await parts.loop.beat()
+        assert await parts.runs() == []
+        parts.training.may_end = anyio.Event()
+        parts.loop.follow(parse("count(3)"), check_interval=timedelta(hours=1))
+        await parts.training.started.wait()
+        parts.loop.follow(parse("count(1)"), check_interval=timedelta(hours=1))
+        await parts.add(4, 4)
+        assert len(await parts.runs()) == 1
+        parts.training.may_end.set()
+        runs = await parts.ended(2)
+    assert [(run.reason, run.num_episodes) for run in runs] == [("count(1)", 4), ("count(3)", 3)]
+
+
+async def test_rules_see_how_runs_end(store: SqlStore, tmp_path: Path) -> None:
+    """Failures count up to the next run that is done; runs that had no data trained nothing."""
+    needs = parse('budget(runs=9, per="1d")').needs
+
+    async def facts() -> tuple[int, int, bool]:
+        found = await store.trigger_context(SCENARIO, "chat", now_ms=now_ms(), needs=needs)
+        return found.failures, len(found.runs), found.last_run_at is not None
+
+    async with _loop(store, tmp_path, trigger="never()") as parts:
+        parts.loop.train_now()
+        await parts.ended(1)
+        assert await facts() == (0, 0, False)
+        await parts.add(1, 3)
+        parts.training.fault = ProcessFailedError("the worker was ended by SIGKILL", exit_code=-1)
+        for failed in (1, 2):
+            parts.loop.train_now()
+            await parts.ended(1 + failed)
+            assert await facts() == (failed, failed, True)
+        parts.training.fault = None
+        parts.loop.train_now()
+        await parts.ended(4)
+        assert await facts() == (0, 3, True)
 
 
 async def test_an_interrupted_run_is_made_up_for(store: SqlStore, tmp_path: Path) -> None:
