@@ -14,12 +14,14 @@ import msgspec
 from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from honed.domain.composition import Composition
 from honed.domain.outcome import Outcome, Unknown
 from honed.domain.records import OutcomeRecord
 from honed.domain.run import Run
-from honed.domain.verdict import Reach, Seen, Told, standing, worth
+from honed.domain.verdict import Reach, Seen, Told, worth
 from honed.stores import reads
 from honed.stores import tables as t
+from honed.stores.dialects import composition_of
 
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 _PAGE: Final = 500
@@ -131,11 +133,11 @@ async def _settle(
     e = t.episodes.c
     query = select(e.id, e.scenario, e.learn_model, e.number, e.outcome)
     found = (await db.execute(query.where(e.id.in_(episode_ids)))).all()
-    verdicts = await verdicts_of(db, episode_ids)
+    verdicts, composition = await verdicts_of(db, episode_ids), composition_of(db)
     rows = []
     for episode in found:
         limit = seen.reach(episode.id)
-        saw = stood_at(verdicts.get(episode.id, ()), limit.verdict) or NOTHING
+        saw = stood_at(composition, verdicts.get(episode.id, ()), limit.verdict) or NOTHING
         answer = demonstrations.get(episode.id)
         answer = answer if answer is not None and answer > limit.record else None
         change = _Change(worth(saw.outcome), answer)
@@ -187,23 +189,34 @@ class Numbered(NamedTuple):
     told: Told
 
 
-def stood_at(verdicts: Sequence[Numbered], newest: int) -> Told | None:
+def stood_at(composition: Composition, verdicts: Sequence[Numbered], newest: int) -> Told | None:
     """The verdict that counted when `newest` was the newest of all."""
-    return standing([verdict.told for verdict in verdicts if verdict.id <= newest])
+    return composition.stands([verdict.told for verdict in verdicts if verdict.id <= newest])
 
 
 async def verdicts_of(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, list[Numbered]]:
     """All that was said of these episodes, in order of arrival."""
-    said, r = t.outcomes.c, t.records.c
-    query = select(said.id, said.episode_id, said.outcome, said.source, r.body)
+    said, r, e = t.outcomes.c, t.records.c, t.episodes.c
+    columns = (said.id, said.episode_id, said.outcome, said.source, said.record_id)
+    query = select(*columns, r.body, e.learn_model)
     query = query.join(t.records, said.record_id == r.id, isouter=True)
+    query = query.join(t.episodes, said.episode_id == e.id)
     query = query.where(said.episode_id.in_(episode_ids)).order_by(said.id)
     found: dict[str, list[Numbered]] = {}
     for row in await db.execute(query):
-        version = reads.told_with(row.body).get("version")
-        told = Told(_decode_outcome(row.outcome), row.source, version)
-        found.setdefault(row.episode_id, []).append(Numbered(row.id, told))
+        found.setdefault(row.episode_id, []).append(Numbered(row.id, _told(row)))
     return found
+
+
+def _told(row: _Row) -> Told:
+    """A verdict; `own` where the learn model judged by itself, without a name where its event gives none."""
+    is_learn_models = row.source == row.learn_model
+    return Told(
+        _decode_outcome(row.outcome),
+        None if is_learn_models and row.record_id is not None else row.source,
+        reads.told_with(row.body).get("version"),
+        is_learn_models and row.record_id is None,
+    )
 
 
 async def reach(db: AsyncConnection) -> Reach:

@@ -1,4 +1,4 @@
-"""What SQLAlchemy Core leaves to each database, said once for SQLite and PostgreSQL."""
+"""What a connection says of its store: SQLite or PostgreSQL, and how verdicts become an outcome there."""
 
 from collections.abc import Collection
 from typing import Any, Final, cast
@@ -11,10 +11,18 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from honed.domain.composition import PLAIN, Composition
+
 
 def is_postgres(db: AsyncConnection) -> bool:
     """Whether the connection leads to a PostgreSQL server."""
     return db.dialect.name == "postgresql"
+
+
+def composition_of(db: AsyncConnection) -> Composition:
+    """How verdicts become an outcome in this store; its connections carry it, as they carry the dialect."""
+    found: Composition = db.sync_connection.get_execution_options().get("composition", PLAIN)  # type: ignore[union-attr]
+    return found
 
 
 def upsert(db: AsyncConnection, table: Table) -> sqlite.Insert:

@@ -8,14 +8,17 @@ import msgspec
 from sqlalchemy import ColumnElement, case, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from honed.domain.composition import Composition
 from honed.domain.episode import Episode
-from honed.domain.outcome import is_known, is_success
+from honed.domain.outcome import Outcome, Unknown, is_known, is_success
 from honed.domain.records import OutcomeRecord, records_of
+from honed.domain.traits import traits
 from honed.domain.verdict import Told, standing
 from honed.errors import StoreError, ValidationError
+from honed.learn_models import attempt
 from honed.ports import Closing, IncomingEvent, Verdict
 from honed.stores import tables as t
-from honed.stores.dialects import is_postgres, upsert
+from honed.stores.dialects import composition_of, is_postgres, upsert
 from honed.stores.grouping import UNFIT, is_fit_for_server
 from honed.stores.verdicts import Said, outcome_columns, outcome_row
 
@@ -33,6 +36,8 @@ class _New(NamedTuple):
     """What was said about it where it comes from; empty: what its records say."""
     said_by: Mapping[str, int] = {}
     """The records of those verdicts, by event."""
+    own: Outcome | None = None
+    """What the attempt says of itself, where others spoke of it too and the composition is not plain."""
 
 
 async def close_groups(db: AsyncConnection, closings: Sequence[Closing]) -> set[int]:
@@ -120,6 +125,9 @@ async def _insert_episodes(db: AsyncConnection, new: Sequence[_New]) -> None:
     """Insert episodes with what hangs on them, in a few statements however many they are."""
     if not new:
         return
+    composition = composition_of(db)
+    if not composition.is_plain:
+        new = [_composed(entry, composition) for entry in new]
     numbers = await _count_episodes(db, [entry.episode for entry in new])
     rows = [_episode_row(entry, number) for entry, number in zip(new, numbers, strict=True)]
     await db.execute(insert(t.episodes), rows)
@@ -138,7 +146,7 @@ async def _insert_episodes(db: AsyncConnection, new: Sequence[_New]) -> None:
     if names:
         actions = [{"scenario": scenario, "name": name} for scenario, name in sorted(names)]
         await db.execute(upsert(db, t.actions).on_conflict_do_nothing(), actions)
-    verdicts = [row for entry in new for row in _verdict_rows(entry)]
+    verdicts = [row for entry in new for row in _verdict_rows(entry, composition)]
     if verdicts:
         await db.execute(insert(t.outcomes), verdicts)
 
@@ -199,11 +207,39 @@ def _episode_row(new: _New, number: int) -> dict[str, Any]:
         "created_at_ms": meta.created_at_ms,
         "adapter_id": meta.adapter_id,
         "tags": msgspec.json.encode(meta.tags).decode(),
+        **traits(episode)._asdict(),
         **outcome_columns(episode.outcome),
     }
 
 
-def _verdict_rows(new: _New) -> list[dict[str, Any]]:
+def _composed(new: _New, composition: Composition) -> _New:
+    """The entry with the outcome that its verdicts make; where nobody spoke of it, it stays as it is."""
+    episode = new.episode
+    if new.verdicts:
+        name = episode.learn_model
+        told = [
+            Told(
+                said.outcome,
+                said.source,
+                said.version,
+                (said.event_id, said.source) == (None, name),
+            )
+            for said in new.verdicts
+        ]
+        own = None
+    else:
+        spoken = [r for r in episode.records_of(OutcomeRecord) if r.outcome is not None]
+        if not spoken:
+            return new
+        own = attempt.verdict([r for r in episode.records if not isinstance(r, OutcomeRecord)])
+        told = [Told(own, episode.learn_model, own=True)] if own else []
+        told += [Told(r.outcome, r.source, r.version) for r in spoken if r.outcome is not None]
+    stands = composition.stands(told)
+    outcome = stands.outcome if stands else Unknown()
+    return new._replace(episode=msgspec.structs.replace(episode, outcome=outcome), own=own)
+
+
+def _verdict_rows(new: _New, composition: Composition) -> list[dict[str, Any]]:
     episode = new.episode
     if new.verdicts:
         return [
@@ -218,6 +254,9 @@ def _verdict_rows(new: _New) -> list[dict[str, Any]]:
         for record in records_of(episode.records, OutcomeRecord)
         if record.outcome is not None
     ]
+    if told and not composition.is_plain:
+        own = [Said(new.own, episode.learn_model)] if new.own else []
+        return [outcome_row(episode.id, said) for said in (*own, *told)]
     stands = standing([Told(said.outcome, said.source, said.version) for said in told])
     if is_known(episode.outcome) and (stands is None or stands.outcome != episode.outcome):
         told.append(Said(episode.outcome, episode.learn_model))  # the learn model's own

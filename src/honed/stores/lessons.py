@@ -6,12 +6,13 @@ from typing import Final
 import msgspec
 from sqlalchemy import select
 
+from honed.domain.composition import Composition
 from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Reach
 from honed.ports import Lesson, Material, ReadEpisode
 from honed.stores import changes, reads
 from honed.stores import tables as t
-from honed.stores.dialects import upsert
+from honed.stores.dialects import composition_of, upsert
 from honed.stores.transactions import Transactions
 
 _PAGE: Final = 500
@@ -94,13 +95,19 @@ class SqlLessons:
             models = [_decode_model(body) for body in (await db.execute(query)).scalars()]
             models = [model for model in models if episode_id in model.episode_ids]
             verdicts = (await changes.verdicts_of(db, [episode_id])).get(episode_id, [])
-        return [_lesson(model, episode_id, verdicts) for model in models]
+            composition = composition_of(db)
+        return [_lesson(composition, model, episode_id, verdicts) for model in models]
 
 
-def _lesson(model: TrainedModel, episode_id: str, verdicts: Sequence[changes.Numbered]) -> Lesson:
+def _lesson(
+    composition: Composition,
+    model: TrainedModel,
+    episode_id: str,
+    verdicts: Sequence[changes.Numbered],
+) -> Lesson:
     told = None
     if model.seen is not None:
-        told = changes.stood_at(verdicts, model.seen.reach(episode_id).verdict)
+        told = changes.stood_at(composition, verdicts, model.seen.reach(episode_id).verdict)
         told = told or changes.NOTHING
     return Lesson(
         model_id=model.id,

@@ -6,6 +6,7 @@ from functools import partial
 
 import anyio
 
+from honed.domain.composition import PLAIN, Composition
 from honed.stores.databases import Database
 from honed.stores.files import parse_url
 from honed.stores.store import SqlStore
@@ -21,6 +22,7 @@ async def open_store(
     queue_size: int = 10_000,
     queue_bytes: int = 64 << 20,
     batch_max: int = 1_000,
+    composition: Composition = PLAIN,
 ) -> AsyncIterator[SqlStore]:
     """Open the database, bring its schema up to date, start its writer; closing commits what waits.
 
@@ -31,6 +33,7 @@ async def open_store(
         queue_size: events that may wait for their commit.
         queue_bytes: bytes that may wait for their commit.
         batch_max: events in one commit at most.
+        composition: how the verdicts on an episode become its outcome.
 
     Raises:
         ConfigError: the URL does not name a database that can be used.
@@ -49,7 +52,7 @@ async def open_store(
         try:
             await writer.start()
             try:
-                store = SqlStore(Transactions(database, engine, writer), writer)
+                store = SqlStore(Transactions(database, engine, writer, composition), writer)
                 await store.prepare()
                 yield store
             finally:

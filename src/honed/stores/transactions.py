@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, nullcontext
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from honed.domain.composition import PLAIN, Composition
 from honed.errors import StoreError
 from honed.stores.databases import Database
 from honed.stores.writer import Writer
@@ -19,7 +20,15 @@ from honed.stores.writer import Writer
 class Transactions:
     """Reading and writing transactions of one store."""
 
-    def __init__(self, database: Database, engine: AsyncEngine, writer: Writer) -> None:
+    def __init__(
+        self,
+        database: Database,
+        engine: AsyncEngine,
+        writer: Writer,
+        composition: Composition = PLAIN,
+    ) -> None:
+        self.composition = composition
+        engine = engine.execution_options(composition=composition)
         self._database = database
         self._faults = database.faults
         self._engine = engine.execution_options(**database.reading)

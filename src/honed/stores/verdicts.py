@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from honed.domain.outcome import Outcome, is_known, is_success, score
 from honed.domain.records import OutcomeRecord
 from honed.domain.times import now_ms
-from honed.domain.verdict import standing
 from honed.errors import NotFoundError
 from honed.stores import changes, reads
 from honed.stores import tables as t
+from honed.stores.dialects import composition_of
 from honed.stores.grouping import ALL_ATTEMPTS
 
 _AT_ONCE: Final = 50
@@ -56,12 +56,12 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
 
 async def _standing(db: AsyncConnection, episode_id: str, newest: Said) -> Outcome:
     """The outcome that counts, now that `newest` is the last verdict."""
-    if newest.source is None or newest.version is None:
+    composition = composition_of(db)
+    if composition.is_plain and (newest.source is None or newest.version is None):
         return newest.outcome
     verdicts = await changes.verdicts_of(db, [episode_id])
-    told = standing([verdict.told for verdict in verdicts[episode_id]])
-    assert told is not None
-    return told.outcome
+    told = composition.stands([verdict.told for verdict in verdicts[episode_id]])
+    return (told or changes.NOTHING).outcome
 
 
 async def say(db: AsyncConnection, episode_id: str, record_id: int, record: OutcomeRecord) -> None:
