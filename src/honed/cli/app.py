@@ -18,6 +18,7 @@ from honed.cli import (
     service,
     show,
     state,
+    why,
 )
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ doctor.add_to(app)
 config.add_to(app)
 demo.add_to(app)
 state.add_to(app)
+why.add_to(app)
 show.add_to(app)
 learning.add_to(app)
 feedback.add_to(app)

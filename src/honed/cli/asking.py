@@ -77,6 +77,16 @@ def ask_unless_busy(config: Config, method: str, path: str, body: Any = None) ->
         leave(error)
 
 
+def ask_if_running(config: Config, path: str) -> Any | None:
+    """What a running daemon tells; None when none runs."""
+    try:
+        return _ask(config.control_socket, "GET", path, None)
+    except NotRunningError:
+        return None
+    except HonedError as error:
+        leave(error)
+
+
 def daemon_answers(config: Config) -> bool:
     """Whether a daemon runs on this data folder."""
     try:
