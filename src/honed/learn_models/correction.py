@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from honed.domain.episode import Episode
+from honed.domain.message import Message
 from honed.domain.outcome import is_success
 from honed.domain.records import LlmCallRecord, OutcomeRecord
 from honed.learn_models.conversation import Conversation, Turn, answer_of, assemble, key_of, sent_by
@@ -26,6 +27,8 @@ class Correction(NamedTuple):
     """Ends with the better answer."""
     given_by: str
     """Who gave it: the source, with its version."""
+    original: Message | None
+    """The answer that it corrects; None when that call brought none, or its sender is not trusted."""
 
 
 def correction(episode: Episode) -> Correction | None:
@@ -49,8 +52,11 @@ def correction(episode: Episode) -> Correction | None:
     replaced_turns = [key_of(answer_of(calls[i])) for i in told if i != latest]
     succeeded = is_success(episode.outcome)
     turns = [_before(turn, succeeded, replaced_turns) for turn in conversation.turns[:-1]]
+    corrected = calls[latest]
     return Correction(
-        Conversation((*turns, Turn(better, True)), conversation.tools), _who(told[latest])
+        Conversation((*turns, Turn(better, True)), conversation.tools),
+        _who(told[latest]),
+        answer_of(corrected) if corrected.is_success and corrected.trust == "trusted" else None,
     )
 
 

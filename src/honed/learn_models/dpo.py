@@ -125,6 +125,10 @@ class DpoLearnModel(LearnModelMixin):
 
     # ------------------------------------------------------------ pairs
 
+    def extractor(self, available_actions: Sequence[str] = ()) -> Extractor:
+        """What of an episode it compares."""
+        return self._extractor_of(available_actions)
+
     def build_pairs(
         self, episodes: Sequence[Episode], *, available_actions: Sequence[str] = ()
     ) -> list[DpoPair]:

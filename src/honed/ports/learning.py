@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from honed.domain.dataset import Dataset, Shape
 from honed.domain.job import EpisodeScore, Progress, TrainSettings
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
 from honed.domain.verdict import Seen
@@ -42,13 +43,17 @@ class TrainingSet(Struct, frozen=True, kw_only=True):
     """Episodes whose outcome had changed since a training saw them."""
     num_near_duplicates: int | None = None
     """Rows that say nearly what another one says, marked or left out; None when none were looked for."""
+    dataset: Dataset | None = None
+    """The rules behind it and all counts, for manifests."""
 
 
 class TrainingSets(Protocol):
     """Which episodes a run learns from."""
 
-    async def build(self, folder: Path, *, selection: Selection = "successes") -> TrainingSet:
-        """Write the training and the held-out file into `folder`.
+    async def build(
+        self, folder: Path, *, selection: Selection = "successes", shape: Shape = "sft"
+    ) -> TrainingSet:
+        """Write the training and the held-out file into `folder`, the training rows in the shape that a method reads.
 
         Raises:
             EmptyDataError: nothing can teach; the message counts the reasons.

@@ -1,4 +1,4 @@
-"""Chooses the episodes that a supervised run learns from and writes them down.
+"""Chooses the episodes that a run learns from and writes them down.
 
 New episodes stream through first, then those whose outcome has changed since a training saw them, then the
 others, as many as a run may look at; the newest first in each. Rows wait in a spool on disk, so memory holds one chunk
@@ -12,9 +12,11 @@ from typing import Final, Literal
 import anyio.to_thread
 
 from honed import log
+from honed.domain.dataset import Shape
 from honed.domain.trained_model import Selection
 from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
+from honed.learn_models import DpoConfig
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import Material, Store, TrainingSet
 from honed.training_sets.harvest import Harvest, Rules
@@ -38,9 +40,10 @@ class SftTrainingSets:
         min_score: successes below it are not learned from.
         min_rows: a training set with fewer rows is refused.
         unlabelled: `train` takes episodes without an outcome as successes; else they are left out until there is one.
-        seed: of the order of the rows and of the blind draw.
+        seed: of all draws and of the order of the rows.
         near_duplicates: `drop` leaves out rows that say nearly what another row says; `keep` marks them.
         similarity: share of common word sequences from which two rows say nearly the same, 0..1.
+        min_chars, max_chars, max_turns, replay, skill_tag, max_skill_share, max_age_share, pairs: as in `Rules`.
     """
 
     def __init__(
@@ -58,9 +61,16 @@ class SftTrainingSets:
         seed: int = 3407,
         near_duplicates: Literal["keep", "drop"] = "keep",
         similarity: float = 0.8,
+        min_chars: int = 0,
+        max_chars: int | None = None,
+        max_turns: int | None = None,
+        replay: float = 1.0,
+        skill_tag: str = "skill",
+        max_skill_share: float = 1.0,
+        max_age_share: float = 1.0,
+        pairs: DpoConfig = DpoConfig(),  # noqa: B008  (frozen)
     ) -> None:
         self._store = store
-        self._max_episodes = max_episodes
         self._rules = Rules(
             learn_model=learn_model,
             scenario=scenario,
@@ -71,13 +81,25 @@ class SftTrainingSets:
             seed=seed,
             near_duplicates=near_duplicates,
             similarity=similarity,
+            max_episodes=max_episodes,
+            min_chars=min_chars,
+            max_chars=max_chars,
+            max_turns=max_turns,
+            replay=replay,
+            skill_tag=skill_tag,
+            max_skill_share=max_skill_share,
+            max_age_share=max_age_share,
+            pairs=pairs,
         )
 
-    async def build(self, folder: Path, *, selection: Selection = "successes") -> TrainingSet:
-        """Write `{learn_model}.jsonl`, `held_out.jsonl` and their metadata into `folder`.
+    async def build(
+        self, folder: Path, *, selection: Selection = "successes", shape: Shape = "sft"
+    ) -> TrainingSet:
+        """Write `{learn_model}.jsonl`, `held_out.jsonl`, their metadata and `dataset.json` into `folder`.
 
-        Rows are shuffled by the seed; held-out rows are in the order of their episodes' ids. The
-        blind selection draws as many episodes as the other one has, whatever their outcome.
+        Rows stand in the order of a hash of seed and content; held-out rows, conversations in every shape, in the
+        order of their episodes' ids. The blind selection draws as many episodes as the other one has, whatever their
+        outcome.
 
         Raises:
             EmptyDataError: no episodes, or too few rows; the message counts the reasons.
@@ -86,34 +108,45 @@ class SftTrainingSets:
         rules, name = self._rules, self._rules.learn_model.name
         # before the episodes are read, so that what comes in meanwhile counts as new
         material = await self._store.lessons.material(
-            rules.scenario, name, limit=self._max_episodes
+            rules.scenario, name, limit=rules.max_episodes
         )
         actions = await self._store.distinct_actions(rules.scenario)
         try:
             await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
             with RowSpool(folder) as spool:
-                harvest = Harvest(rules, spool, selection, actions)
+                fresh = material.episode_ids[: material.num_new + material.num_changed]
+                harvest = Harvest(rules, spool, selection, actions, shape=shape, fresh=fresh)
                 later = await self._read(material, harvest)
+                for ids in harvest.groups():
+                    found = await self._store.lessons.read(ids)
+                    attempts = [read.episode for read in found]
+                    await anyio.to_thread.run_sync(harvest.compare, attempts)
                 self._report(harvest)
-                made = await anyio.to_thread.run_sync(harvest.write, folder)
+                made = await anyio.to_thread.run_sync(
+                    lambda: harvest.write(
+                        folder, num_new=material.num_new, num_changed=material.num_changed
+                    )
+                )
         except OSError as error:
             raise TrainingError(
                 f"training files in {folder} cannot be written: {error.strerror}"
             ) from error
+        await self._settle(harvest)
         return TrainingSet(
             data_path=made.data_path,
             held_out_path=made.held_out_path,
             episode_ids=made.episode_ids,
             held_out=made.held_out,
-            data_digest=made.data_digest,
-            num_rows=made.num_rows,
+            data_digest=made.dataset.digest,
+            num_rows=made.dataset.num_rows,
             episode_count=material.episode_count,
-            left_out=dict(harvest.left_out),
+            left_out=made.left_out,
             forks=dict(harvest.forks),
             seen=Seen(newest=material.reach, later=later),
             num_new=material.num_new,
             num_changed=material.num_changed,
-            num_near_duplicates=made.num_near_duplicates,
+            num_near_duplicates=made.dataset.num_near_duplicates,
+            dataset=made.dataset,
         )
 
     async def _read(self, material: Material, harvest: Harvest) -> dict[str, Reach]:
@@ -129,8 +162,20 @@ class SftTrainingSets:
                 if read.reach.verdict > newest.verdict or read.reach.record > newest.record
             }
             episodes = [read.episode for read in found]
+            names = {name for each in episodes for name in self._rules.split.names(each)}
+            harvest.settled |= await self._store.lessons.sides(sorted(names))
             await anyio.to_thread.run_sync(harvest.add, episodes)
         return later
+
+    async def _settle(self, harvest: Harvest) -> None:
+        """Settle the sides of all attempts that were looked at, before anything is learned from one."""
+        moved = await self._store.lessons.settle_sides(harvest.unsettled)
+        if moved:
+            raise TrainingError(
+                f"another training has just settled the sides of {len(moved)} groups and tasks otherwise",
+                advice="the next training goes by them; two daemons on one store need the same gate.held_out_fraction"
+                " and the same secret.key",
+            )
 
     def _report(self, harvest: Harvest) -> None:
         if harvest.fault is not None:

@@ -1,28 +1,35 @@
 """Sorts the episodes of one build: which teach, which are held out, which are left out and why."""
 
-import random
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+import msgspec
+
+from honed.domain.dataset import Dataset, Shape
 from honed.domain.episode import Episode
 from honed.domain.outcome import Success, is_known, is_success, score
 from honed.domain.trained_model import Selection
-from honed.domain.training_data import TrainingData
+from honed.domain.training_data import ChatExample, TrainingData
 from honed.errors import EmptyDataError, LearnError
-from honed.learn_models import LearnModel, convert, forks_of
+from honed.learn_models import convert, forks_of
 from honed.ports import HeldOut
-from honed.training_sets.held_out import HeldOutSplit
-from honed.training_sets.near_duplicates import (
-    Signed,
-    check_available,
-    is_available,
-    near_duplicates,
-    sketch,
+from honed.training_sets.candidates import (
+    Candidate,
+    Origin,
+    candidate,
+    origin_of,
+    why_not_of_length,
 )
+from honed.training_sets.choosing import BOTH_SIDES, NEAR_DUPLICATE, chosen, largest_gaps
+from honed.training_sets.comparisons import Comparisons
+from honed.training_sets.mixture import age_classes
+from honed.training_sets.near_duplicates import Texts, check_available, is_available
 from honed.training_sets.rows import RowSpool, SpooledRow
+from honed.training_sets.rules import Rules
+
+__all__ = ["MAY_NOT_TEACH", "NEAR_DUPLICATE", "NO_ROW", "Harvest", "Rules", "Written"]
 
 MAY_NOT_TEACH: Final = "may not be learned from"
 NO_OUTCOME: Final = "without an outcome"
@@ -30,42 +37,6 @@ HELD_OUT: Final = "held out"
 NO_SUCCESS: Final = "not a success"
 LOW_SCORE: Final = "score too low"
 NO_ROW: Final = "not convertible"
-NOT_DRAWN: Final = "not drawn"
-NEAR_DUPLICATE: Final = "near-duplicate"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What decides where an episode belongs; the same for every build."""
-
-    learn_model: LearnModel
-    scenario: str
-    split: HeldOutSplit
-    min_score: float
-    """Successes below it are not learned from."""
-    min_rows: int
-    """A training file with fewer rows is refused."""
-    unlabelled: Literal["wait", "train", "judge"]
-    """`train` takes episodes without an outcome as successes; `wait` and `judge` leave them out until there is one."""
-    seed: int
-    """Of the order of the rows and of the blind draw."""
-    near_duplicates: Literal["keep", "drop"] = "keep"
-    """`drop` leaves out rows that say nearly what another row says; `keep` marks them."""
-    similarity: float = 0.8
-    """From which two rows say nearly the same."""
-
-
-class _Row(NamedTuple):
-    """A row that may enter the training file."""
-
-    episode_id: str
-    is_taught: bool
-    """Whether the selection of successes takes it."""
-    spooled: SpooledRow
-    worth: tuple[bool, float]
-    """Whether somebody gave the answer, and the score of its outcome: what tells which of two alike rows stays."""
-    sketch: Any
-    """Of what it says; None where near-duplicates cannot be looked for."""
 
 
 class Written(NamedTuple):
@@ -75,27 +46,49 @@ class Written(NamedTuple):
     held_out_path: Path
     episode_ids: tuple[str, ...]
     held_out: tuple[HeldOut, ...]
-    data_digest: str
-    num_rows: int
-    num_near_duplicates: int | None
+    dataset: Dataset
+    left_out: dict[str, int]
 
 
 class Harvest:
-    """What came of the episodes of one build."""
+    """What came of the episodes of one build.
+
+    Args:
+        rules: what decides.
+        spool: where rows wait.
+        selection: whether outcomes are looked at.
+        actions: the scenario's distinct actions.
+        shape: what a row is.
+        fresh: the episodes that are new to training, or have changed since.
+    """
 
     def __init__(
-        self, rules: Rules, spool: RowSpool, selection: Selection, actions: Sequence[str]
+        self,
+        rules: Rules,
+        spool: RowSpool,
+        selection: Selection,
+        actions: Sequence[str],
+        *,
+        shape: Shape = "sft",
+        fresh: Collection[str] = (),
     ) -> None:
         self._rules = rules
         self._spool = spool
         self._selection = selection
         self._actions = actions
-        self._rows: list[_Row] = []
+        self._shape = shape
+        self._fresh = frozenset(fresh)
+        self._candidates: list[Candidate] = []
         self._held_out: list[tuple[HeldOut, SpooledRow]] = []
+        self._held_out_texts = Texts(rules.similarity)
+        self._sides: dict[bytes, bool] = {}
         self._num_episodes = 0
+        self._comparisons = None if shape == "sft" else Comparisons(rules, actions)
         if rules.near_duplicates == "drop":
             check_available()
         self._sketches = is_available()
+        self.settled: dict[bytes, bool] = {}
+        """By name whether it is held out, of those whose side a training has settled; filled before `add`."""
         self.left_out: Counter[str] = Counter()
         self.fault: LearnError | None = None
         """The first episode that could not be converted."""
@@ -104,6 +97,11 @@ class Harvest:
         self.forks: Counter[str] = Counter()
         """Conversations that are in no row beside the one of their attempt that is, by why they began."""
 
+    @property
+    def unsettled(self) -> dict[bytes, bool]:
+        """By name whether it is held out, of the episodes whose side this build decides."""
+        return {name: side for name, side in self._sides.items() if name not in self.settled}
+
     def add(self, episodes: Sequence[Episode]) -> None:
         """Sort episodes into training rows, held-out rows and those left out."""
         for episode in episodes:
@@ -111,37 +109,97 @@ class Harvest:
             if reason := self._sort(episode):
                 self.left_out[reason] += 1
 
-    def write(self, folder: Path) -> Written:
+    def groups(self) -> list[tuple[str, ...]]:
+        """Ids of episodes that are to be compared, group by group; each to be read and given to `compare`."""
+        return self._comparisons.groups(self.left_out) if self._comparisons else []
+
+    def compare(self, episodes: Sequence[Episode]) -> None:
+        """Make the pairs of one group."""
+        assert self._comparisons is not None
+        by_id = {episode.id: episode for episode in episodes}
+        for pair, gap in self._comparisons.pairs(episodes, self.left_out):
+            both = (
+                by_id[pair.metadata.episode_id or ""],
+                by_id[pair.metadata.rejected_episode_id or ""],
+            )
+            self._take(pair, self._origin(*both), (False, gap))
+
+    def write(self, folder: Path, *, num_new: int = 0, num_changed: int = 0) -> Written:
         """Write the files; raises EmptyDataError when they hold too little."""
-        rows = self._selected()
+        rules = self._rules
+        candidates = self._candidates
+        if self._shape == "preference":
+            candidates = largest_gaps(candidates, rules.pairs.max_pairs, self.left_out)
+        taken = chosen(
+            candidates,
+            rules,
+            self._selection,
+            self.left_out,
+            held_out=self._held_out_texts,
+            held_out_names=[name for name, is_held_out in self._sides.items() if is_held_out],
+            sketched=self._sketches,
+        )
+        rows = taken.rows
+        left_out = {reason: count for reason, count in sorted(self.left_out.items()) if count}
+        self.left_out = Counter(left_out)
         self._check(len(rows))
-        name = self._rules.learn_model.name
+        name = rules.learn_model.name
         data_path, held_out_path = folder / f"{name}.jsonl", folder / "held_out.jsonl"
         held_out = sorted(self._held_out, key=lambda pair: pair[0].episode_id)
-        self._spool.write(
+        held_out_digest = self._spool.write(
             (spooled for _, spooled in held_out), held_out_path, folder / "held_out.meta.jsonl"
         )
         digest = self._spool.write(
-            (row.spooled for row in rows), data_path, folder / f"{name}.meta.jsonl"
+            (row.row for row in rows), data_path, folder / f"{name}.meta.jsonl"
         )
+        ages = age_classes(rows)
+        dataset = Dataset(
+            rules=rules.told(self._shape, self._selection),
+            digest=digest,
+            num_rows=len(rows),
+            held_out_digest=held_out_digest,
+            num_held_out=len(held_out),
+            num_episodes=self._num_episodes,
+            num_new=num_new,
+            num_changed=num_changed,
+            left_out=left_out,
+            rows_new=sum(row.origin.is_new for row in rows),
+            rows_by_skill=_counted(row.origin.skill for row in rows),
+            rows_by_age=_counted(ages[row.key] for row in rows),
+            num_near_duplicates=taken.num_near,
+        )
+        told = msgspec.json.format(msgspec.json.encode(dataset), indent=2)
+        (folder / "dataset.json").write_bytes(told + b"\n")
         return Written(
             data_path=data_path,
             held_out_path=held_out_path,
-            episode_ids=tuple(sorted(row.episode_id for row in rows)),
+            episode_ids=tuple(sorted({id for row in rows for id in row.origin.episode_ids})),
             held_out=tuple(episode for episode, _ in held_out),
-            data_digest=digest,
-            num_rows=len(rows),
-            num_near_duplicates=self._num_near(rows),
+            dataset=dataset,
+            left_out=left_out,
         )
 
     def _sort(self, episode: Episode) -> str | None:
         """Where the episode belongs; the reason when that is not the training file."""
-        known = is_known(episode.outcome)
         if not episode.may_teach:
             return MAY_NOT_TEACH
+        split = self._rules.split
+        side = split.side(episode, self.settled)
+        if side == "both":
+            return BOTH_SIDES
+        for name in split.names(episode):
+            # of a name that is new on both sides the held-out one counts, whichever is read first
+            self._sides[name] = self.settled.get(
+                name, side == "held out" or self._sides.get(name, False)
+            )
+        if side == "held out":
+            return self._hold_out(episode)
+        return self._learn(episode) if self._shape == "sft" else self._weigh(episode)
+
+    def _learn(self, episode: Episode) -> str | None:
+        """Take it as a conversation to imitate."""
+        known = is_known(episode.outcome)
         corrected = bool(episode.demonstrations)  # it may teach, whatever its outcome
-        if self._rules.split.is_held_out(episode.split_key):
-            return self._hold_out(episode) if known or corrected else NO_OUTCOME
         if not known and not corrected and self._rules.unlabelled != "train":
             return NO_OUTCOME
         reason = self._why_not_taught(episode)
@@ -154,25 +212,79 @@ class Harvest:
             reason = None
         elif corrected and (reason or not known) and self._selection == "successes":
             return reason or NO_OUTCOME
+        worth = (data.metadata.demonstrated_by is not None, score(episode.outcome))
+        if why := self._take(data, self._origin(episode), worth, is_taught=reason is None):
+            return why
         if reason is None or self._selection == "blind":
             self.forks.update(forks_of(self._rules.learn_model, episode))
-        self._rows.append(
-            _Row(
-                episode.id,
-                reason is None,
+        return None
+
+    def _weigh(self, episode: Episode) -> str | None:
+        """Take it as good or bad answers, or to be compared."""
+        assert self._comparisons is not None
+        if not is_known(episode.outcome) and not episode.demonstrations:
+            return NO_OUTCOME
+        rows = self._comparisons.add(episode, pairs=self._shape == "preference")
+        if isinstance(rows, str):
+            return rows
+        for row, worth in rows:
+            if why := self._take(row, self._origin(episode), worth):
+                self.left_out[why] += 1
+        return None
+
+    def _take(
+        self,
+        data: TrainingData,
+        origin: Origin,
+        worth: tuple[bool, float],
+        *,
+        is_taught: bool = True,
+    ) -> str | None:
+        """Make it a candidate; the reason when its length does not fit."""
+        rules = self._rules
+        if why := why_not_of_length(
+            data, min_chars=rules.min_chars, max_chars=rules.max_chars, max_turns=rules.max_turns
+        ):
+            return why
+        self._candidates.append(
+            candidate(
+                data,
                 self._spool.add(data),
-                (data.metadata.demonstrated_by is not None, score(episode.outcome)),
-                sketch(data) if self._sketches else None,
+                origin,
+                seed=rules.seed,
+                is_taught=is_taught,
+                worth=worth,
+                sketched=self._sketches,
             )
         )
         return None
 
+    def _origin(self, *episodes: Episode) -> Origin:
+        """Where a row comes from; of a pair, what its chosen episode says and what either has."""
+        origins = [
+            origin_of(
+                episode,
+                names=self._rules.split.names(episode),
+                skill_tag=self._rules.skill_tag,
+                is_new=episode.id in self._fresh,
+            )
+            for episode in episodes
+        ]
+        return origins[0]._replace(
+            episode_ids=tuple(id for origin in origins for id in origin.episode_ids),
+            names=tuple(dict.fromkeys(name for origin in origins for name in origin.names)),
+            is_new=any(origin.is_new for origin in origins),
+        )
+
     def _hold_out(self, episode: Episode) -> str:
-        data = self._converted(episode)
+        known = is_known(episode.outcome)
+        data = self._held_out_row(episode)
         if isinstance(data, LearnError):
-            return _no_row(data)
+            return _no_row(data) if known or episode.demonstrations else NO_OUTCOME
+        # one that nobody has judged yet is evidence once somebody does: nothing like it is learned until then
+        self._held_out_texts.add(data)
         is_corrected = data.metadata.demonstrated_by is not None
-        if not is_corrected and not is_known(episode.outcome):
+        if not is_corrected and not known:
             return NO_OUTCOME
         self._held_out.append(
             (
@@ -186,6 +298,11 @@ class Harvest:
         )
         return HELD_OUT
 
+    def _held_out_row(self, episode: Episode) -> ChatExample | TrainingData | LearnError:
+        if self._comparisons is not None and (row := self._comparisons.conversation(episode)):
+            return row
+        return self._converted(episode, counts=is_known(episode.outcome))
+
     def _why_not_taught(self, episode: Episode) -> str | None:
         match episode.outcome:
             case Success(earned):
@@ -193,53 +310,14 @@ class Harvest:
             case outcome:
                 return NO_SUCCESS if is_known(outcome) else None
 
-    def _converted(self, episode: Episode) -> TrainingData | LearnError:
+    def _converted(self, episode: Episode, *, counts: bool = True) -> TrainingData | LearnError:
         try:
             return convert(self._rules.learn_model, episode, available_actions=self._actions)
         except LearnError as error:
-            self.fault = self.fault or error
-            self.num_faults += 1
+            if counts or episode.demonstrations:
+                self.fault = self.fault or error
+                self.num_faults += 1
             return error
-
-    def _selected(self) -> list[_Row]:
-        """The rows of the training file, in their final order."""
-        rows = sorted(self._rows, key=lambda row: row.episode_id)
-        taught = [row for row in rows if row.is_taught]
-        alike = self._alike(rows)
-        num_rows = len(taught)
-        if self._rules.near_duplicates == "drop" and alike:
-            num_rows -= len(alike if rows == taught else self._alike(taught))
-            self.left_out[NEAR_DUPLICATE] += len(alike)
-            rows = [row for row in rows if row.episode_id not in alike]
-        num_rows = min(num_rows, len(rows))
-        if len(rows) > num_rows:
-            self.left_out[NOT_DRAWN] += len(rows) - num_rows
-        return [
-            row._replace(spooled=row.spooled._replace(near=alike.get(row.episode_id)))
-            for row in random.Random(self._rules.seed).sample(rows, num_rows)
-        ]
-
-    def _alike(self, rows: Sequence[_Row]) -> dict[str, str]:
-        """Rows that say nearly what another one says, by the episode of that one.
-
-        Of two alike the one with the better outcome stays, of equals the newer; in a blind selection the newer.
-        """
-        if not self._sketches:
-            return {}
-        ranked = sorted(rows, key=lambda row: row.episode_id, reverse=True)
-        if self._selection == "successes":
-            ranked.sort(
-                key=lambda row: row.worth, reverse=True
-            )  # stable: of equals the newer is first
-        signed = (Signed(row.episode_id, row.sketch) for row in ranked)
-        return near_duplicates(signed, self._rules.similarity)
-
-    def _num_near(self, rows: Sequence[_Row]) -> int | None:
-        """Rows of the training file that are marked, and those that were dropped for it."""
-        if not self._sketches:
-            return None
-        marked = sum(row.spooled.near is not None for row in rows)
-        return marked + self.left_out[NEAR_DUPLICATE]
 
     def _check(self, num_rows: int) -> None:
         rules = self._rules
@@ -267,3 +345,7 @@ class Harvest:
 def _no_row(error: LearnError) -> str:
     """Why an episode that could not be converted is left out, the same for all with that fault."""
     return f"{NO_ROW}: {error.reason}" if error.reason else NO_ROW
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))

@@ -7,6 +7,7 @@ under them may still differ. Estimated from 128 hashes, so a pair near the limit
 same rows always give the same answer.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,7 +17,7 @@ from honed.domain.training_data import ChatExample, LabelledExample, PreferenceP
 from honed.errors import TrainingError
 
 if TYPE_CHECKING:
-    from rensa import RMinHash
+    from rensa import RMinHash, RMinHashLSH
 
 _NUM_HASHES: Final = 128
 _NUM_BANDS: Final = 32
@@ -51,11 +52,16 @@ def check_available() -> None:
         )
 
 
+def said(data: TrainingData) -> bytes:
+    """A digest of the words of a row: equal where two rows say the same to the word."""
+    return hashlib.blake2b(" ".join(_words(data)).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
 def sketch(data: TrainingData) -> "RMinHash":
     """What a row says, in 512 bytes."""
     from rensa import RMinHash
 
-    words = [word for text in _texts(data) for word in _WORD.findall(text.lower())]
+    words = _words(data)
     parts = (words[start:] for start in range(_SEQUENCE))
     made = RMinHash(num_perm=_NUM_HASHES, seed=_SEED)
     made.update(list(map(" ".join, zip(*parts, strict=False))) or [" ".join(words)])
@@ -72,9 +78,7 @@ def near_duplicates(ranked: Iterable[Signed], similarity: float) -> dict[str, st
     Returns:
         By the key of the row that is near to another: the key of the closest of those that stay.
     """
-    from rensa import RMinHashLSH
-
-    index = RMinHashLSH(threshold=similarity, num_perm=_NUM_HASHES, num_bands=_NUM_BANDS)
+    index = _empty_index(similarity)
     staying: list[Signed] = []
     found: dict[str, str] = {}
     for row in ranked:
@@ -87,6 +91,49 @@ def near_duplicates(ranked: Iterable[Signed], similarity: float) -> dict[str, st
         index.insert(len(staying), row.sketch)
         staying.append(row)
     return found
+
+
+class Texts:
+    """What a set of rows says, to tell which other rows say nearly the same.
+
+    Where the library is missing, only rows that say the same to the word are told.
+    """
+
+    def __init__(self, similarity: float) -> None:
+        self._similarity = similarity
+        self._said: set[bytes] = set()
+        self._sketches: list[RMinHash] = []
+        self._index: RMinHashLSH | None = None
+
+    def add(self, data: TrainingData) -> None:
+        """Take a row in."""
+        self._said.add(said(data))
+        if not is_available():
+            return
+        if self._index is None:
+            self._index = _empty_index(self._similarity)
+        made = sketch(data)
+        self._index.insert(len(self._sketches), made)
+        self._sketches.append(made)
+
+    def has_nearly(self, digest: bytes, sketch: "RMinHash | None") -> bool:
+        """Whether one of them says nearly what a row says, given by `said` and `sketch`."""
+        if digest in self._said:
+            return True
+        if self._index is None or sketch is None:
+            return False
+        near = (self._sketches[place] for place in self._index.query(sketch))
+        return any(sketch.jaccard(other) >= self._similarity for other in near)
+
+
+def _empty_index(similarity: float) -> "RMinHashLSH":
+    from rensa import RMinHashLSH
+
+    return RMinHashLSH(threshold=similarity, num_perm=_NUM_HASHES, num_bands=_NUM_BANDS)
+
+
+def _words(data: TrainingData) -> list[str]:
+    return [word for text in _texts(data) for word in _WORD.findall(text.lower())]
 
 
 def _texts(data: TrainingData) -> Iterator[str]:

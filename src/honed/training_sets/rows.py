@@ -75,6 +75,8 @@ class SpooledRow(NamedTuple):
     offset: int
     data_size: int
     metadata_size: int
+    digest: bytes
+    """Of its line."""
     near: str | None = None
     """The episode of a row that says nearly the same and is worth more; goes into the metadata."""
 
@@ -101,7 +103,8 @@ class RowSpool:
     def add(self, data: TrainingData) -> SpooledRow:
         """Append a row; where it lies."""
         line, metadata = format_row(data) + b"\n", format_metadata(data) + b"\n"
-        row = SpooledRow(self._offset, len(line), len(metadata))
+        digest = hashlib.blake2b(line, digest_size=16).digest()
+        row = SpooledRow(self._offset, len(line), len(metadata), digest)
         self._file.write(line)
         self._file.write(metadata)
         self._offset += len(line) + len(metadata)

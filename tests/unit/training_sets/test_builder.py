@@ -175,6 +175,7 @@ def test_the_files(tmp_path: Path) -> None:
         assert names(folder) == [
             "chat.jsonl",
             "chat.meta.jsonl",
+            "dataset.json",
             "held_out.jsonl",
             "held_out.meta.jsonl",
         ]
