@@ -28,6 +28,17 @@ from honed.ports.learning import (
 )
 from honed.ports.lessons import Lesson, Lessons, Material, ReadEpisode
 from honed.ports.records import RecordFilter, RecordRow, Records
+from honed.ports.reviews import (
+    DROPPED,
+    Look,
+    Preview,
+    Remark,
+    RemarkKind,
+    Review,
+    Reviews,
+    ShownRow,
+    Tally,
+)
 from honed.ports.store import (
     Attempts,
     Closing,
@@ -43,6 +54,7 @@ from honed.ports.store import (
 )
 
 __all__ = [
+    "DROPPED",
     "Aged",
     "Applier",
     "Attempts",
@@ -62,10 +74,12 @@ __all__ = [
     "Keeping",
     "Lesson",
     "Lessons",
+    "Look",
     "Material",
     "ModelFilter",
     "OnProgress",
     "OpenGroup",
+    "Preview",
     "Processor",
     "Provenance",
     "ReadEpisode",
@@ -73,10 +87,16 @@ __all__ = [
     "RecordRow",
     "Records",
     "Rejected",
+    "Remark",
+    "RemarkKind",
+    "Review",
+    "Reviews",
     "Room",
+    "ShownRow",
     "Store",
     "StoreStats",
     "StoredEvent",
+    "Tally",
     "TrainRequest",
     "Trained",
     "TrainingSet",

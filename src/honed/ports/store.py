@@ -13,6 +13,7 @@ from honed.domain.trained_model import GateResult, Method, TrainedModel
 from honed.domain.verdict import Seen
 from honed.ports.intake import Disposition, FilePosition, IncomingEvent
 from honed.ports.lessons import Lessons
+from honed.ports.reviews import Reviews
 from honed.triggers.context import Needs, TriggerContext
 
 
@@ -142,6 +143,10 @@ class Store(Protocol):
     @property
     def lessons(self) -> Lessons:
         """What trainings read, and what they have learned from."""
+
+    @property
+    def reviews(self) -> Reviews:
+        """What people said about episodes, and the runs that wait for them."""
 
     async def append(
         self, events: Sequence[IncomingEvent], *, position: FilePosition | None = None

@@ -41,6 +41,7 @@ from honed.stores.keeping import SqlKeeping
 from honed.stores.lessons import SqlLessons
 from honed.stores.migrations import migrate
 from honed.stores.records import SqlRecords
+from honed.stores.reviews import SqlReviews
 from honed.stores.tables import file_positions
 from honed.stores.transactions import Transactions
 from honed.stores.writer import Writer
@@ -58,6 +59,7 @@ class SqlStore:
         self.keeping = SqlKeeping(transactions)
         self.records = SqlRecords(transactions)
         self.lessons = SqlLessons(transactions)
+        self.reviews = SqlReviews(transactions)
 
     async def prepare(self) -> None:
         """Bring the schema up to date and finish what a killed process left half done."""
