@@ -45,13 +45,13 @@ def learn_models_of(config: Config) -> list[LearnModel]:
     if config.learn.unlabelled == "judge" and not _has_judge(config):
         raise ConfigError(
             'learn.unlabelled is "judge", and no judge is configured',
-            advice='configure one, or set learn.unlabelled to "wait"',
+            advice='set judge.url, or set learn.unlabelled to "wait"',
         )
     return models
 
 
 def _has_judge(config: Config) -> bool:
-    return getattr(config, "judge", None) is not None
+    return config.judge.url is not None
 
 
 def store_of(config: Config) -> AbstractAsyncContextManager[SqlStore]:
@@ -63,6 +63,7 @@ def store_of(config: Config) -> AbstractAsyncContextManager[SqlStore]:
         queue_size=events.queue_size,
         queue_bytes=events.queue_bytes,
         batch_max=events.batch_max,
+        composition=config.rewards.composition(),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from honed.config.redact import RedactSection
+from honed.config.rewards import JudgeSection, RewardsSection
 from honed.config.sections import (
     ApplySection,
     ConsentSection,
@@ -74,6 +75,10 @@ class Config(BaseSettings):
     """For how long data are kept; 0 for ever. Looked at once a day, and by `honed cleanup`."""
     learn: LearnSection = LearnSection()
     """How records become episodes and training data."""
+    rewards: RewardsSection = RewardsSection()
+    """How what several sources say of an attempt becomes its outcome, and which programs are asked for theirs."""
+    judge: JudgeSection = JudgeSection()
+    """A model that is asked how good an attempt was, at any endpoint with OpenAI's chat completions."""
     train: TrainSection = TrainSection()
     """The LoRA run, in TRL's and PEFT's names."""
     gate: GateSection = GateSection()

@@ -54,6 +54,9 @@ def toml_value(value: Any) -> str:
             return f"'{value}'"
         case list():
             return f"[{', '.join(toml_value(item) for item in value)}]"
+        case dict():
+            pairs = (f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items())
+            return f"{{ {', '.join(pairs)} }}" if value else "{}"
     return json.dumps(value, ensure_ascii=False)
 
 

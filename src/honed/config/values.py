@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 
+from honed.domain.composition import Weight
 from honed.domain.consent import Rule, parse_rule
 from honed.errors import ConfigError, TriggerSyntaxError, ValidationError
 from honed.learn_models import BUILT_IN, check_name
@@ -147,7 +148,7 @@ def plain(value: Any, *, is_size: bool = False) -> Any:
     match value:
         case timedelta():
             return format_duration(value)
-        case TrainTrigger() | Path() | Rule():
+        case TrainTrigger() | Path() | Rule() | Weight():
             return str(value)
         case BaseModel():
             return value.model_dump(exclude_none=True)

@@ -83,6 +83,6 @@ def _check(schema: dict[str, Any], value: Any) -> None:
         if "pattern" in form and not re.search(form["pattern"], value):
             continue
         assert value in form.get("enum", [value])
-        assert value >= form.get("minimum", value)
+        assert "minimum" not in form or value >= form["minimum"]
         return
     raise AssertionError(f"{value!r} fits none of {schema}")

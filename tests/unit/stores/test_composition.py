@@ -130,7 +130,13 @@ async def test_a_verdict_that_moves_the_outcome_marks_the_episode_changed() -> N
             tasks.cancel_scope.cancel()
         await store.start_scenario("s", "chat", now_ms=1)
         run = Run(
-            id="r", scenario="s", learn_model="chat", state="done", started_at_ms=1, reason="test"
+            id="r",
+            scenario="s",
+            learn_model="chat",
+            state="done",
+            reason="count(1)",
+            started_at_ms=1,
+            ended_at_ms=2,
         )
         await store.add_run(run)
         await store.end_run(run, trained_count=1)
