@@ -86,6 +86,25 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         " `honed rollback` may go back to, stays.",
         "SE-083": "What was not measured of a training is null, never 0.",
     },
+    "Learn models": {
+        "SE-084": "What is learned is chosen by name: a built-in learn model, or a class of one's own as"
+        " `package.module:Class`; what such a class lacks is said when the daemon starts.",
+        "SE-085": "An episode that gives no row is an error that names it, whatever its learn model raised; the batch"
+        " goes on.",
+        "SE-086": "`worker_task` groups actions by task, `done` ends a task, and tasks with fewer than two actions are"
+        " dropped and counted.",
+        "SE-087": "`worker_decision_sequence` leaves the engine's own events out and parts with fewer than three"
+        " actions; its prompt lists what could be done, its answer what was done, in order.",
+        "SE-088": "`dependency_graph` makes a row of each inference, prompt and answer word for word; an inference that"
+        " failed or contradicts itself is a failure.",
+        "SE-089": "`dpo` pairs attempts of one group at the same prompt, the one with the higher score chosen; what is"
+        " compared is said by an extractor of one's own, or by the learn model that it wraps.",
+        "SE-090": "The least gap between two scores, the number of pairs and whether an attempt may be in several of"
+        " them can be set.",
+        "SE-091": "A pair's quality gap is the difference of the two scores.",
+        "SE-092": "The training file holds the rows that the learn model's `convert` gives and no other; where it gives"
+        " none, the training is skipped with the reasons counted.",
+    },
     "Intake": {
         "SE-129": "The queue in front of the store has a limit in events and bytes; whoever cannot wait loses"
         " events, and they are counted.",

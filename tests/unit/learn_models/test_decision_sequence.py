@@ -1,15 +1,19 @@
 """The decision sequence of a worker: its actions in order, split by worker, judged by the task."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from honed.domain.events import parse_event
 from honed.domain.outcome import Failure, Success, Timeout, Unknown
-from honed.domain.records import Record, record_from_event
+from honed.domain.records import ActionRecord, Record, record_from_event
 from honed.errors import LearnError
 from honed.learn_models.decision_sequence import DecisionSequenceLearnModel
+from tests.unit.learn_models.actions import actions
 
 MODEL = DecisionSequenceLearnModel()
 ACTIONS = ("restart", "done", "check_status", "read_logs", "tick_end")
@@ -31,6 +35,7 @@ def seen(text: str) -> dict[str, Any]:
     return {"context": {"observation": text}}
 
 
+@pytest.mark.feature("SE-087")
 def test_a_row() -> None:
     """The task, what could be done, and what was done with success, in order."""
     records = [
@@ -52,6 +57,7 @@ def test_a_row() -> None:
     )
 
 
+@pytest.mark.feature("SE-087")
 def test_the_task_is_split_by_worker() -> None:
     """Each worker has an episode of its own, and the task's `done` judges all of them."""
     records = [
@@ -67,6 +73,7 @@ def test_the_task_is_split_by_worker() -> None:
     assert one.task_id == two.task_id == "t"
 
 
+@pytest.mark.feature("SE-087")
 def test_short_parts_are_dropped() -> None:
     """System events do not make a part long enough."""
     records = [act("tick_start"), act("a"), act("tick_end"), act("b"), act("idle"), act("done")]
@@ -151,3 +158,26 @@ def test_only_actions_and_verdicts_of_a_task_belong_to_it() -> None:
     assert (
         MODEL.group_key(record(type="outcome", receipt_id="r", outcome={"type": "unknown"})) is None
     )
+
+
+@pytest.mark.feature("SE-087")
+@given(actions, st.integers(1, 4))
+def test_parts_are_those_of_the_obvious_reading(
+    records: Sequence[ActionRecord], min_actions: int
+) -> None:
+    """For any task: one part for each worker with enough actions of its own, in order of ticks, judged by all."""
+    model = DecisionSequenceLearnModel(min_actions=min_actions)
+    made = model.build_episodes([*records, act("done", worker=9, tick=9)], now_ms=1)
+    ordered = [r for tick in range(4) for r in records if r.tick == tick]
+    own = [r for r in ordered if r.action not in ("tick_start", "idle")]
+    parts = {w: [r for r in own if r.worker_id == w] for w in (1, 2)}
+    expected = {w: part for w, part in parts.items() if len(part) >= min_actions}
+    assert {episode.metadata.worker_id: episode.actions[:-1] for episode in made} == expected
+    for episode in made:
+        part = episode.actions[:-1]
+        shares = [r.kpi_contribution for r in part if r.kpi_contribution is not None]
+        share = sum(r.success for r in part) / len(part)
+        assert isinstance(episode.outcome, Success)
+        assert episode.outcome.score == pytest.approx(
+            min(1.0, max(0.0, sum(shares))) if shares else share
+        )

@@ -8,10 +8,11 @@ import pytest
 
 from honed.client.wire import new_event_id
 from honed.domain.episode import Episode
+from honed.domain.events import parse_event
 from honed.domain.outcome import Failure, Outcome, Success, Unknown
-from honed.domain.records import DependencyGraphRecord
+from honed.domain.records import DependencyGraphRecord, record_from_event
 from honed.errors import LearnError
-from honed.learn_models import create
+from honed.learn_models import DependencyGraphLearnModel, Options, create
 from honed.ports import EpisodeFilter
 from honed.training_sets import Export
 from tests.feed_parts import action, failure, line, open_intake, success
@@ -48,6 +49,7 @@ async def episodes(*events: dict[str, Any], count: int = 1) -> list[Episode]:
             return [await intake.episodes.receive() for _ in range(count)]
 
 
+@pytest.mark.feature("SE-088")
 @pytest.mark.parametrize(
     ("changed", "outcome"),
     [
@@ -68,6 +70,7 @@ async def test_an_inference_that_cannot_be_right_has_failed(
     assert episode.outcome == outcome
 
 
+@pytest.mark.feature("SE-088")
 async def test_an_inference_is_worth_what_its_task_was() -> None:
     """Each of a task has an episode of its own; one that cannot be right stays a failure."""
     told = [graph(task_id="t"), graph(task_id="t", response=""), success(0.5, task_id="t")]
@@ -119,3 +122,28 @@ async def test_prompt_and_answer_of_the_record_are_those_of_the_preference_row()
     assert row["prompt"][-1] == {"role": "user", "content": right["prompt"]}
     assert row["chosen"] == [{"role": "assistant", "content": right["response"]}]
     assert row["rejected"] == [{"role": "assistant", "content": "fly"}]
+
+
+@pytest.mark.feature("SE-088")
+async def test_a_row_is_prompt_and_answer_of_the_record() -> None:
+    """Word for word, behind a system turn that can be set."""
+    [episode] = await episodes(graph())
+    assert [(turn.role, turn.text) for turn in MODEL.convert(episode).messages] == [  # type: ignore[union-attr]
+        ("system", DependencyGraphLearnModel.default_system_prompt()),
+        ("user", "Which of look, fix and test first?"),
+        ("assistant", '{"discover": ["look"], "change": ["fix", "test"]}'),
+    ]
+    own = create("dependency_graph", Options(system_prompt="Plan."))
+    assert own.convert(episode).messages[0].text == "Plan."  # type: ignore[union-attr]
+
+
+@pytest.mark.feature("SE-088")
+async def test_an_inference_waits_for_its_task() -> None:
+    """One that names a task is no episode before the task has ended, unless the group goes idle."""
+    told = record_from_event(parse_event(line(graph(task_id="t"))), received_ms=1)
+    assert not MODEL.is_complete([told])
+    assert MODEL.build_episodes([told], now_ms=1) == []
+    [late] = MODEL.build_episodes([told], now_ms=1, final=True)
+    assert late.outcome == Unknown()
+    alone = record_from_event(parse_event(line(graph())), received_ms=1)
+    assert MODEL.is_complete([alone])
