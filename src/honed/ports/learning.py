@@ -10,6 +10,8 @@ from honed.domain.dataset import Dataset, Shape
 from honed.domain.job import EpisodeScore, Progress, TrainSettings
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
 from honed.domain.verdict import Seen
+from honed.ports.lessons import Material
+from honed.ports.reviews import Look, Preview, Review
 
 
 class HeldOut(Struct, frozen=True, kw_only=True):
@@ -50,10 +52,27 @@ class TrainingSet(Struct, frozen=True, kw_only=True):
 class TrainingSets(Protocol):
     """Which episodes a run learns from."""
 
+    async def material(self) -> Material:
+        """What there is to learn from now."""
+
+    async def preview(
+        self, scratch: Path, *, review: Review | None = None, num_rows: int = 0
+    ) -> Preview:
+        """What a run would learn from, or the run that waits for a person: built in `scratch` and cleared away."""
+
     async def build(
-        self, folder: Path, *, selection: Selection = "successes", shape: Shape = "sft"
+        self,
+        folder: Path,
+        *,
+        selection: Selection = "successes",
+        shape: Shape = "sft",
+        material: Material | None = None,
+        look: Look | None = None,
     ) -> TrainingSet:
         """Write the training and the held-out file into `folder`, the training rows in the shape that a method reads.
+
+        The episodes are those of `material`, chosen now where it is None. `look` is told of each of them; then
+        nothing is going to be learned from what is written.
 
         Raises:
             EmptyDataError: nothing can teach; the message counts the reasons.

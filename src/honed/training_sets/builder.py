@@ -6,6 +6,7 @@ of episodes and a few numbers per row, however much there is. Converting and wri
 thread, because the daemon's event loop has events to commit.
 """
 
+import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,14 +14,16 @@ import anyio.to_thread
 
 from honed import log
 from honed.domain.dataset import Shape
+from honed.domain.episode import Episode
 from honed.domain.trained_model import Selection
 from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
 from honed.learn_models import DpoConfig
 from honed.learn_models.learn_model import LearnModel
-from honed.ports import Material, Store, TrainingSet
+from honed.ports import Look, Material, Preview, Review, Store, TrainingSet
 from honed.training_sets.harvest import Harvest, Rules
 from honed.training_sets.held_out import HeldOutSplit
+from honed.training_sets.preview import preview
 from honed.training_sets.rows import RowSpool
 
 CHUNK: Final = 32
@@ -92,8 +95,44 @@ class SftTrainingSets:
             pairs=pairs,
         )
 
+    async def material(self) -> Material:
+        """What there is to learn from now."""
+        rules = self._rules
+        return await self._store.lessons.material(
+            rules.scenario, rules.learn_model.name, limit=rules.max_episodes
+        )
+
+    async def preview(
+        self,
+        scratch: Path,
+        *,
+        review: Review | None = None,
+        num_rows: int = 0,
+        selection: Selection = "successes",
+        shape: Shape = "sft",
+    ) -> Preview:
+        """What `build` would give now, or for the run that waits; it is built, looked at and cleared away."""
+        return await preview(
+            self,
+            self._store.reviews,
+            scenario=self._rules.scenario,
+            learn_model=self._rules.learn_model.name,
+            skill_tag=self._rules.skill_tag,
+            scratch=scratch,
+            review=review,
+            num_rows=num_rows,
+            selection=selection,
+            shape=shape,
+        )
+
     async def build(
-        self, folder: Path, *, selection: Selection = "successes", shape: Shape = "sft"
+        self,
+        folder: Path,
+        *,
+        selection: Selection = "successes",
+        shape: Shape = "sft",
+        material: Material | None = None,
+        look: Look | None = None,
     ) -> TrainingSet:
         """Write `{learn_model}.jsonl`, `held_out.jsonl`, their metadata and `dataset.json` into `folder`.
 
@@ -101,21 +140,28 @@ class SftTrainingSets:
         order of their episodes' ids. The blind selection draws as many episodes as the other one has, whatever their
         outcome.
 
+        Args:
+            folder: made if need be.
+            selection: whether outcomes are looked at.
+            shape: what a row is.
+            material: the episodes, chosen earlier; None chooses them now.
+            look: is told of each episode; then nothing is settled, for nothing will be learned from it.
+
         Raises:
             EmptyDataError: no episodes, or too few rows; the message counts the reasons.
             TrainingError: the files cannot be written.
         """
-        rules, name = self._rules, self._rules.learn_model.name
+        rules = self._rules
         # before the episodes are read, so that what comes in meanwhile counts as new
-        material = await self._store.lessons.material(
-            rules.scenario, name, limit=rules.max_episodes
-        )
+        material = material or await self.material()
         actions = await self._store.distinct_actions(rules.scenario)
         try:
             await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
             with RowSpool(folder) as spool:
                 fresh = material.episode_ids[: material.num_new + material.num_changed]
-                harvest = Harvest(rules, spool, selection, actions, shape=shape, fresh=fresh)
+                harvest = Harvest(
+                    rules, spool, selection, actions, shape=shape, fresh=fresh, look=look
+                )
                 later = await self._read(material, harvest)
                 for ids in harvest.groups():
                     found = await self._store.lessons.read(ids)
@@ -131,7 +177,8 @@ class SftTrainingSets:
             raise TrainingError(
                 f"training files in {folder} cannot be written: {error.strerror}"
             ) from error
-        await self._settle(harvest)
+        if look is None:
+            await self._settle(harvest)
         return TrainingSet(
             data_path=made.data_path,
             held_out_path=made.held_out_path,
@@ -149,6 +196,17 @@ class SftTrainingSets:
             dataset=made.dataset,
         )
 
+    async def why_not(self, episode: Episode) -> str | None:
+        """Why an episode by itself would not be learned from; None when it would be, if it is nothing like another."""
+        rules = self._rules
+        actions = await self._store.distinct_actions(rules.scenario)
+        settled = await self._store.lessons.sides(rules.split.names(episode))
+        with tempfile.TemporaryDirectory() as folder, RowSpool(Path(folder)) as spool:
+            harvest = Harvest(rules, spool, "successes", actions)
+            harvest.settled = settled
+            harvest.add([episode])
+        return next(iter(harvest.left_out), None)
+
     async def _read(self, material: Material, harvest: Harvest) -> dict[str, Reach]:
         """Harvest the material; the episodes of which more was said than when it was chosen."""
         later: dict[str, Reach] = {}
@@ -164,6 +222,7 @@ class SftTrainingSets:
             episodes = [read.episode for read in found]
             names = {name for each in episodes for name in self._rules.split.names(each)}
             harvest.settled |= await self._store.lessons.sides(sorted(names))
+            harvest.dropped |= await self._store.reviews.dropped(ids)
             await anyio.to_thread.run_sync(harvest.add, episodes)
         return later
 

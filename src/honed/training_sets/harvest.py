@@ -14,7 +14,7 @@ from honed.domain.trained_model import Selection
 from honed.domain.training_data import ChatExample, TrainingData
 from honed.errors import EmptyDataError, LearnError
 from honed.learn_models import convert, forks_of
-from honed.ports import HeldOut
+from honed.ports import DROPPED, HeldOut, Look
 from honed.training_sets.candidates import (
     Candidate,
     Origin,
@@ -60,6 +60,7 @@ class Harvest:
         actions: the scenario's distinct actions.
         shape: what a row is.
         fresh: the episodes that are new to training, or have changed since.
+        look: is told where each episode belongs.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Harvest:
         *,
         shape: Shape = "sft",
         fresh: Collection[str] = (),
+        look: Look | None = None,
     ) -> None:
         self._rules = rules
+        self._look = look
         self._spool = spool
         self._selection = selection
         self._actions = actions
@@ -89,6 +92,8 @@ class Harvest:
         self._sketches = is_available()
         self.settled: dict[bytes, bool] = {}
         """By name whether it is held out, of those whose side a training has settled; filled before `add`."""
+        self.dropped: frozenset[str] = frozenset()
+        """Episodes that somebody has dropped in review; filled before `add`."""
         self.left_out: Counter[str] = Counter()
         self.fault: LearnError | None = None
         """The first episode that could not be converted."""
@@ -106,8 +111,11 @@ class Harvest:
         """Sort episodes into training rows, held-out rows and those left out."""
         for episode in episodes:
             self._num_episodes += 1
-            if reason := self._sort(episode):
+            reason = self._sort(episode)
+            if reason:
                 self.left_out[reason] += 1
+            if self._look is not None:
+                self._look(episode, reason)
 
     def groups(self) -> list[tuple[str, ...]]:
         """Ids of episodes that are to be compared, group by group; each to be read and given to `compare`."""
@@ -194,6 +202,8 @@ class Harvest:
             )
         if side == "held out":
             return self._hold_out(episode)
+        if episode.id in self.dropped:
+            return DROPPED
         return self._learn(episode) if self._shape == "sft" else self._weigh(episode)
 
     def _learn(self, episode: Episode) -> str | None:
@@ -283,6 +293,8 @@ class Harvest:
             return _no_row(data) if known or episode.demonstrations else NO_OUTCOME
         # one that nobody has judged yet is evidence once somebody does: nothing like it is learned until then
         self._held_out_texts.add(data)
+        if episode.id in self.dropped:
+            return DROPPED
         is_corrected = data.metadata.demonstrated_by is not None
         if not is_corrected and not known:
             return NO_OUTCOME
