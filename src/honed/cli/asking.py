@@ -165,7 +165,9 @@ def with_store(
                 "the first `honed up`, `run` or `import` makes it; or is `database` another one?"
             )
             raise NotFoundError(f"nothing is stored at {place.shown}", advice=advice)
-        async with open_store(config.database, alone=alone) as store:
+        async with open_store(
+            config.database, alone=alone, composition=config.rewards.composition()
+        ) as store:
             return await read(store)
 
     try:

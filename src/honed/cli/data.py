@@ -114,7 +114,7 @@ async def _import(config: Config, files: list[Path], form: Format | None, quiet:
     imported = Imported()
     for file in files:  # before anything is stored
         check_readable(file)
-    async with open_store(config.database) as store:
+    async with open_store(config.database, composition=config.rewards.composition()) as store:
         before = await store.count_episodes(ours)
         async with open_intake(config, store) as intake:
             with _progress(quiet) as bar:

@@ -80,7 +80,10 @@ async def _ingest(config: Config, files: list[Path]) -> Ingest:
     done = Ingest()
     for file in files:  # before anything is stored
         check_readable(file)
-    async with open_store(config.database) as store, open_intake(config, store) as intake:
+    async with (
+        open_store(config.database, composition=config.rewards.composition()) as store,
+        open_intake(config, store) as intake,
+    ):
         for file in files:
             with open_rows(file) as rows:
                 for batch in _batches(rows, file, config.events.line_max, done):

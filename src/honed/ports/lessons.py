@@ -28,6 +28,8 @@ class ReadEpisode(NamedTuple):
 
     episode: Episode
     reach: Reach
+    is_judged: bool = False
+    """Whether its outcome is a model's opinion alone (`domain.composition`)."""
 
 
 class Lesson(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from honed.domain.composition import Composition
 from honed.domain.episode import Episode, EpisodeLike
 from honed.domain.outcome import Outcome
 from honed.domain.records import Record
@@ -147,6 +148,10 @@ class Store(Protocol):
     @property
     def reviews(self) -> Reviews:
         """What people said about episodes, and the runs that wait for them."""
+
+    @property
+    def composition(self) -> Composition:
+        """How the verdicts on an episode become its outcome here."""
 
     async def append(
         self, events: Sequence[IncomingEvent], *, position: FilePosition | None = None

@@ -227,14 +227,6 @@ async def reach(db: AsyncConnection) -> Reach:
     return Reach(verdict or 0, max(record or 0, removed or 0))
 
 
-async def newest_verdicts(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, int]:
-    """The id of the newest verdict on each of these episodes."""
-    said = t.outcomes.c
-    query = select(said.episode_id, func.max(said.id).label("newest"))
-    query = query.where(said.episode_id.in_(episode_ids)).group_by(said.episode_id)
-    return {row.episode_id: row.newest for row in await db.execute(query)}
-
-
 async def changed(db: AsyncConnection, scenario: str, learn_model: str, *, limit: int) -> list[str]:
     """Episodes that have changed since the last training saw them, the newest first."""
     c = t.changed_episodes.c

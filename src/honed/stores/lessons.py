@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import select
 
-from honed.domain.composition import Composition
+from honed.domain.composition import Composition, is_judged
 from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Reach
 from honed.ports import Lesson, Material, ReadEpisode
@@ -57,14 +57,16 @@ class SqlLessons:
         async with self._read() as db:
             query = select(t.episodes).where(t.episodes.c.id.in_(episode_ids))
             episodes = await reads.whole(db, (await db.execute(query)).all())
-            verdicts = await changes.newest_verdicts(db, episode_ids)
+            verdicts = await changes.verdicts_of(db, episode_ids)
+            composition = composition_of(db)
         found = {
             episode.id: ReadEpisode(
                 episode,
                 Reach(
-                    verdicts.get(episode.id, 0),
+                    max((said.id for said in verdicts.get(episode.id, ())), default=0),
                     max((record.record_id or 0 for record in episode.records), default=0),
                 ),
+                _is_judged(composition, verdicts.get(episode.id, ())),
             )
             for episode in episodes
         }
@@ -97,6 +99,11 @@ class SqlLessons:
             verdicts = (await changes.verdicts_of(db, [episode_id])).get(episode_id, [])
             composition = composition_of(db)
         return [_lesson(composition, model, episode_id, verdicts) for model in models]
+
+
+def _is_judged(composition: Composition, verdicts: Sequence[changes.Numbered]) -> bool:
+    counted = composition.counted([verdict.told for verdict in verdicts])
+    return bool(counted) and all(is_judged(told.source) for told in counted)
 
 
 def _lesson(

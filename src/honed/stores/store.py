@@ -56,6 +56,7 @@ class SqlStore:
         self._is_settled = True
         self._read = transactions.read
         self._write = transactions.write
+        self.composition = transactions.composition
         self.keeping = SqlKeeping(transactions)
         self.records = SqlRecords(transactions)
         self.lessons = SqlLessons(transactions)

@@ -13,7 +13,7 @@ import msgspec
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, is_known, is_success
 from honed.domain.training_data import ChatExample
-from honed.domain.verdict import Told, standing
+from honed.domain.verdict import Told
 from honed.errors import LearnError, ValidationError
 from honed.learn_models import ChatLearnModel, LearnModel
 from honed.ports import EpisodeFilter, EpisodeRow, Store
@@ -86,7 +86,8 @@ class Export:
             self.num_episodes += 1
             told = provenance[episode.id]
             verdicts = [Told(said.outcome, said.source, said.version) for said in told.verdicts]
-            if stands := standing(verdicts):  # one may have come since the episode was read
+            # one may have come since the episode was read
+            if stands := self.store.composition.stands(verdicts):
                 episode = msgspec.structs.replace(episode, outcome=stands.outcome)
             yield format_episode(StoredEpisode(episode, told))
 
