@@ -11,7 +11,7 @@ from honed.config import Config
 from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import OutcomeGate
-from honed.learn_models import LearnModel, method_of
+from honed.learn_models import DpoConfig, LearnModel, method_of
 from honed.ports import Applier, Gate
 from honed.processors import BaseModel
 from honed.stores import SqlStore, open_store
@@ -120,4 +120,12 @@ def training_sets_of(
         seed=config.train.seed,
         near_duplicates=config.learn.near_duplicates,
         similarity=config.learn.near_duplicate_similarity,
+        min_chars=config.train.min_chars,
+        max_chars=config.train.max_chars,
+        max_turns=config.train.max_turns,
+        replay=config.train.replay,
+        skill_tag=config.train.skill_tag,
+        max_skill_share=config.train.max_skill_share,
+        max_age_share=config.train.max_age_share,
+        pairs=DpoConfig(**config.learn.dpo.model_dump()),
     )

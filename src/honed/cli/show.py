@@ -30,13 +30,13 @@ from honed.domain.job import RenderJob, RenderResult, TooLong
 from honed.domain.rendered import Drop, RenderedExample, RenderedRow, Segment, State
 from honed.domain.training_data import TrainingData
 from honed.errors import ConfigError, HonedError, NotFoundError
-from honed.learn_models import LearnModel, LeftOut, create
+from honed.learn_models import LeftOut, create
 from honed.ports import EpisodeFilter, Lesson
 from honed.processors import run_job
+from honed.rooms import training_sets_of
 from honed.stores import SqlStore
-from honed.training_sets.harvest import Harvest, Rules
-from honed.training_sets.held_out import HeldOutSplit, load_or_make_secret
-from honed.training_sets.rows import RowSpool, format_row
+from honed.training_sets.held_out import load_or_make_secret
+from honed.training_sets.rows import format_row
 
 _STYLES: Final[dict[State, str]] = {"prompt": "dim", "kept": "bold green", "dropped": "red"}
 _MARKS: Final[dict[State, str]] = {"prompt": "  ", "kept": "+ ", "dropped": "- "}
@@ -138,33 +138,15 @@ async def _read(config: Config, episode_id: str, store: SqlStore) -> _Found:
     learn_model = chosen.get(episode.learn_model) or create(episode.learn_model)
     actions = await store.distinct_actions(config.scenario)
     example = learn_model.convert(episode, available_actions=actions)
+    secret = load_or_make_secret(config.data_dir / "secret.key", may_make=False)
+    sets = training_sets_of(config, learn_model, store, secret)
     return _Found(
         episode=episode,
         example=example,
         left_out=learn_model.left_out(episode),
-        not_trained=_why_not_trained(config, learn_model, episode, actions),
+        not_trained=await sets.why_not(episode),
         lessons=await store.lessons.of(episode_id),
     )
-
-
-def _why_not_trained(
-    config: Config, learn_model: LearnModel, episode: Episode, actions: Sequence[str]
-) -> str | None:
-    """Asks the training sets themselves, as a run would."""
-    secret = load_or_make_secret(config.data_dir / "secret.key", may_make=False)
-    rules = Rules(
-        learn_model=learn_model,
-        scenario=config.scenario,
-        split=HeldOutSplit(secret, config.gate.held_out_fraction),
-        min_score=config.train.min_score,
-        min_rows=config.train.min_rows,
-        unlabelled=config.learn.unlabelled,
-        seed=config.train.seed,
-    )
-    with tempfile.TemporaryDirectory() as folder, RowSpool(Path(folder)) as spool:
-        harvest = Harvest(rules, spool, "successes", actions)
-        harvest.add([episode])
-    return next(iter(harvest.left_out), None)
 
 
 async def _render(

@@ -198,6 +198,22 @@ class TrainSection(Section):
     """Successes with a lower score are not learned from."""
     min_rows: int = Field(20, ge=1)
     """A run with fewer rows is skipped."""
+    min_chars: int = Field(0, ge=0)
+    """Rows with fewer characters are not learned from."""
+    max_chars: int | None = Field(None, ge=1, examples=[100_000])
+    """Rows with more characters are not learned from; default: no limit."""
+    max_turns: int | None = Field(None, ge=2, examples=[60])
+    """Rows with more turns are not learned from; default: no limit."""
+    replay: float = Field(1.0, ge=0.0, le=1.0)
+    """Largest share of rows from episodes that an earlier run has looked at, where there are new ones; 0: only new
+    ones, 1: as they come."""
+    skill_tag: str = Field("skill", min_length=1)
+    """The tag of events that says which skill an episode shows."""
+    max_skill_share: float = Field(1.0, gt=0.0, le=1.0)
+    """Largest share of the rows that one skill may have; 1: as they come."""
+    max_age_share: float = Field(1.0, gt=0.0, le=1.0)
+    """Largest share that one class of age may have (under a day before the youngest, then 2, 4, 8 days and so on);
+    1: as they come."""
     backoff: Duration = timedelta(seconds=60)
     """Wait after a failed run; doubles with each further failure, up to 1 h."""
     stop_grace: Duration = timedelta(seconds=10)

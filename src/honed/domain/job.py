@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from honed.domain.dataset import Dataset
 from honed.domain.rendered import RenderedExample
 from honed.domain.trained_model import TrainingMetrics
 from honed.domain.verdict import Seen
@@ -68,6 +69,8 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     seen: Seen | None = None
     """Which verdicts on the episodes the data were made by."""
     data_digest: str = ""
+    dataset: Dataset | None = None
+    """How the data were chosen, for the adapter's manifest."""
     parent_id: str | None = None
     selection: Literal["successes", "blind"] = "successes"
     base_facts_path: str | None = None

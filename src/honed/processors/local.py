@@ -138,6 +138,7 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         episode_ids=training_set.episode_ids,
         seen=training_set.seen,
         data_digest=training_set.data_digest,
+        dataset=training_set.dataset,
         parent_id=request.parent_id,
         selection=request.selection,
         base_facts_path=str(request.base_facts_path) if request.base_facts_path else None,

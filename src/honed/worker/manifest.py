@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from honed.adapter_files import MANIFEST_FILE
+from honed.domain.dataset import Dataset
 from honed.domain.job import TrainJob, TrainSettings
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Method, Selection, TrainingMetrics
@@ -74,6 +75,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     episode_ids: tuple[str, ...]
     seen: Seen | None
     """Which verdicts on the episodes the run went by."""
+    dataset: Dataset | None
+    """The rules by which the data were chosen, the seed, and all counts."""
     left_out: dict[str, int]
     """Episodes that were looked at and not learned from, by reason."""
     forks: dict[str, int]
@@ -128,6 +131,7 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
         num_rows=facts.num_rows,
         episode_ids=job.episode_ids,
         seen=job.seen,
+        dataset=job.dataset,
         left_out=job.left_out,
         forks=job.forks,
         settings=job.settings,
