@@ -6,6 +6,7 @@ Time zones are those of the IANA database, by name; without one it is UTC. A zon
 import difflib
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
@@ -51,12 +52,14 @@ class Window(TrainTrigger):
         return Verdict(is_in, self, f"it is {local:%H:%M} in {self.tz}")
 
     def next_change(self, context: TriggerContext) -> datetime | None:
-        """The next start or end."""
-        tz, local = zone(self.tz), context.now.astimezone(zone(self.tz))
-        days = (local.date() + timedelta(days=n) for n in range(3))
+        """The next start or end, or the next time that the clock on the wall is set."""
+        tz, now = zone(self.tz), context.now
+        today = now.astimezone(tz).date()
+        days = (today + timedelta(days=n) for n in range(3))
         walls = (datetime.combine(day, at) for day in days for at in (self.start, self.end))
         instants = (instant for wall in walls for instant in _instants(wall, tz))
-        return min((instant for instant in instants if instant > context.now), default=None)
+        soonest = min(instant for instant in instants if instant > now)
+        return _set_between(now, soonest, tz) or soonest
 
     def __str__(self) -> str:
         return f'window("{self.hours}"{_zone_argument(self.tz)})'
@@ -158,18 +161,26 @@ def next_instant(expression: str, tz: str, since: datetime) -> datetime | None:
     return next((instant for instant in instants if instant > since), None)
 
 
-def _instants(wall: datetime, tz: ZoneInfo) -> tuple[datetime, ...]:
-    """When the clock on the wall shows that; twice, once, or when it jumps over it."""
-    first, second = (wall.replace(tzinfo=tz, fold=fold).astimezone(UTC) for fold in (0, 1))
-    if first <= second:
-        return (first, second)
-    while first - second > timedelta(seconds=1):  # left out: the clock jumps between the two
-        middle = second + (first - second) / 2
-        if middle.astimezone(tz).replace(tzinfo=None) < wall:
-            second = middle
-        else:
+def _instants(wall: datetime, tz: ZoneInfo) -> Iterator[datetime]:
+    """When the clock on the wall shows that: once, twice, or never on the night that leaves it out."""
+    for fold in (0, 1):
+        instant = wall.replace(tzinfo=tz, fold=fold).astimezone(UTC)
+        if instant.astimezone(tz).replace(tzinfo=None) == wall:
+            yield instant
+
+
+def _set_between(first: datetime, last: datetime, tz: ZoneInfo) -> datetime | None:
+    """When the clock on the wall is set between two instants of UTC; None when it is not."""
+    before = first.astimezone(tz).utcoffset()
+    if last.astimezone(tz).utcoffset() == before:
+        return None
+    while last - first > timedelta(seconds=1):
+        middle = first + (last - first) / 2
+        if middle.astimezone(tz).utcoffset() == before:
             first = middle
-    return (first.replace(microsecond=0),)
+        else:
+            last = middle
+    return last.replace(microsecond=0)
 
 
 def _zone_argument(tz: str) -> str:

@@ -49,6 +49,25 @@ def test_a_table_may_hold_text() -> None:
     )
 
 
+@pytest.mark.feature("SE-105")
+def test_every_condition_has_a_short_form() -> None:
+    """As people write it; UTC is the zone of what names none."""
+    short = {
+        "quiet('600')": 'quiet("10m")',
+        "window('22:00-24:00')": 'window("22:00-24:00")',
+        "window('01:00-06:00', 'Europe/Berlin')": 'window("01:00-06:00", tz="Europe/Berlin")',
+        "cron(' 0  3 * * mon-fri', tz='UTC')": 'cron("0 3 * * mon-fri")',
+        "cooldown(90)": 'cooldown("1m30s")',
+        "budget(gpu_hours=2, per='1d')": 'budget(gpu_hours=2.0, per="1d")',
+        "budget(per='24h', runs=4)": 'budget(runs=4, per="1d")',
+        "failures(3)": "failures(below=3)",
+    }
+    assert {text: str(parse(text)) for text in short} == short
+    assert from_table({"window": "01:00-06:00"}) == parse('window("01:00-06:00")')
+    assert from_table({"budget": {"runs": 4, "per": 3600}}) == parse('budget(runs=4, per="1h")')
+
+
+@pytest.mark.feature("SE-105")
 def test_the_default_rule() -> None:
     """A scenario without a rule trains every hundred episodes or every hour."""
     assert default_watch() == Count(100) | Every(timedelta(hours=1))
@@ -73,6 +92,38 @@ def test_the_default_rule() -> None:
         ("quality(below=0.5, window=5)", "never fit"),
         ("quality(0.5, windw=5)", "expected quality(below, window, min_samples)"),
         ("quality(**{'below': 0.5})", "expected name=value"),
+        ("quite('10m')", "did you mean quiet"),
+        ("windw('01:00-06:00')", "did you mean window"),
+        ("budgett(runs=1, per='1d')", "did you mean budget"),
+        ("cooldwn('2h')", "did you mean cooldown"),
+        ("failure(below=3)", "did you mean failures"),
+        ("corn('0 3 * * *')", "did you mean cron"),
+        ("quiet('0s')", "more than 0"),
+        ("cooldown('40000d')", "36500 days at most"),
+        ("window('1-6')", "expected for example 01:00-06:00"),
+        ("window('01:00-24:30')", "is no window"),
+        ("window('00:00-24:00')", "is empty"),
+        ("window(6)", "is no window"),
+        ("window('01:00-06:00', tz='Europe/Berln')", "did you mean Europe/Berlin"),
+        ("window('01:00-06:00', tz='/etc/passwd')", "unknown time zone"),
+        ("window('01:00-06:00', tz='')", "unknown time zone"),
+        ("window('01:00-06:00', tz=1)", "is no name"),
+        ("cron('0 3 * *')", "has 4 fields"),
+        ("cron('0 0 3 * * *')", "has 6 fields"),
+        ("cron('61 3 * * *')", "Bad minute"),
+        ("cron('0 0 31 feb *')", "Bad day-of-month"),
+        ("cron(3)", "is no schedule"),
+        ("cron('0 3 * * *', tz='Mars')", "unknown time zone"),
+        ("budget(per='1d')", "a budget of nothing"),
+        ("budget(runs=4)", "expected budget(runs, gpu_hours, per)"),
+        ("budget(4, per='1d')", "expected budget(runs, gpu_hours, per)"),
+        ("budget(runs=0, per='1d')", "1 or more"),
+        ("budget(runs=1.5, per='1d')", "1 or more"),
+        ("budget(gpu_hours=0, per='1d')", "hours above 0"),
+        ("budget(gpu_hours='2', per='1d')", "hours above 0"),
+        ("budget(runs=1, per='400d')", "366d at most"),
+        ("budget(runs=1, per='0s')", "more than 0"),
+        ("failures(below=0)", "1 or more"),
         ("count(1) and count(2)", "not part of a trigger"),
         ("count(1) + count(2)", "not part of a trigger"),
         ("__import__('os').system('true')", "not part of a trigger"),
@@ -105,6 +156,9 @@ def test_a_text_that_is_no_rule(text: str, says: str) -> None:
         ({"count": {"count": 1, "x": 2}}, "expected count(count)"),
         ({"always": False}, "expected always()"),
         ({"quality": {"below": 0.5, 3: 1}}, "expected"),
+        ({"window": {"hours": "01:00-06:00", "tz": ["x"]}}, "is no name"),
+        ({"budget": 3}, "expected budget(runs, gpu_hours, per)"),
+        ({"cron": {"expression": "9" * 5_000 + " 3 * * *"}}, "cannot be read"),
     ],
 )
 def test_a_table_that_is_no_rule(table: object, says: str) -> None:
