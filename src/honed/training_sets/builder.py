@@ -7,7 +7,6 @@ thread, because the daemon's event loop has events to commit.
 """
 
 import tempfile
-import tempfile
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +14,6 @@ import anyio.to_thread
 
 from honed import log
 from honed.domain.dataset import Shape
-from honed.domain.episode import Episode
 from honed.domain.episode import Episode
 from honed.domain.trained_model import Selection
 from honed.domain.verdict import Reach, Seen
@@ -197,17 +195,6 @@ class SftTrainingSets:
             num_near_duplicates=made.dataset.num_near_duplicates,
             dataset=made.dataset,
         )
-
-    async def why_not(self, episode: Episode) -> str | None:
-        """Why an episode by itself would not be learned from; None when it would be, if it is nothing like another."""
-        rules = self._rules
-        actions = await self._store.distinct_actions(rules.scenario)
-        settled = await self._store.lessons.sides(rules.split.names(episode))
-        with tempfile.TemporaryDirectory() as folder, RowSpool(Path(folder)) as spool:
-            harvest = Harvest(rules, spool, "successes", actions)
-            harvest.settled = settled
-            harvest.add([episode])
-        return next(iter(harvest.left_out), None)
 
     async def why_not(self, episode: Episode) -> str | None:
         """Why an episode by itself would not be learned from; None when it would be, if it is nothing like another."""
