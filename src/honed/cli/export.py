@@ -20,11 +20,12 @@ from rich.progress import Progress
 
 from honed.cli.asking import EXIT_FAILED, AsJson, ConfigFile, config_from, leave, with_store
 from honed.cli.printing import say
+from honed.config import Config
 from honed.domain.times import now_ms
 from honed.errors import HonedError
 from honed.ports import EpisodeFilter
 from honed.stores import SqlStore
-from honed.training_sets import EXPORTS, Export
+from honed.training_sets import EXPORTS, Export, HeldOutSplit, load_or_make_secret
 from honed.triggers.duration import parse_duration
 
 _DEFAULT_OUTCOMES: Final = {
@@ -117,7 +118,12 @@ def export(
 
     async def write(store: SqlStore) -> Exported:
         export = Export(
-            store=store, learn_model=learn_model, scenario=wanted, shape=form, filter=filter
+            store=store,
+            learn_model=learn_model,
+            scenario=wanted,
+            shape=form,
+            filter=filter,
+            split=_split(found),
         )
         total = await store.count_episodes(filter)
         of_any = await store.count_episodes(msgspec.structs.replace(filter, outcomes=None))
@@ -147,6 +153,14 @@ def export(
     except OSError as error:
         leave(HonedError(f"{file} cannot be written: {error.strerror}"))
     _show(exported, as_json=as_json, beside=file == _STDOUT)
+
+
+def _split(config: Config) -> HeldOutSplit | None:
+    """The split of the data folder; None where no secret has made one."""
+    path = config.data_dir / "secret.key"
+    if not path.exists():
+        return None
+    return HeldOutSplit(load_or_make_secret(path, may_make=False), config.gate.held_out_fraction)
 
 
 def _show(exported: Exported, *, as_json: bool, beside: bool) -> None:

@@ -23,7 +23,13 @@ from honed.ports import Ingested, Rejected
 from honed.process import running
 from honed.sink import Sink
 from honed.stores import SqlStore
-from honed.training_sets import BadRow, Reading, StoredEpisode, load_or_make_secret
+from honed.training_sets import (
+    BadRow,
+    HeldOutSplit,
+    Reading,
+    StoredEpisode,
+    load_or_make_secret,
+)
 
 _CLOSING_MAX_S: Final = 120.0
 """How long imported attempts may take to become episodes."""
@@ -35,8 +41,11 @@ Send = Callable[[list[bytes]], Awaitable[Ingested]]
 class Intake:
     """Takes rows, in batches that `flush` sends."""
 
-    def __init__(self, config: Config, store: SqlStore, sink: Sink, send: Send) -> None:
+    def __init__(
+        self, config: Config, store: SqlStore, sink: Sink, send: Send, split: HeldOutSplit
+    ) -> None:
         self._config = config
+        self._split = split
         self._store = store
         self._sink = sink
         self._send = send
@@ -90,8 +99,11 @@ class Intake:
 
     async def _adopt(self, row: Reading, stored: StoredEpisode) -> Reading | BadRow:
         await self.flush()  # an attempt that came in before it is known to the store
+        if stored.is_held_out:  # before it is there to be learned from
+            names = self._split.names(stored.episode)
+            await self._store.lessons.settle_sides(dict.fromkeys(names, True))
         try:
-            is_new = await self._sink.adopt(*stored)
+            is_new = await self._sink.adopt(stored.episode, stored.provenance)
         except ValidationError as error:
             return BadRow(row.line, str(error))
         scenario = stored.episode.metadata.scenario or ""
@@ -111,6 +123,7 @@ async def open_intake(config: Config, store: SqlStore) -> AsyncIterator[Intake]:
         if not by_daemon:
             alone.enter_context(only_daemon_of(config.data_dir))
         secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
+        split = HeldOutSplit(secret, config.gate.held_out_fraction)
         sink = Sink(
             store,
             config.learn.models(),
@@ -132,10 +145,10 @@ async def open_intake(config: Config, store: SqlStore) -> AsyncIterator[Intake]:
                         return _told(error)
                     return Ingested(sent.stored, sent.duplicates, ())
 
-                yield Intake(config, store, sink, to_daemon)
+                yield Intake(config, store, sink, to_daemon, split)
             return
         async with running(sink.run):
-            yield Intake(config, store, sink, sink.ingest)
+            yield Intake(config, store, sink, sink.ingest, split)
 
 
 def _told(error: RejectedError) -> Ingested:

@@ -19,6 +19,7 @@ from honed.learn_models import ChatLearnModel, LearnModel
 from honed.ports import EpisodeFilter, EpisodeRow, Store
 from honed.training_sets.formats import StoredEpisode, format_episode
 from honed.training_sets.harvest import MAY_NOT_TEACH, NO_ROW
+from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.shapes import (
     NO_FAILURE,
     NO_GROUP,
@@ -47,6 +48,8 @@ class Export:
     shape: str
     """One of `EXPORTS`."""
     filter: EpisodeFilter
+    split: HeldOutSplit | None = None
+    """Tells which episodes a training has held out, for the own form says so; None: none."""
     num_episodes: int = 0
     """Episodes looked at so far."""
     num_rows: int = 0
@@ -82,6 +85,7 @@ class Export:
 
     async def _whole(self, page: list[Episode]) -> AsyncIterator[bytes]:
         provenance = await self.store.provenance([episode.id for episode in page])
+        held_out = await self._held_out(page)
         for episode in page:
             self.num_episodes += 1
             told = provenance[episode.id]
@@ -89,7 +93,17 @@ class Export:
             # one may have come since the episode was read
             if stands := self.store.composition.stands(verdicts):
                 episode = msgspec.structs.replace(episode, outcome=stands.outcome)
-            yield format_episode(StoredEpisode(episode, told))
+            yield format_episode(StoredEpisode(episode, told, episode.id in held_out))
+
+    async def _held_out(self, page: list[Episode]) -> frozenset[str]:
+        """The episodes of a page that a training has held out."""
+        if self.split is None:
+            return frozenset()
+        names = {episode.id: self.split.names(episode) for episode in page}
+        settled = await self.store.lessons.sides(
+            sorted({n for each in names.values() for n in each})
+        )
+        return frozenset(id for id, each in names.items() if any(map(settled.get, each)))
 
     async def _examples(self) -> AsyncIterator[bytes]:
         write = next(write for name, write in SHAPES.items() if name == self.shape)

@@ -61,7 +61,7 @@ class Place:
         """Import a line of the form honed."""
         told = FORMATS["honed"].read(line)
         assert isinstance(told, StoredEpisode)
-        return await self.sink.adopt(*told)
+        return await self.sink.adopt(told.episode, told.provenance)
 
     async def episodes(self) -> list[Episode]:
         """All of them, records without the numbers that this store gave them."""

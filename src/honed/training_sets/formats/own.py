@@ -1,6 +1,6 @@
 """honed's own form: an episode with its events byte for byte and every verdict on it.
 
-    {"honed": 1, "episode": {...}, "events": [{"received_ms", "event"}], "verdicts": [...]}
+    {"honed": 1, "episode": {...}, "events": [{"received_ms", "event"}], "verdicts": [...], "held_out"?: true}
 
 An episode that is written and read again is the same in all that makes it: id, task, group, records,
 outcome, metadata. The events keep their bytes, so that one that arrives twice is known as a repeat.
@@ -9,7 +9,7 @@ outcome, metadata. The events keep their bytes, so that one that arrives twice i
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from honed.domain.episode import Episode, EpisodeMetadata
 from honed.domain.events import parse_event
@@ -28,6 +28,8 @@ class StoredEpisode(NamedTuple):
 
     episode: Episode
     provenance: Provenance
+    is_held_out: bool = False
+    """Whether it was held out where it comes from, and so is wherever it goes."""
 
 
 class _Episode(Struct, kw_only=True, omit_defaults=True):
@@ -49,6 +51,7 @@ class _Line(Struct):
     episode: _Episode
     events: tuple[_Event, ...]
     verdicts: tuple[Verdict, ...] = ()
+    held_out: bool | UnsetType = UNSET
 
 
 class _Form(Struct):
@@ -73,6 +76,7 @@ def format_episode(stored: StoredEpisode) -> bytes:
                 _Event(event.received_ms, Raw(event.body)) for event in stored.provenance.events
             ),
             verdicts=stored.provenance.verdicts,
+            held_out=True if stored.is_held_out else UNSET,
         )
     )
 
@@ -94,7 +98,11 @@ def read_episode(text: bytes) -> StoredEpisode:
         name: getattr(line.episode, name) for name in _Episode.__struct_fields__
     }
     records = tuple(_record(i, event) for i, event in enumerate(events))
-    return StoredEpisode(Episode(records=records, **fields), Provenance(events, line.verdicts))
+    return StoredEpisode(
+        Episode(records=records, **fields),
+        Provenance(events, line.verdicts),
+        line.held_out is True,
+    )
 
 
 def _record(index: int, event: StoredEvent) -> Any:
