@@ -150,6 +150,8 @@ class OutcomeEvent(
     outcome: Outcome | None = None
     """How the attempt ended; None says nothing about that, `unknown` takes back what was said."""
     receipt_id: str | None = None
+    episode_id: str | None = None
+    """By itself: this one attempt, which has become an episode, whatever its calls were named."""
     comment: str | None = None
     """Words for people; nothing is learned from them."""
     demonstration: Message | str | None = None

@@ -114,6 +114,7 @@ class OutcomeRecord(
 
     outcome: Outcome | None = None
     receipt_id: str | None = None
+    episode_id: str | None = None
     comment: str | None = None
     demonstration: Message | str | None = None
     source: str | None = None

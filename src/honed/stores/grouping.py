@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from honed.ports import Disposition, IncomingEvent
 
 ALL_ATTEMPTS: Final = 0
-"""In `late_outcomes` instead of a group: the outcome is about all attempts of its `group_id`."""
+"""In `late_outcomes` instead of a group: the outcome is about its `episode_id`, or all attempts of its `group_id`."""
 
 
 class Written(NamedTuple):

@@ -119,7 +119,7 @@ late_outcomes = Table(
 )
 """Outcomes that found their group closed, until they are the episodes' outcome.
 
-Group 0 stands for all attempts of the outcome's `group_id`.
+Group 0 stands for its `episode_id`, else for all attempts of its `group_id`.
 """
 
 episodes = Table(

@@ -93,7 +93,7 @@ async def _say_of_all(db: AsyncConnection, record_id: int, record: OutcomeRecord
 
     Its record joins none of them: to forget one attempt must not take a record from another.
     """
-    if record.outcome is None or record.purpose != "work":
+    if record.outcome is None or record.purpose != "work" or not record.group_id:
         return
     e = t.episodes.c
     query = select(e.id).where(e.group_id == record.group_id)
@@ -114,10 +114,15 @@ async def settle_late_outcomes(db: AsyncConnection) -> bool:
     for row in late:
         record = records[row.record_id]
         assert isinstance(record, OutcomeRecord)
+        e = t.episodes.c
+        if row.group_id == ALL_ATTEMPTS and record.episode_id:
+            known = select(e.id).where(e.id == record.episode_id)
+            if record.purpose == "work" and await db.scalar(known):
+                await say(db, record.episode_id, row.record_id, record)
+            continue
         if row.group_id == ALL_ATTEMPTS:
             await _say_of_all(db, row.record_id, record)
             continue
-        e = t.episodes.c
         query = select(e.id).where(e.source_group == row.group_id)
         for episode_id in (await db.execute(query)).scalars().all():
             await say(db, episode_id, row.record_id, record)

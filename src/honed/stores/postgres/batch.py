@@ -194,7 +194,7 @@ async def _follow_receipts(
     """Bring outcomes that name only a receipt to the group of its call, whichever came first.
 
     Returns:
-        `(record id, group id)` of the outcomes that found the group closed, or name a `group_id` alone.
+        `(record id, group id)` of the outcomes that found the group closed, or name none.
     """
     calls = [event for _, event in stored if event.receipt_id and event.type != "outcome"]
     links = list(
@@ -215,7 +215,7 @@ async def _follow_receipts(
         if event.type != "outcome" or event.groups:
             continue
         if event.receipt_id is None:
-            if event.group_id and not event.task_id and not event.session_id:
+            if not event.task_id and not event.session_id:
                 arrived.append((record_id, ALL_ATTEMPTS))
             continue
         found = await db.fetch(_OF_RECEIPT, event.receipt_id)
