@@ -229,7 +229,8 @@ async def tens(
 async def last_event_ms(db: AsyncConnection) -> int | None:
     """When the newest event came in; None when there is none any more."""
     r = t.records.c
-    at_ms: int | None = await db.scalar(select(r.received_ms).order_by(r.id.desc()).limit(1))
+    newest = select(func.max(r.id)).scalar_subquery()
+    at_ms: int | None = await db.scalar(select(r.received_ms).where(r.id == newest))
     return at_ms
 
 
