@@ -29,8 +29,9 @@ from honed.errors import ConfigError, ControlError, StoreError, TriggerError
 from honed.keeping import Keeper
 from honed.learn_models.learn_model import LearnModel
 from honed.listen import claim_unix_path, serving
-from honed.loop import InService, TrainingRuns, TriggerLoop
+from honed.loop import InService, Lines, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
+from honed.loop.training_run import TrainingNow
 from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor
@@ -38,9 +39,11 @@ from honed.rooms import (
     applier_of,
     base_of,
     gate_of,
+    in_service_of,
     learn_models_of,
+    lines_of,
+    runs_of,
     store_of,
-    training_sets_of,
 )
 from honed.sink import Sink
 from honed.sources import EventBus, OtherSource, SocketSource, chosen_sources
@@ -72,7 +75,7 @@ class LearningDaemon:
         self.config = config
         self._surroundings = surroundings or Surroundings()
         self._buses = tuple(buses)
-        self._learn_model = learn_model or learn_models_of(config)[0]
+        self._learn_models = [learn_model] if learn_model else learn_models_of(config)
         self._processor = processor or LocalProcessor(
             runs_dir=config.runs_dir,
             adapters_dir=config.adapters_dir,
@@ -87,8 +90,8 @@ class LearningDaemon:
         self._sink: Sink | None = None
         self._feed: SocketSource | None = None
         self._others: list[OtherSource] = []
-        self._runs: TrainingRuns | None = None
-        self._loop: TriggerLoop | None = None
+        self._runs: list[TrainingRuns] = []
+        self._loop: Lines | None = None
         self._in_service: InService | None = None
 
     async def run(self, *, ready: Callable[[], None] | None = None) -> None:
@@ -110,17 +113,22 @@ class LearningDaemon:
             await rooms.enter_async_context(running(store.watch))
             sink = self._sink = self._make_sink(store, secret)
             await rooms.enter_async_context(running(sink.run))
-            in_service = self._in_service = InService(
-                store,
-                self._applier,
-                scenario=config.scenario,
-                max_history=config.apply.max_history,
-                auto=config.apply.mode == "auto",
-                announce=self._events.publish,
+            in_service = self._in_service = in_service_of(
+                config, self._applier, store, self._events.publish
             )
             await rooms.enter_async_context(running(in_service.follow))
-            self._runs = self._training_runs(store, in_service, secret)
-            loop = self._loop = self._trigger_loop(store)
+            self._runs = runs_of(
+                config,
+                self._learn_models,
+                store,
+                secret,
+                in_service,
+                processor=self._processor,
+                gate=self._gate,
+                base=self._base,
+                announce=self._events.publish,
+            )
+            loop = self._loop = lines_of(config, self._learn_models, store, self._runs)
             # The first start is written down now: `honed status` need not write, on a full disk.
             await loop.state()
             await rooms.enter_async_context(running(loop.run))
@@ -170,7 +178,7 @@ class LearningDaemon:
             with contextlib.suppress(StoreError):
                 counts = await store.stats()
                 model = await in_service.current()
-                now = self._runs.now if self._runs else None
+                now = self._training_now
                 self._surroundings.supervisor.status(
                     f"{self.config.scenario}: {counts.num_episodes} episodes, "
                     f"{f'training {now.run_id}' if now else 'no training'}, "
@@ -222,11 +230,11 @@ class LearningDaemon:
         state = await loop.state()
         runs = await store.list_runs(self.config.scenario, limit=1)
         current = await in_service.current()
-        now = self._runs.now if self._runs else None
+        now = self._training_now
         return {
             "version": honed.__version__,
             "scenario": self.config.scenario,
-            "learn_model": self._learn_model.name,
+            "learn_model": self._learn_models[0].name,
             "base_model": self.config.base_model,
             "data_dir": str(self.config.data_dir),
             "pid": os.getpid(),
@@ -245,7 +253,7 @@ class LearningDaemon:
             "queue_depth": counts.queue_depth,
             "unlabelled": state.episode_count - state.known_count,
             "success_rate": state.success_count / state.known_count if state.known_count else None,
-            "trigger": await self._verdict(loop),
+            "trigger": await self._verdict(loop.of(None)),
             "last_train_at_ms": state.last_train_at_ms,
             "backoff_until_ms": state.backoff_until_ms,
             "training": _training(now) if now else None,
@@ -253,6 +261,7 @@ class LearningDaemon:
             "gateway_problem": in_service.problem,
             "base_problem": in_service.base_problem,
             "current_model": current.id if current else None,
+            "lines": [await self._line(line) for line in loop.loops] if loop.loops[1:] else [],
             "history": msgspec.to_builtins(await store.history(self.config.scenario)),
         }
 
@@ -266,10 +275,18 @@ class LearningDaemon:
         store, _, _ = self._opened
         return list(await store.list_models(self.config.scenario))
 
-    def train_now(self, *, selection: Selection = "successes", against_base: bool = False) -> str:
+    def train_now(
+        self,
+        *,
+        selection: Selection = "successes",
+        against_base: bool = False,
+        learn_model: str | None = None,
+    ) -> str:
         """Start a run past trigger and back-off; returns its id."""
         _, loop, _ = self._opened
-        return loop.train_now(selection=selection, against_base=against_base)
+        return loop.train_now(
+            selection=selection, against_base=against_base, learn_model=learn_model
+        )
 
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id."""
@@ -297,11 +314,28 @@ class LearningDaemon:
     # ------------------------------------------------------------ building
 
     @property
-    def _opened(self) -> tuple[Store, TriggerLoop, InService]:
+    def _opened(self) -> tuple[Store, Lines, InService]:
         assert self._store is not None
         assert self._loop is not None
         assert self._in_service is not None
         return self._store, self._loop, self._in_service
+
+    @property
+    def _training_now(self) -> TrainingNow | None:
+        return next((runs.now for runs in self._runs if runs.now), None)
+
+    async def _line(self, loop: TriggerLoop) -> dict[str, Any]:
+        """What one of several learn models has come to."""
+        _, _, in_service = self._opened
+        state, current = await loop.state(), await in_service.current(loop.learn_model)
+        return {
+            "learn_model": loop.learn_model,
+            "episodes": state.episode_count,
+            "unlabelled": state.episode_count - state.known_count,
+            "trigger": await self._verdict(loop),
+            "last_train_at_ms": state.last_train_at_ms,
+            "current_model": current.id if current else None,
+        }
 
     async def _verdict(self, loop: TriggerLoop) -> dict[str, Any]:
         try:
@@ -319,7 +353,7 @@ class LearningDaemon:
     def _make_sink(self, store: SqlStore, secret: bytes) -> Sink:
         return Sink(
             store,
-            [self._learn_model],
+            self._learn_models,
             scenario=self.config.scenario,
             secret=secret,
             settle=self.config.events.settle,
@@ -327,38 +361,6 @@ class LearningDaemon:
             on_episode=self._on_episode,
             consent=self.config.consent.consent(),
             redaction=self.config.redact.redaction(secret),
-        )
-
-    def _training_runs(
-        self, store: SqlStore, in_service: InService, secret: bytes
-    ) -> TrainingRuns | None:
-        config = self.config
-        if config.base_model is None:
-            return None
-        return TrainingRuns(
-            store,
-            training_sets_of(config, self._learn_model, store, secret),
-            self._processor,
-            self._gate,
-            in_service,
-            scenario=config.scenario,
-            learn_model=self._learn_model.name,
-            base_model=config.base_model,
-            settings=config.train.settings(too_long=config.learn.too_long),
-            runs_dir=config.runs_dir,
-            first_backoff_s=config.train.backoff.total_seconds(),
-            announce=self._events.publish,
-            check_base=self._base.check_unchanged if self._base else None,
-        )
-
-    def _trigger_loop(self, store: SqlStore) -> TriggerLoop:
-        return TriggerLoop(
-            store,
-            self._runs,
-            self.config.trigger,
-            scenario=self.config.scenario,
-            learn_model=self._learn_model.name,
-            check_interval=self.config.check_interval,
         )
 
 

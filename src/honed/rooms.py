@@ -3,8 +3,11 @@
 The daemon opens them; tests may bring their own in their place.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
+
+import anyio
 
 from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
@@ -12,7 +15,8 @@ from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import OutcomeGate
 from honed.learn_models import DpoConfig, LearnModel, method_of
-from honed.ports import Applier, Gate
+from honed.loop import Announce, InService, Lines, TrainingRuns, TriggerLoop
+from honed.ports import Applier, Gate, Processor
 from honed.processors import BaseModel
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets
@@ -28,10 +32,12 @@ def learn_models_of(config: Config) -> list[LearnModel]:
         ConfigError: one cannot be made, or what it makes could not be learned from.
     """
     models = config.learn.models()
-    if len(models) > 1:
+    if len(models) > 1 and config.base_model is not None and config.apply.kind != "none":
         raise ConfigError(
-            f"learn.model names {len(models)} models, and this version trains one",
-            advice="name one",
+            f"learn.model names {len(models)} models, each of which trains an adapter line, and "
+            f"apply.kind is {config.apply.kind!r}, which serves one line for each scenario",
+            advice='set apply.kind to "none", which only writes adapters down; or name one model, and learn '
+            "the others in scenarios of their own",
         )
     for model in models:
         method = method_of(model)
@@ -101,6 +107,81 @@ def applier_of(config: Config, base: BaseModel | None) -> Applier:
                 feed_socket=config.feed_socket,
                 make_base=base.ensure if base else None,
             )
+
+
+def in_service_of(
+    config: Config, applier: Applier, store: SqlStore, announce: Announce
+) -> InService:
+    """What knows which adapter serves."""
+    return InService(
+        store,
+        applier,
+        scenario=config.scenario,
+        max_history=config.apply.max_history,
+        auto=config.apply.mode == "auto",
+        announce=announce,
+        has_lines=len(config.learn.names) > 1,
+    )
+
+
+def runs_of(
+    config: Config,
+    learn_models: Sequence[LearnModel],
+    store: SqlStore,
+    secret: bytes,
+    in_service: InService,
+    *,
+    processor: Processor,
+    gate: Gate | None,
+    base: BaseModel | None,
+    announce: Announce,
+) -> list[TrainingRuns]:
+    """What trains, one for each learn model; none without a base model."""
+    if config.base_model is None:
+        return []
+    return [
+        TrainingRuns(
+            store,
+            training_sets_of(config, learn_model, store, secret),
+            processor,
+            gate,
+            in_service,
+            scenario=config.scenario,
+            learn_model=learn_model.name,
+            base_model=config.base_model,
+            settings=config.train.settings(too_long=config.learn.too_long),
+            runs_dir=config.runs_dir,
+            first_backoff_s=config.train.backoff.total_seconds(),
+            announce=announce,
+            check_base=base.check_unchanged if base else None,
+        )
+        for learn_model in learn_models
+    ]
+
+
+def lines_of(
+    config: Config,
+    learn_models: Sequence[LearnModel],
+    store: SqlStore,
+    runs: Sequence[TrainingRuns],
+) -> Lines:
+    """The loops of the learn models, in their order; `runs` is empty when nothing can train."""
+    turn, names = anyio.Lock(), [model.name for model in learn_models]
+    return Lines(
+        [
+            TriggerLoop(
+                store,
+                runs[at] if runs else None,
+                config.trigger,
+                scenario=config.scenario,
+                learn_model=name,
+                check_interval=config.check_interval,
+                turn=turn,
+                others=names[:at] + names[at + 1 :],
+            )
+            for at, name in enumerate(names)
+        ]
+    )
 
 
 def training_sets_of(

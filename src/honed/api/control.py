@@ -58,7 +58,9 @@ class Controls(Protocol):
     async def models(self) -> list[Any]:
         """Models, newest first."""
 
-    def train_now(self, *, selection: Selection, against_base: bool) -> str:
+    def train_now(
+        self, *, selection: Selection, against_base: bool, learn_model: str | None = None
+    ) -> str:
         """Start a run; returns its id."""
 
     async def reload(self) -> dict[str, Any]:
@@ -100,6 +102,8 @@ class _Cleanup(Struct, forbid_unknown_fields=True):
 class _TrainNow(Struct, forbid_unknown_fields=True):
     selection: Selection = "successes"
     against: Literal["incumbent", "base"] = "incumbent"
+    learn_model: str | None = None
+    """Which adapter line, where there are several; None: the first."""
 
 
 class _Apply(Struct, forbid_unknown_fields=True):
@@ -135,7 +139,11 @@ def control_app(
 
     async def train_now(request: Request) -> Any:
         order = await _body(request, _TrainNow)
-        run_id = controls.train_now(selection=order.selection, against_base=order.against == "base")
+        run_id = controls.train_now(
+            selection=order.selection,
+            against_base=order.against == "base",
+            learn_model=order.learn_model,
+        )
         return {"run_id": run_id}
 
     async def cancel(request: Request) -> Any:

@@ -56,6 +56,10 @@ def train_now(
             help="Show progress until the run has ended; one that is in progress is waited for first.",
         ),
     ] = False,
+    learn_model: Annotated[
+        str | None,
+        typer.Option(help="Which one trains, where learn.model names several; default: the first."),
+    ] = None,
 ) -> None:
     """Start a training run past the trigger.
 
@@ -66,7 +70,7 @@ def train_now(
     order = {
         "selection": "blind" if blind else "successes",
         "against": "base" if against_base else "incumbent",
-    }
+    } | ({"learn_model": learn_model} if learn_model else {})
     if not wait:
         answer = ask_daemon(found, "POST", "/v1/train-now", order)
         _show(answer, f"run {answer['run_id']} started", as_json)

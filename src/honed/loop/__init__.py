@@ -1,11 +1,13 @@
 """The loop: wake, look, judge, train, gate, apply, and write down what happened.
 
-`trigger_loop` decides when, `training_run` does one run from data to verdict, `in_service` knows which adapter
-serves and moves it forward and back. None of them imports a room: they know the ports alone.
+`trigger_loop` decides when (`lines` for several learn models side by side), `training_run` does one run from data
+to verdict, `in_service` knows which adapter serves and moves it forward and back. None of them imports a room: they
+know the ports alone.
 """
 
 from honed.loop.in_service import Announce, InService
+from honed.loop.lines import Lines
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.loop.trigger_loop import TriggerLoop
 
-__all__ = ["Announce", "InService", "RunOrder", "TrainingRuns", "TriggerLoop"]
+__all__ = ["Announce", "InService", "Lines", "RunOrder", "TrainingRuns", "TriggerLoop"]

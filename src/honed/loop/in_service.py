@@ -58,8 +58,11 @@ class InService:
         max_history: int,
         auto: bool,
         announce: Announce,
+        has_lines: bool = False,
     ) -> None:
+        """With `has_lines` each learn model has an adapter line of its own, and adapters are only written down."""
         self._store = store
+        self._has_lines = has_lines
         self._applier = applier
         self._scenario = scenario
         self._max_history = max_history
@@ -72,10 +75,13 @@ class InService:
         self.base_problem: str | None = None
         """Why what is trained on would not be what is served; None when nothing is known against it."""
 
-    async def current(self) -> TrainedModel | None:
-        """The adapter in service; None is the bare base model."""
-        history = await self._store.history(self._scenario)
-        return await self._store.get_model(history[-1].model_id) if history else None
+    async def current(self, learn_model: str | None = None) -> TrainedModel | None:
+        """The adapter in service, of the learn model's line where there are several; None is the bare base model."""
+        for entry in reversed(await self._store.history(self._scenario)):
+            model = await self._store.get_model(entry.model_id)
+            if not self._has_lines or learn_model in (None, model.learn_model):
+                return model
+        return None
 
     async def offer(self, model: TrainedModel) -> AppliedNow | Skipped:
         """A run has finished a model: apply it if the mode is `auto` and the gate has passed it."""
@@ -111,8 +117,9 @@ class InService:
                 raise ApplyError(
                     f"{model_id} belongs to scenario {model.scenario}, not {self._scenario}"
                 )
-            previous = await self.current()
+            previous = await self.current(model.learn_model)
             previous_id = previous.id if previous else None
+            newest = await self.current()
             if previous_id == model_id:
                 await self._applier.apply(
                     model, previous=None
@@ -128,7 +135,7 @@ class InService:
                 pushed = await self._store.push_applied(
                     self._scenario,
                     model_id,
-                    expected=previous_id,
+                    expected=newest.id if newest else None,
                     max_history=self._max_history,
                     now_ms=now_ms(),
                 )
@@ -144,8 +151,13 @@ class InService:
 
         Raises:
             NoPreviousModelError: the base model is in service; there is nothing before it.
-            ApplyError: the former one could not be served; the current one still is.
+            ApplyError: there are several lines, or the former one could not be served; the current one still is.
         """
+        if self._has_lines:
+            raise ApplyError(
+                f"{self._scenario} has several adapter lines: expected to be told which goes back",
+                advice="`honed apply ADAPTER --force` with the former adapter of that line",
+            )
         async with self._lock:
             history = await self._store.history(self._scenario)
             if not history:

@@ -163,7 +163,7 @@ class TrainingRuns:
             base_facts_path = await self._check_base()
             self._on_phase("reading")
         training_set = await self._training_sets.build(folder, selection=order.selection)
-        serving = await self._in_service.current()
+        serving = await self._in_service.current(self._learn_model)
         incumbent = None if order.against_base else serving
         number = await self._store.next_model_number(self._scenario)
         trained = await self._processor.train(

@@ -1,7 +1,7 @@
 """The loop proper: sleeps until an episode or a deadline, asks the trigger, starts at most one run."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 
 import anyio
@@ -33,19 +33,28 @@ class TriggerLoop:
         scenario: str,
         learn_model: str,
         check_interval: timedelta,
+        turn: anyio.Lock | None = None,
+        others: Collection[str] = (),
     ) -> None:
-        """`runs` is None when no base model is configured: the loop judges and explains, nothing trains."""
+        """`runs` is None when no base model is configured: the loop judges and explains, nothing trains.
+
+        Loops of other learn models of the same scenario (`others`) share the lock `turn`: one trains at a time.
+        """
         self._store = store
         self._runs = runs
         self._trigger = trigger
         self._scenario = scenario
-        self._learn_model = learn_model
+        self.learn_model = learn_model
+        self._turn = turn or anyio.Lock()
+        self._others = frozenset(others)
         self._check_interval_s = check_interval.total_seconds()
         self._wake = anyio.Event()
         self._looked = anyio.Event()
         self._ordered: RunOrder | None = None
         self._running: anyio.CancelScope | None = None
         self._running_id: str | None = None
+        self.is_training = False
+        """Whether it is this loop's turn; a run that has been decided on may wait for it."""
         self._seen_material: tuple[int, int] | None = None
         self._num_holds = 0
         self._log = log.get(scenario=scenario)
@@ -139,13 +148,13 @@ class TriggerLoop:
         """What the trigger says now; raises TriggerError."""
         trigger = self._trigger  # a reload may change it meanwhile
         facts = await self._store.trigger_context(
-            self._scenario, self._learn_model, now_ms=now_ms(), needs=trigger.needs
+            self._scenario, self.learn_model, now_ms=now_ms(), needs=trigger.needs
         )
         return trigger.judge(facts)
 
     async def state(self) -> LearningState:
         """What is remembered between trainings."""
-        return await self._store.start_scenario(self._scenario, self._learn_model, now_ms=now_ms())
+        return await self._store.start_scenario(self._scenario, self.learn_model, now_ms=now_ms())
 
     async def _next_order(self) -> RunOrder | None:
         if self._num_holds:
@@ -184,7 +193,9 @@ class TriggerLoop:
         with anyio.CancelScope() as scope:
             self._running = scope
             try:
-                await self._runs.execute(order)
+                async with self._turn:
+                    self.is_training = True
+                    await self._runs.execute(order)
             except StoreError as error:  # a full disk: the run cannot even be written down
                 self._log.error(
                     log.TRAINING_FAILED, run_id=order.id, error=str(error), advice=error.advice
@@ -192,6 +203,7 @@ class TriggerLoop:
                 await anyio.sleep(_STORE_BACKOFF_S)
             finally:
                 self._running = self._running_id = None
+                self.is_training = False
         if scope.cancelled_caught:  # by the operator: wait for the next new episode or verdict
             with contextlib.suppress(StoreError):
                 self._seen_material = _material(await self.state())
@@ -200,7 +212,7 @@ class TriggerLoop:
     async def _close_unfinished_runs(self) -> None:
         """Runs whose daemon was killed: their worker died with it, and the trigger may fire again."""
         for run in await self._store.list_runs(self._scenario):
-            if run.state == "running":
+            if run.state == "running" and run.learn_model not in self._others:
                 if self._runs is not None:
                     await self._runs.discard(run)
                 ended = replace(

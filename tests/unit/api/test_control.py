@@ -33,7 +33,9 @@ class Daemon:
     async def models(self) -> list[Any]:
         return []
 
-    def train_now(self, *, selection: Selection, against_base: bool) -> str:
+    def train_now(
+        self, *, selection: Selection, against_base: bool, learn_model: str | None = None
+    ) -> str:
         if self.orders:
             raise BusyError("run r1 is in progress")
         self.orders.append((selection, against_base))
