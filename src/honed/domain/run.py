@@ -35,6 +35,10 @@ class Run(Struct, frozen=True, kw_only=True):
     """Rows that say nearly what another row says, in the data or left out of them; None when nobody looked."""
     left_out: dict[str, int] = {}
     """Episodes that it looked at and did not learn from, by reason."""
+    review_id: str | None = None
+    """The review that it waited for; None when nobody had to look."""
+    approved_by: str | None = None
+    """Who let it run."""
     forks: dict[str, int] = {}
     """Conversations that it left out beside the one of their attempt that it learned from, by why they began."""
 

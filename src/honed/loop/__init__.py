@@ -5,9 +5,10 @@ to verdict, `in_service` knows which adapter serves and moves it forward and bac
 know the ports alone.
 """
 
+from honed.loop.approval import Approval
 from honed.loop.in_service import Announce, InService
 from honed.loop.lines import Lines
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.loop.trigger_loop import TriggerLoop
 
-__all__ = ["Announce", "InService", "Lines", "RunOrder", "TrainingRuns", "TriggerLoop"]
+__all__ = ["Announce", "Approval", "InService", "Lines", "RunOrder", "TrainingRuns", "TriggerLoop"]

@@ -19,6 +19,7 @@ from honed.loop.in_service import Announce, InService
 from honed.ports import (
     Gate,
     Processor,
+    Review,
     Store,
     Trained,
     TrainingSet,
@@ -40,6 +41,8 @@ class RunOrder(Struct, frozen=True, kw_only=True):
     """Judge it against the bare base model instead of the adapter in service."""
     counts: bool = True
     """Whether the trigger may forget the episodes that it learned from; a control does not count."""
+    review: Review | None = None
+    """What somebody has looked at and approved: it is trained on just that. None: nobody had to look."""
 
 
 class TrainingNow(Struct, kw_only=True):
@@ -109,6 +112,8 @@ class TrainingRuns:
             started_at_ms=now_ms(),
             reason=order.reason,
             selection=order.selection,
+            review_id=order.review.id if order.review else None,
+            approved_by=order.review.approved_by if order.review else None,
         )
         await self._store.add_run(run)
         self.now = TrainingNow(
@@ -162,7 +167,7 @@ class TrainingRuns:
             self._on_phase("comparing")
             base_facts_path = await self._check_base()
             self._on_phase("reading")
-        training_set = await self._training_sets.build(folder, selection=order.selection)
+        training_set = await self._build(order, folder)
         serving = await self._in_service.current(self._learn_model)
         incumbent = None if order.against_base else serving
         number = await self._store.next_model_number(self._scenario)
@@ -195,6 +200,21 @@ class TrainingRuns:
             forks=training_set.forks,
         )
         return _ended(run, "done", message=message, model_id=model.id), training_set
+
+    async def _build(self, order: RunOrder, folder: Path) -> TrainingSet:
+        review = order.review
+        if review is None:
+            return await self._training_sets.build(folder, selection=order.selection)
+        made = await self._training_sets.build(
+            folder, selection=order.selection, material=review.material
+        )
+        if made.data_digest != review.data_digest:
+            raise TrainingError(
+                f"the data are no longer what {review.approved_by} approved: their digest is "
+                f"{made.data_digest}, expected {review.data_digest}",
+                advice="somebody has just said something about them: look again with `honed review`",
+            )
+        return made
 
     async def _judge(
         self, trained: Trained, training_set: TrainingSet, incumbent: TrainedModel | None

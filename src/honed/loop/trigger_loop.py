@@ -13,6 +13,7 @@ from honed.domain.run import LearningState
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
 from honed.errors import BusyError, ControlError, StoreError, TriggerError
+from honed.loop.approval import Approval
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
 from honed.triggers.trigger import TrainTrigger, Verdict
@@ -35,12 +36,16 @@ class TriggerLoop:
         check_interval: timedelta,
         turn: anyio.Lock | None = None,
         others: Collection[str] = (),
+        approval: Approval | None = None,
     ) -> None:
         """`runs` is None when no base model is configured: the loop judges and explains, nothing trains.
 
         Loops of other learn models of the same scenario (`others`) share the lock `turn`: one trains at a time.
         """
         self._store = store
+        self.approval = approval
+        if approval is not None:
+            approval.wake = self.notify
         self._runs = runs
         self._trigger = trigger
         self._scenario = scenario
@@ -91,6 +96,11 @@ class TriggerLoop:
                 f"run {busy} is in progress; one training at a time",
                 advice="`honed train-now --wait` waits for it and then trains; `honed cancel` stops it",
             )
+        if self.approval and (review := self.approval.now):
+            raise ControlError(
+                f"run {review.id} waits for a review",
+                advice="`honed review` shows it; `honed review approve` lets it run, `reject` moves on",
+            )
         blind = selection == "blind"
         self._ordered = RunOrder(
             id=self._runs.new_id(),
@@ -130,6 +140,8 @@ class TriggerLoop:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Judge and train until cancelled; a cancelled run ends its worker before this returns."""
         await self._close_unfinished_runs()
+        if self.approval is not None:
+            await self.approval.load()
         await (
             self.state()
         )  # the first start is written down now: `honed status` must not need to write
@@ -161,7 +173,7 @@ class TriggerLoop:
             return None
         if self._ordered is not None:
             order, self._ordered = self._ordered, None
-            return order
+            return await self._unless_held(order)
         if self._runs is None or self._runs.base_problem:
             return None
         try:
@@ -169,6 +181,8 @@ class TriggerLoop:
             left_ms = (state.backoff_until_ms or 0) - now_ms()
             if 0 < left_ms <= 1000 * state.backoff_s:  # more is left when the clock was set back
                 return None
+            if self.approval and self.approval.now:
+                return await self.approval.next_order(self._runs.new_id())
             is_nothing_new = state.episode_count <= state.last_train_count
             if is_nothing_new and not state.changed_count:
                 return None
@@ -182,7 +196,17 @@ class TriggerLoop:
             return None
         rule = str(verdict.trigger)
         self._log.info(log.TRIGGER_FIRED, trigger=rule, verdict=str(verdict))
-        return RunOrder(id=self._runs.new_id(), reason=rule)
+        return await self._unless_held(RunOrder(id=self._runs.new_id(), reason=rule))
+
+    async def _unless_held(self, order: RunOrder) -> RunOrder | None:
+        """The order, unless somebody has to look first."""
+        if self.approval is None or not self.approval.is_required:
+            return order
+        try:
+            await self.approval.hold(order)
+        except StoreError as error:
+            self._log.error(log.TRIGGER_FAILED, error=str(error))
+        return None
 
     def _start(self, tasks: TaskGroup, order: RunOrder) -> None:
         self._running_id = order.id
@@ -195,7 +219,8 @@ class TriggerLoop:
             try:
                 async with self._turn:
                     self.is_training = True
-                    await self._runs.execute(order)
+                    run = await self._runs.execute(order)
+                    await self._review_ended(order, run.state)
             except StoreError as error:  # a full disk: the run cannot even be written down
                 self._log.error(
                     log.TRAINING_FAILED, run_id=order.id, error=str(error), advice=error.advice
@@ -207,7 +232,12 @@ class TriggerLoop:
         if scope.cancelled_caught:  # by the operator: wait for the next new episode or verdict
             with contextlib.suppress(StoreError):
                 self._seen_material = _material(await self.state())
+                await self._review_ended(order, "cancelled")
         self._wake.set()
+
+    async def _review_ended(self, order: RunOrder, state: str) -> None:
+        if self.approval is not None and order.review is not None:
+            await self.approval.ended(state)
 
     async def _close_unfinished_runs(self) -> None:
         """Runs whose daemon was killed: their worker died with it, and the trigger may fire again."""
