@@ -52,7 +52,7 @@ def forecast(
         not_before: when a back-off ends.
     """
     rule = trigger & Count(1)  # nothing trains when nothing is new
-    conditions = tuple(_leaves(trigger))
+    conditions = tuple(leaves(trigger))
     stand = tuple(dict.fromkeys(c for c in conditions if isinstance(c, (Quality, Drift))))
     now = at = facts.now
     for _ in range(_MOST_STEPS):
@@ -67,13 +67,14 @@ def forecast(
     return Forecast("open" if stand else "not", None, stand)
 
 
-def _leaves(trigger: TrainTrigger) -> Iterator[TrainTrigger]:
+def leaves(trigger: TrainTrigger) -> Iterator[TrainTrigger]:
+    """The conditions of a rule, in its order."""
     match trigger:
         case AnyOf(parts) | AllOf(parts):
             for part in parts:
-                yield from _leaves(part)
+                yield from leaves(part)
         case Not(part):
-            yield from _leaves(part)
+            yield from leaves(part)
         case _:
             yield trigger
 
@@ -90,7 +91,7 @@ def _changes(
 
 def _crossings(rule: TrainTrigger, facts: TriggerContext, per_hour: float) -> Iterator[datetime]:
     """When the count of each condition is reached."""
-    for condition in _leaves(rule):
+    for condition in leaves(rule):
         if isinstance(condition, Count) and per_hour > 0:
             missing = max(0, condition.count - facts.count)
             if missing / per_hour < HORIZON / _HOUR:
