@@ -2,7 +2,8 @@
 
 Three looks, each only after the one before it found something:
 
-1. one `re2.Set` of all wide forms over the raw line (`pattern` says why that is enough);
+1. one `re2.Set` of all wide forms over the raw line (`pattern` says why that is enough); where many lines come at once,
+   one search for all of them together, which says on which lines to look (`suspects`);
 2. the same over the decoded strings, joined, where the line has an escape that may hide something;
 3. string by string: the same once more, then the tight forms of the patterns that matched, and their checks.
 
@@ -24,9 +25,10 @@ and nothing to guess from without the key. `redacted_id` gives the same for a va
 import difflib
 import hashlib
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import msgspec
@@ -45,6 +47,8 @@ _ESCAPED: Final = r"\\[u/]"
 """Escapes under which any character may hide."""
 _NEVER: Final = r"[^\x00-\x{10FFFF}]"
 _SET_MEMORY: Final = 16 << 20
+_AT_ONCE: Final = 256 << 10
+"""Bytes of lines that one search goes over; it copies them once."""
 _PLACEHOLDER: Final = re.compile(
     rb"\[(?:SECRET|PERSONAL):([a-z0-9_]{1,24}):([0-9]{1,6}|[0-9a-f]{16})\]"
 )
@@ -105,8 +109,46 @@ class Redactor:
             self._wide.Add((_NEVER if pattern.wide is None else pattern.wide).encode())
         self._escaped = self._wide.Add(_ESCAPED.encode())
         self._wide.Compile()
+        looked_for = [p.wide for p in self._patterns if p.wide is not None]
+        search = options(max_mem=_SET_MEMORY)
+        search.longest_match = True  # fewer states: the order of the alternatives does not count
+        search.never_capture = True
+        self._any = re2.compile(
+            "|".join(f"(?:{wide})" for wide in (*looked_for, _ESCAPED)).encode(), search
+        )
         self._tight: dict[int, re2._Regexp] = {}
         """By rank, compiled when first needed."""
+
+    def suspects(self, lines: Sequence[bytes]) -> set[int]:
+        """Positions of the lines that may hold something; `redact` has the last word on them, and None for all others.
+
+        One search over many lines: `Set.Match` for each lets go of the interpreter lock each time, and the writer's
+        thread takes it (measured, on tmpfs: 55 thousand events a second, and 65 thousand with the search).
+        """
+        if self._always:
+            return set(range(len(lines)))
+        found: set[int] = set()
+        first = size = 0
+        for position, line in enumerate(lines):
+            size += len(line)
+            if size >= _AT_ONCE or position == len(lines) - 1:
+                found.update(self._suspects(lines[first : position + 1], first))
+                first, size = position + 1, 0
+        return found
+
+    def _suspects(self, lines: Sequence[bytes], first: int) -> Iterator[int]:
+        text = b"\n".join(lines)
+        # A line break is an edge of a word as the line's own end is, and no wide form has an anchor.
+        ends: list[int] = []
+        position = 0
+        while (found := self._any.search(text, position)) is not None:
+            start, stop = found.span()
+            ends = ends or list(accumulate(len(line) + 1 for line in lines))
+            line, last = bisect_right(ends, start), bisect_right(ends, stop - 1)
+            yield from range(first + line, first + last + 1)
+            position = ends[last]
+            if position >= len(text):
+                break
 
     def redact(self, line: bytes) -> Redacted | None:
         """The line without what should not be kept; None when it can be kept as it is.

@@ -59,6 +59,21 @@ class Redacting:
         """What was taken out of lines since the process started, by kind, of repeats as well; None when it is off."""
         return None if self._redactor is None else dict(self._counts)
 
+    def suspects(self, lines: Sequence[bytes]) -> set[int]:
+        """Positions of the lines that `kept` has to look at; the others are kept as they are."""
+        found: set[int] = set()
+        if max(map(len, lines), default=0) >= _LONG:
+            found.update(position for position, line in enumerate(lines) if len(line) >= _LONG)
+        if not all(map(bytes.isascii, lines)):
+            found.update(position for position, line in enumerate(lines) if not _is_utf8(line))
+        if self._redactor is not None:
+            found |= self._redactor.suspects(
+                [b"" if position in found else line for position, line in enumerate(lines)]
+                if found
+                else lines
+            )
+        return found
+
     def kept(self, line: bytes) -> bytes:
         """The line as it is kept.
 
@@ -75,7 +90,7 @@ class Redacting:
 
     async def kept_of_long(self, lines: Sequence[bytes]) -> Mapping[int, Looked]:
         """What is kept of the long lines among these, by position."""
-        if self._redactor is None or not any(len(line) >= _LONG for line in lines):
+        if self._redactor is None or max(map(len, lines), default=0) < _LONG:
             return {}
         found: dict[int, Looked] = {}
         for position, line in enumerate(lines):
@@ -157,6 +172,14 @@ def _look(redactor: Redactor, line: bytes) -> Redacted | None:
     if not line.isascii():
         _check_utf8(line)
     return redactor.redact(line)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        _check_utf8(line)
+    except ValidationError:
+        return False
+    return True
 
 
 def _check_utf8(line: bytes) -> None:

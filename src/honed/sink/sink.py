@@ -252,12 +252,15 @@ class Sink:
         events: list[IncomingEvent] = []
         positions: list[int] = []
         rejected: list[Rejected] = []
+        suspects = self._redacting.suspects(lines)
         for position, line in enumerate(lines):
             try:
                 kept = looked.get(position) if looked else None
+                if kept is None:
+                    kept = self._redacting.kept(line) if position in suspects else line
                 if isinstance(kept, ValidationError):
                     raise kept
-                event = self._incoming(line, now_ms, kept or self._redacting.kept(line))
+                event = self._incoming(line, now_ms, kept)
             except ValidationError as error:
                 rejected.append(Rejected(position, "invalid", str(error), error.path))
                 continue
