@@ -105,6 +105,25 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "SE-092": "The training file holds the rows that the learn model's `convert` gives and no other; where it gives"
         " none, the training is skipped with the reasons counted.",
     },
+    "When to learn": {
+        "SE-093": "A rule says yes or no, its name, its text, and on a tree of lines why; its text reads back to an"
+        " equal rule.",
+        "SE-094": "The facts that a rule judges come from counters, and from indexes alone; facts that cannot be read"
+        " are an error of their own.",
+        "SE-095": "The success rates that a rule sees, recent and overall, equal a count by hand.",
+        "SE-096": "When the store fails while a rule is judged, the log says so and the loop goes on.",
+        "SE-097": "`count(n)` fires with the n-th episode since the last training and not before, across restarts too.",
+        "SE-098": "`every(...)` fires when the last training, else the first start, is so long ago; a restart does not"
+        " reset it.",
+        "SE-099": "`quality(...)` fires at or under its rate, on enough outcomes since the last training; without"
+        " them it is silent.",
+        "SE-100": "`|` fires when any part does; it is flat, and of nothing it never fires.",
+        "SE-101": "`&` fires when all parts do; it is flat, binds tighter than `|`, and of nothing it never fires.",
+        "SE-102": "`manual()` never fires; `train-now` trains.",
+        "SE-103": "`never()` never fires; `train-now` trains.",
+        "SE-104": "`always()` trains once for what is new.",
+        "SE-105": "Every form of a rule is read from text and table; the default is 100 episodes or one hour.",
+    },
     "Intake": {
         "SE-129": "The queue in front of the store has a limit in events and bytes; whoever cannot wait loses"
         " events, and they are counted.",

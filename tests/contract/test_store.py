@@ -460,6 +460,7 @@ async def test_the_first_start_is_remembered(store: SqlStore) -> None:
     assert (await store.start_scenario("airline", "chat", now_ms=2_000)) == state
 
 
+@pytest.mark.feature("SE-094")
 async def test_the_triggers_facts_come_from_counters(store: SqlStore) -> None:
     """Recent outcomes are those of episodes since the last training, unknown ones left out."""
     with pytest.raises(TriggerError):

@@ -69,6 +69,27 @@ async def test_runs_of_a_period(store: SqlStore) -> None:
     assert nothing.runs == ()
 
 
+@pytest.mark.feature("SE-097", "SE-098")
+async def test_what_waits_and_since_when_outlives_a_restart(url: str) -> None:
+    """Episodes since the last training, its time and the first start; a third start moves none of them."""
+    if url == "sqlite://":
+        pytest.skip("a store in memory ends with its process")
+    async with open_store(url) as store:
+        await store.start_scenario("airline", "chat", now_ms=1_000)
+        for n in range(3):
+            await store.add_episode(episode(Success(), ms=n, task_id=f"t{n}"), [])
+    async with open_store(url) as store:
+        await store.start_scenario("airline", "chat", now_ms=2_000)
+        facts = await store.trigger_context("airline", "chat", now_ms=3_000, needs=Needs())
+        assert (facts.count, facts.first_started_at, facts.last_train_at) == (3, at(1_000), None)
+        await store.add_run(run("r1", started_at_ms=4_000))
+        ended = run("r1", started_at_ms=4_000, state="done", ended_at_ms=5_000)
+        await store.end_run(ended, trained_count=2)
+    async with open_store(url) as store:
+        facts = await store.trigger_context("airline", "chat", now_ms=9_000, needs=Needs())
+        assert (facts.count, facts.last_train_at, facts.last_run_at) == (1, at(5_000), at(5_000))
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_budget_sees_what_runs_took(store: SqlStore, seed: int) -> None:
     """Against a plain sum over all runs, one after the other as they are, at random moments."""

@@ -10,11 +10,19 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from honed.domain.job import TrainSettings
 from honed.domain.run import Run
 from honed.domain.times import now_ms
-from honed.errors import BusyError, ControlError, ParityError, ProcessFailedError, StoreError
+from honed.errors import (
+    BusyError,
+    ControlError,
+    ParityError,
+    ProcessFailedError,
+    StoreError,
+    TriggerError,
+)
 from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
 from honed.ports import TrainingSets
 from honed.stores import SqlStore
@@ -232,6 +240,7 @@ async def test_a_refused_candidate_is_kept_but_not_served(store: SqlStore, tmp_p
     assert verdict.decision == "fail"
 
 
+@pytest.mark.feature("SE-102")
 async def test_a_blind_control_is_judged_against_the_base_and_counts_for_nothing(
     store: SqlStore, tmp_path: Path
 ) -> None:
@@ -322,6 +331,60 @@ async def test_another_rule_is_followed_from_the_next_look_on(
         parts.training.may_end.set()
         runs = await parts.ended(2)
     assert [(run.reason, run.num_episodes) for run in runs] == [("count(1)", 4), ("count(3)", 3)]
+
+
+@pytest.mark.feature("SE-104")
+async def test_always_trains_once_for_what_is_new(store: SqlStore, tmp_path: Path) -> None:
+    """Once per finished training: without anything new the next one waits, whatever the rule says."""
+    async with _loop(store, tmp_path, trigger="always()") as parts:
+        await parts.loop.beat()
+        assert await parts.runs() == []
+        await parts.add(1, 1)
+        await parts.ended(1)
+        await parts.loop.beat()
+        await parts.loop.beat()
+        assert len(await parts.runs()) == 1
+        await parts.add(2, 2)
+        await parts.ended(2)
+
+
+@pytest.mark.feature("SE-096")
+async def test_facts_that_cannot_be_read_are_logged_and_the_loop_goes_on(
+    store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that fails for a while costs no training, only time."""
+
+    async def broken(*arguments: Any, **facts: Any) -> None:
+        raise TriggerError("the facts of airline cannot be read: disk I/O error")
+
+    async with _loop(store, tmp_path, trigger="count(3)") as parts:
+        with monkeypatch.context() as disk, capture_logs() as lines:
+            disk.setattr(store, "trigger_context", broken)
+            await parts.add(1, 3)
+            await parts.loop.beat()
+            await parts.loop.beat()
+            assert await parts.runs() == []
+        [run] = await parts.ended()
+    assert run.state == "done"
+    told = [line for line in lines if line["event"] == "trigger.failed"]
+    assert told
+    assert "disk I/O error" in told[0]["error"]
+
+
+@pytest.mark.feature("SE-102", "SE-103")
+@pytest.mark.parametrize("rule", ["manual()", "never()"])
+async def test_what_never_fires_trains_when_a_person_asks(
+    store: SqlStore, tmp_path: Path, rule: str
+) -> None:
+    """However much waits."""
+    async with _loop(store, tmp_path, trigger=rule) as parts:
+        await parts.add(1, 3)
+        await parts.loop.beat()
+        await parts.loop.beat()
+        assert await parts.runs() == []
+        parts.loop.train_now()
+        [run] = await parts.ended()
+    assert (run.state, run.reason) == ("done", "train-now")
 
 
 async def test_rules_see_how_runs_end(store: SqlStore, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def facts(
     )
 
 
+@pytest.mark.feature("SE-097")
 def test_count_fires_on_new_episodes_only() -> None:
     """Episodes of the last training do not count again."""
     assert not Count(100).should_train(facts(new=99))
@@ -46,6 +47,7 @@ def test_count_fires_on_new_episodes_only() -> None:
     assert Count(1).judge(facts(new=-3)).detail == "0 of 1 episodes"
 
 
+@pytest.mark.feature("SE-098")
 def test_every_runs_from_the_first_start_before_the_first_training() -> None:
     """A source that stops talking still trains once a day."""
     daily = Every(timedelta(days=1))
@@ -54,6 +56,7 @@ def test_every_runs_from_the_first_start_before_the_first_training() -> None:
     assert daily.judge(facts(age=timedelta(hours=25))).detail == "1d1h since the first start"
 
 
+@pytest.mark.feature("SE-098")
 def test_every_runs_from_the_last_training() -> None:
     """The age counts from the end of the last training, however old the scenario is."""
     hourly = Every(timedelta(hours=1))
@@ -67,6 +70,7 @@ def test_a_clock_that_steps_back_does_not_fire() -> None:
     assert (verdict.fires, verdict.detail) == (False, "0s since the last training")
 
 
+@pytest.mark.feature("SE-099")
 def test_quality_fires_at_or_under_the_limit() -> None:
     """The rule is silent until enough outcomes are known, then fires at the limit."""
     rule = Quality(below=0.6, window=50, min_samples=10)
@@ -77,6 +81,7 @@ def test_quality_fires_at_or_under_the_limit() -> None:
     assert rule.judge(facts(recent=(Failure(),))).detail == "1 of 10 outcomes needed"
 
 
+@pytest.mark.feature("SE-099")
 def test_quality_looks_at_its_window_only() -> None:
     """Outcomes older than the window do not count."""
     recent = (Success(),) * 10 + (Failure(),) * 90
@@ -84,6 +89,7 @@ def test_quality_looks_at_its_window_only() -> None:
     assert (Quality(window=30) | Quality(window=70) & ~Quality(window=80)).needs.outcomes == 80
 
 
+@pytest.mark.feature("SE-102", "SE-103", "SE-104")
 def test_constants() -> None:
     """`always` fires, `manual` and `never` do not."""
     assert Always().should_train(facts())
@@ -91,6 +97,7 @@ def test_constants() -> None:
     assert not Never().should_train(facts())
 
 
+@pytest.mark.feature("SE-093")
 def test_the_verdict_explains_itself() -> None:
     """Every line of the explanation has a yes or no and its figures; nothing is cut short."""
     rule = parse('count(200) & quality(below=0.5) | every("1d")')
@@ -119,6 +126,7 @@ def test_a_rule_is_flat_by_construction() -> None:
         AnyOf((Always(), AnyOf((Always(), Never()))))
 
 
+@pytest.mark.feature("SE-093")
 def test_names() -> None:
     """A rule is named as its table form names it."""
     rules = [Count(1), Count(1) | Never(), Count(1) & Never(), ~Never()]

@@ -20,6 +20,7 @@ from honed.triggers import (
 from honed.triggers.text import MAX_TEXT
 
 
+@pytest.mark.feature("SE-101")
 def test_and_binds_tighter_than_or() -> None:
     """Brackets are needed for an `or` inside an `and` only."""
     a, b, c = Count(1), Manual(), Never()
@@ -28,6 +29,7 @@ def test_and_binds_tighter_than_or() -> None:
     assert str(~(a & b)) == "~(count(1) & manual())"
 
 
+@pytest.mark.feature("SE-100", "SE-101")
 def test_a_nested_rule_is_the_flat_one() -> None:
     """Chains of one operator flatten, as code, text and table."""
     a, b, c = Count(1), Count(2), Count(3)
@@ -37,6 +39,7 @@ def test_a_nested_rule_is_the_flat_one() -> None:
     assert from_table(nested) == parse("count(1) | count(2) | count(3)")
 
 
+@pytest.mark.feature("SE-100", "SE-101")
 def test_an_empty_rule_never_fires() -> None:
     """No parts is no."""
     assert any_of([]) == all_of([]) == from_table({"any": []}) == Never()
