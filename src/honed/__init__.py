@@ -12,6 +12,7 @@ The rooms, in the order data flows:
     statistics      what can be counted of a swarm's work while it runs
     triggers        when to learn: values with `&`, `|`, `~`
     loop            wake, look, judge, train, gate, apply, write down what happened
+    rewards         verdicts of programs and of a judge, and alarms when they are gamed
     training_sets   which episodes a run learns from, and what is held out for ever
     processors      a run in a worker process
     worker          that process: LoRA, export to GGUF, scores (the only room that imports torch)

@@ -12,6 +12,8 @@ The branches follow *who has to act*, because that is what `except` is for:
         SchemaError
       TriggerError           a fact could not be read: logged, the loop goes on
       LearnError             one episode cannot teach; the batch goes on
+      RewardError            one verdict: counted, the episode goes without it
+        UnreachableError     a verifier or judge cannot be asked now: asked again later
       TrainingError          the run: recorded as failed, the adapter in service stays
         EmptyDataError
         UnsupportedError     an architecture or format that honed does not know, or no training stack
@@ -109,6 +111,14 @@ class LearnError(HonedError):
         """Which episode; None when it was no episode yet."""
         self.reason = reason
         """The same for all episodes with that fault, so that it can be counted; None when it was not said."""
+
+
+class RewardError(HonedError):
+    """A verifier or judge failed on one episode."""
+
+
+class UnreachableError(RewardError):
+    """A verifier or judge cannot be asked at all now."""
 
 
 class TrainingError(HonedError):

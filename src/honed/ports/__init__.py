@@ -39,6 +39,7 @@ from honed.ports.reviews import (
     ShownRow,
     Tally,
 )
+from honed.ports.rewards import Answer, Counted, Opinion, Rewards, Verifier
 from honed.ports.store import (
     Attempts,
     Closing,
@@ -56,9 +57,11 @@ from honed.ports.store import (
 __all__ = [
     "DROPPED",
     "Aged",
+    "Answer",
     "Applier",
     "Attempts",
     "Closing",
+    "Counted",
     "DataSink",
     "Disposition",
     "EpisodeFilter",
@@ -79,6 +82,7 @@ __all__ = [
     "ModelFilter",
     "OnProgress",
     "OpenGroup",
+    "Opinion",
     "Preview",
     "Processor",
     "Provenance",
@@ -91,6 +95,7 @@ __all__ = [
     "RemarkKind",
     "Review",
     "Reviews",
+    "Rewards",
     "Room",
     "ShownRow",
     "Store",
@@ -102,6 +107,7 @@ __all__ = [
     "TrainingSet",
     "TrainingSets",
     "Verdict",
+    "Verifier",
     "Whose",
     "WhoseKind",
 ]

@@ -42,6 +42,7 @@ from honed.stores.lessons import SqlLessons
 from honed.stores.migrations import migrate
 from honed.stores.records import SqlRecords
 from honed.stores.reviews import SqlReviews
+from honed.stores.rewards import SqlRewards
 from honed.stores.tables import file_positions
 from honed.stores.transactions import Transactions
 from honed.stores.writer import Writer
@@ -60,6 +61,7 @@ class SqlStore:
         self.keeping = SqlKeeping(transactions)
         self.records = SqlRecords(transactions)
         self.lessons = SqlLessons(transactions)
+        self.rewards = SqlRewards(transactions)
         self.reviews = SqlReviews(transactions)
 
     async def prepare(self) -> None:

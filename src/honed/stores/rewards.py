@@ -1,0 +1,127 @@
+"""`ports.Rewards` on SQL: how far verifiers have come, and what alarms and agreement compare.
+
+Every query walks a primary key or an index and reads a bounded number of rows, however large the store is.
+"""
+
+from typing import Final, TypeVar
+
+import msgspec
+from sqlalchemy import func, insert, select, update
+
+from honed.domain.composition import is_judged
+from honed.domain.episode import Episode
+from honed.domain.outcome import Outcome, is_known, is_success
+from honed.ports import Counted, Opinion
+from honed.stores import reads
+from honed.stores import tables as t
+from honed.stores.transactions import Transactions
+
+_decode_outcome = msgspec.json.Decoder(Outcome).decode
+_MS_DIGITS: Final = 13
+K = TypeVar("K")
+
+
+class SqlRewards:
+    """What verifiers, judges and alarms ask of a store."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._read = transactions.read
+        self._write = transactions.write
+
+    async def position(self, scenario: str, learn_model: str, source: str) -> str:
+        """Up to which episode somebody has been asked; see `ports.Rewards`."""
+        a, e = t.asked.c, t.episodes.c
+        mine = (a.scenario == scenario, a.learn_model == learn_model, a.source == source)
+        async with self._read() as db:
+            known: str | None = await db.scalar(select(a.episode_id).where(*mine))
+        if known is not None:
+            return known
+        async with self._write() as db:
+            newest: str = await db.scalar(select(func.max(e.id))) or ""
+            row = {"scenario": scenario, "learn_model": learn_model, "source": source}
+            await db.execute(insert(t.asked), [row | {"episode_id": newest}])
+        return newest
+
+    async def advance(
+        self, scenario: str, learn_model: str, source: str, *, episode_id: str
+    ) -> None:
+        """It has been asked up to there."""
+        a = t.asked.c
+        mine = (a.scenario == scenario, a.learn_model == learn_model, a.source == source)
+        async with self._write() as db:
+            await db.execute(update(t.asked).where(*mine).values(episode_id=episode_id))
+
+    async def episodes_after(
+        self, scenario: str, learn_model: str, *, after: str, until_ms: int, limit: int
+    ) -> list[Episode]:
+        """Whole episodes after that one, made by then, in the order of their ids."""
+        e = t.episodes.c
+        # ids begin with the time: the primary key alone tells which are due
+        until = f"{until_ms + 1:0{_MS_DIGITS}d}"
+        query = select(t.episodes).where(e.id > after, e.id < until)
+        query = query.where(e.scenario == scenario, e.learn_model == learn_model)
+        async with self._read() as db:
+            rows = (await db.execute(query.order_by(e.id).limit(limit))).all()
+            return await reads.whole(db, rows)
+
+    async def group(self, scenario: str, learn_model: str, group_id: str) -> list[str]:
+        """The ids of the attempts of a group, oldest first."""
+        e = t.episodes.c
+        query = select(e.id).where(e.group_id == group_id)
+        query = query.where(e.scenario == scenario, e.learn_model == learn_model)
+        async with self._read() as db:
+            return list((await db.execute(query.order_by(e.id))).scalars())
+
+    async def counted(
+        self, scenario: str, learn_model: str, *, before_ms: int, limit: int
+    ) -> list[Counted]:
+        """The newest episodes made before then, newest first."""
+        e = t.episodes.c
+        columns = (e.created_at_ms, e.outcome_type, e.num_tool_calls, e.answer_chars)
+        query = select(*columns).where(e.id < f"{before_ms:0{_MS_DIGITS}d}")
+        query = query.where(e.scenario == scenario, e.learn_model == learn_model)
+        async with self._read() as db:
+            rows = (await db.execute(query.order_by(e.id.desc()).limit(limit))).all()
+        return [
+            Counted(
+                row.created_at_ms,
+                None if row.outcome_type == "unknown" else row.outcome_type == "success",
+                row.num_tool_calls,
+                row.answer_chars,
+            )
+            for row in rows
+        ]
+
+    async def opinions(self, scenario: str, learn_model: str, *, limit: int) -> list[Opinion]:
+        """What judges and others have said of the same episodes, among the newest verdicts."""
+        said, e = t.outcomes.c, t.episodes.c
+        newest = select(said.id, said.episode_id).order_by(said.id.desc()).limit(limit).subquery()
+        recent = select(newest.c.episode_id)
+        query = select(said.episode_id, said.outcome, said.source, e.created_at_ms)
+        query = query.join(t.episodes, said.episode_id == e.id)
+        query = query.where(e.scenario == scenario, e.learn_model == learn_model)
+        query = query.where(said.episode_id.in_(recent)).order_by(said.id)
+        judges: dict[tuple[str, str], bool] = {}
+        others: dict[str, bool] = {}
+        made: dict[str, int] = {}
+        async with self._read() as db:
+            rows = (await db.execute(query)).all()
+        for row in rows:  # the newest word of each is the last one
+            outcome = _decode_outcome(row.outcome)
+            made[row.episode_id] = row.created_at_ms
+            if is_judged(row.source):
+                _hear(judges, (row.episode_id, row.source), outcome)
+            else:
+                _hear(others, row.episode_id, outcome)
+        return [
+            Opinion(made[episode_id], source, says, others[episode_id])
+            for (episode_id, source), says in judges.items()
+            if episode_id in others
+        ]
+
+
+def _hear(heard: dict[K, bool], key: K, outcome: Outcome) -> None:
+    """Keep the newest word; unknown takes the former one back."""
+    heard.pop(key, None)
+    if is_known(outcome):
+        heard[key] = is_success(outcome)
