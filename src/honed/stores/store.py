@@ -40,6 +40,7 @@ from honed.stores import verdicts as verdict_writes
 from honed.stores.keeping import SqlKeeping
 from honed.stores.lessons import SqlLessons
 from honed.stores.migrations import migrate
+from honed.stores.past import SqlPast
 from honed.stores.records import SqlRecords
 from honed.stores.reviews import SqlReviews
 from honed.stores.rewards import SqlRewards
@@ -61,6 +62,7 @@ class SqlStore:
         self.keeping = SqlKeeping(transactions)
         self.records = SqlRecords(transactions)
         self.lessons = SqlLessons(transactions)
+        self.past = SqlPast(transactions)
         self.rewards = SqlRewards(transactions)
         self.reviews = SqlReviews(transactions)
 

@@ -186,6 +186,20 @@ def test_drift_fires_when_the_slow_loop_says_so(seed: int) -> None:
     assert firings
 
 
+def test_drift_sees_outcomes_that_change_between_two_tens() -> None:
+    """One after the other, of episodes made long before, while nothing new comes in."""
+    chance = random.Random(6)
+    events: list[PastEvent] = []
+    for number in range(1, 401):
+        outcome = Success() if chance.random() < 0.9 else Failure()
+        events += [Made(START_MS, number, START_MS), Told(START_MS, number, outcome)]
+    for second in range(1, 100):
+        events.append(Told(START_MS + 1000 * second, 300 + second, Failure()))
+    firings, _ = replayed(parse("drift()"), events, 100, 2)
+    assert told(firings) == slowly(parse("drift()"), events, 100, 2)
+    assert firings
+
+
 def million(num: int) -> list[PastEvent]:
     chance = random.Random(1)
     events: list[PastEvent] = []
