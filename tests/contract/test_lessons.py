@@ -246,6 +246,19 @@ async def test_ids_of_verdicts_are_not_given_twice(store: SqlStore) -> None:
     assert (await look(store)).newest.verdict > seen.newest.verdict
 
 
+async def test_a_changed_episode_that_is_forgotten_waits_no_more(store: SqlStore) -> None:
+    """The counter of changed ones goes by what is there; what has changed for others stays."""
+    await store.start_scenario("airline", "chat", now_ms=1)
+    one, two, three = [await attempt(store, f"t{n}", success(task_id=f"t{n}")) for n in (1, 2, 3)]
+    await train(store, 1)
+    for id in (one, two):
+        await store.set_outcome(id, Failure("late"))
+    assert await waiting(store) == (2, 2)
+    for gone, left in ((one, (1, 1)), (three, (1, 1)), (two, (0, 0))):
+        await store.keeping.remove(await store.keeping.find(Whose("episode", gone)), forever=True)
+        assert await waiting(store) == left
+
+
 async def test_imports_that_never_started_have_nothing_to_settle(store: SqlStore) -> None:
     """An outcome of an episode without a scenario moves no counter of another."""
     made = episode(Success(), scenario=None)

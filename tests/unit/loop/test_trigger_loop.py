@@ -27,6 +27,7 @@ from honed.loop import InService, TrainingRuns, TriggerLoop, trigger_loop
 from honed.ports import TrainingSets
 from honed.stores import SqlStore
 from honed.triggers import parse
+from tests.feed_parts import action, incoming
 from tests.unit.loop.conftest import SCENARIO, Always, Serving, Sets, Training, episode
 
 pytestmark = pytest.mark.anyio
@@ -331,6 +332,19 @@ async def test_another_rule_is_followed_from_the_next_look_on(
         parts.training.may_end.set()
         runs = await parts.ended(2)
     assert [(run.reason, run.num_episodes) for run in runs] == [("count(1)", 4), ("count(3)", 3)]
+
+
+async def test_silence_alone_starts_a_run(store: SqlStore, tmp_path: Path) -> None:
+    """No further event wakes the loop: it looks at every interval."""
+    async with _loop(store, tmp_path, trigger='quiet("0.3s") & count(2)') as parts:
+        await parts.add(1, 2)
+        now = incoming(action(), received_ms=now_ms())
+        await store.append([now])
+        await parts.loop.beat()
+        await parts.loop.beat()
+        assert await parts.runs() == []
+        [run] = await parts.ended()
+    assert run.started_at_ms - now.received_ms >= 300
 
 
 @pytest.mark.feature("SE-104")
