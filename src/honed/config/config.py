@@ -57,9 +57,9 @@ class Config(BaseSettings):
     """Hub id or folder of the model that is trained and served; without it nothing trains."""
     trigger: Trigger = Field(default_factory=default_watch)
     """When to learn: `count(n)`, `every("1h")`, `quality(below=0.6, window=50, min_samples=10)`,
-    `quiet("10m")`, `window("01:00-06:00", tz="Europe/Berlin")`, `cron("0 3 * * *")`, `cooldown("2h")`,
-    `budget(runs=4, per="1d")`, `failures(below=3)`, `manual()`, `always()`, `never()`, joined by `&` (and), `|` (or),
-    `~` (not); docs/triggers.md says exactly what each means."""
+    `drift()`, `quiet("10m")`, `window("01:00-06:00", tz="Europe/Berlin")`, `cron("0 3 * * *")`,
+    `cooldown("2h")`, `budget(runs=4, per="1d")`, `failures(below=3)`, `manual()`, `always()`, `never()`, joined
+    by `&` (and), `|` (or), `~` (not); docs/triggers.md says exactly what each means."""
     check_interval: Duration = Field(timedelta(seconds=10), ge=timedelta(milliseconds=10))
     """How often the trigger is asked when no episode comes in."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
