@@ -10,6 +10,7 @@ from honed.doctor.finding import Found, fail, ok, together, warn
 from honed.doctor.patient import Patient
 from honed.errors import ConfigError
 from honed.redaction import DEFAULT_KINDS
+from honed.rooms import learn_models_of
 
 
 def config(path: Path | None) -> tuple[list[Found], Config | None]:
@@ -53,6 +54,15 @@ def redaction(patient: Patient) -> Found:
     text = f"on, {len(kinds)} kinds of secrets and personal data"
     text += f", with {', '.join(added)}" if added else ""
     return ok(text + (f", without {', '.join(left_out)}" if left_out else ""))
+
+
+def learn_models(patient: Patient) -> Found:
+    """Can the learn models be made, and what they make be learned from?"""
+    try:
+        models = learn_models_of(patient.config)
+    except ConfigError as error:
+        return fail(str(error), error.advice or "change learn.model in the config")
+    return ok("; ".join(f"{model.name}: {model.objective}" for model in models))
 
 
 def _has_password(file: Path) -> bool:

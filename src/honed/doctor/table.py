@@ -30,6 +30,7 @@ CHECKS: Final = (
     Check("data folder", folders.data_folder),
     Check("sockets", folders.sockets),
     Check("redaction", settings.redaction),
+    Check("learn models", settings.learn_models),
     Check("store", store.store, limit_s=45),
     Check("disk", room.disk),
     Check("training stack", stack.packages, needs_config=False),

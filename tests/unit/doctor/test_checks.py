@@ -430,3 +430,13 @@ def test_the_clock_is_looked_at() -> None:
     assert found.status in ("ok", "warn")
     assert time.strftime("%Y-") in found.text
     assert clock.is_synchronised() in (True, False, None)
+
+
+def test_learn_models_are_made_and_told(patient: Make) -> None:
+    """What they learn, in their own words; what the daemon would refuse fails, with what to do."""
+    found = settings.learn_models(patient(learn={"model": "worker_task"}))
+    assert found == Found("ok", "worker_task: choose the actions that complete a task, in order")
+    missing = settings.learn_models(patient(learn={"model": "no_such.module:Haiku"}))
+    assert (missing.status, "PYTHONPATH" in (missing.advice or "")) == ("fail", True)
+    both = patient(learn={"model": ["chat", "worker_task"]}, base_model="tiny")
+    assert "apply.kind" in (settings.learn_models(both).advice or "")

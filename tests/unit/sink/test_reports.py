@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -12,6 +13,7 @@ from honed.domain.records import LlmCallRecord
 from honed.domain.reports import reporter
 from honed.gateway.capture import Call
 from honed.gateway.request import Labels
+from honed.learn_models import create
 from honed.ports import EpisodeFilter, Whose
 from honed.sources.otlp.mapping import events_of
 from honed.sources.otlp.spans import Span
@@ -108,6 +110,18 @@ async def test_gateway_client_and_trace_tell_of_one_call(turned: bool) -> None:
     assert reporters(found) == ["gateway"]
     assert found.metadata.adapter_id == "airline@3"
     assert joined == 2
+
+
+@pytest.mark.parametrize("name", ["chat", "dpo(chat)", "tests.unit.learn_models.own_model:Haiku"])
+async def test_reports_are_joined_for_every_learn_model(name: str) -> None:
+    """Before a learn model sees them, also one's own: no model has to know that there are several."""
+    model = create(name)
+    told = [by_client(1, receipt_id="r-1"), by_gateway(1), line(success(task_id="t1"))]
+    async with open_intake(None, settle=timedelta(0), learn_models=[model]) as intake:
+        await intake.sink.ingest(told)
+        with anyio.fail_after(10):
+            made = await intake.episodes.receive()
+    assert (made.learn_model, reporters(made)) == (model.name, ["gateway"])
 
 
 async def test_a_trace_that_names_the_receipt_is_joined() -> None:

@@ -261,6 +261,21 @@ def test_episodes_without_outcome_may_count_as_successes(tmp_path: Path) -> None
     with_store(test, tmp_path)
 
 
+def test_episodes_that_are_to_be_judged_wait_for_the_judge(tmp_path: Path) -> None:
+    """With `unlabelled = "judge"` nothing is taken unjudged; what the judge says counts when it is there."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        ids = [await add(store, told(name, Unknown())) for name in KEPT[:2]]
+        with pytest.raises(EmptyDataError, match="2 without an outcome"):
+            await build(store, folder, unlabelled="judge")
+        await store.set_outcome(ids[0], Success(0.9), source="judge:tiny")
+        found = await build(store, folder, unlabelled="judge")
+        assert found.episode_ids == (ids[0],)
+        assert found.left_out == {"without an outcome": 1}
+
+    with_store(test, tmp_path)
+
+
 @pytest.mark.feature("SE-053")
 def test_a_verdict_that_came_later_counts(tmp_path: Path) -> None:
     """The newest outcome of the store decides, not the one that the episode was built with."""
