@@ -182,7 +182,7 @@ async def _heard(store: SqlStore) -> list[Query]:
 
 
 async def test_judging_reads_no_table_from_end_to_end(store: SqlStore) -> None:
-    """The plan of every query that it runs searches an index; none sorts what it found."""
+    """The plan of every query that it runs searches an index."""
     queries = await _heard(store)
     async with store._read() as db:
         is_server = db.dialect.name == "postgresql"
