@@ -20,7 +20,7 @@ import msgspec
 import honed
 from honed import log, process
 from honed.activation import passed_unix
-from honed.api import EventStream, control_app
+from honed.api import EventStream, control_app, review_routes
 from honed.config import Config, changed_keys
 from honed.domain.episode import Episode
 from honed.domain.times import iso_utc
@@ -37,6 +37,7 @@ from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor
 from honed.rooms import (
     applier_of,
+    approval_of,
     base_of,
     gate_of,
     in_service_of,
@@ -128,7 +129,16 @@ class LearningDaemon:
                 base=self._base,
                 announce=self._events.publish,
             )
-            loop = self._loop = lines_of(config, self._learn_models, store, self._runs)
+            loop = self._loop = lines_of(
+                config,
+                self._learn_models,
+                store,
+                self._runs,
+                [
+                    approval_of(config, model, store, secret, self._events.publish)
+                    for model in self._learn_models
+                ],
+            )
             # The first start is written down now: `honed status` need not write, on a full disk.
             await loop.state()
             await rooms.enter_async_context(running(loop.run))
@@ -147,7 +157,7 @@ class LearningDaemon:
                 allow_uids=config.events.allow_uids,
             )
             alive = {"store's writer": store.beat, "trigger loop": loop.beat}
-            app = control_app(self, self._events, keeper, alive)
+            app = control_app(self, self._events, keeper, alive, review_routes(loop))
             await rooms.enter_async_context(serving(app, control, drain_s=1))
             await rooms.enter_async_context(feed.open())
             self._others = chosen_sources(config.events, sink, store, self._buses)
@@ -256,7 +266,10 @@ class LearningDaemon:
             "trigger": await self._verdict(loop.of(None)),
             "last_train_at_ms": state.last_train_at_ms,
             "backoff_until_ms": state.backoff_until_ms,
-            "training": _training(now) if now else None,
+            "training": now.told() if now else None,
+            "reviews": [
+                line.approval.told() for line in loop.loops if line.approval and line.approval.now
+            ],
             "last_run": msgspec.to_builtins(runs[0]) if runs else None,
             "gateway_problem": in_service.problem,
             "base_problem": in_service.base_problem,
@@ -379,9 +392,3 @@ def main(argv: list[str] | None = None) -> int:
     return process.main(
         "run", "Run the learning daemon.", learn, argv, sockets=_SOCKETS, reloads=True
     )
-
-
-def _training(now: Any) -> dict[str, Any]:
-    shown = {name: getattr(now, name) for name in ("run_id", "selection", "started_at_ms")}
-    shown.update(msgspec.to_builtins(now.progress))
-    return shown

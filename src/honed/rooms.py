@@ -15,7 +15,7 @@ from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import OutcomeGate
 from honed.learn_models import DpoConfig, LearnModel, method_of
-from honed.loop import Announce, InService, Lines, TrainingRuns, TriggerLoop
+from honed.loop import Announce, Approval, InService, Lines, TrainingRuns, TriggerLoop
 from honed.ports import Applier, Gate, Processor
 from honed.processors import BaseModel
 from honed.stores import SqlStore, open_store
@@ -164,6 +164,7 @@ def lines_of(
     learn_models: Sequence[LearnModel],
     store: SqlStore,
     runs: Sequence[TrainingRuns],
+    approvals: Sequence[Approval] = (),
 ) -> Lines:
     """The loops of the learn models, in their order; `runs` is empty when nothing can train."""
     turn, names = anyio.Lock(), [model.name for model in learn_models]
@@ -178,9 +179,29 @@ def lines_of(
                 check_interval=config.check_interval,
                 turn=turn,
                 others=names[:at] + names[at + 1 :],
+                approval=approvals[at] if approvals else None,
             )
             for at, name in enumerate(names)
         ]
+    )
+
+
+def approval_of(
+    config: Config,
+    learn_model: LearnModel,
+    store: SqlStore,
+    secret: bytes,
+    announce: Announce = lambda type, details: None,
+) -> Approval:
+    """Where people look at what a run would learn from."""
+    return Approval(
+        store,
+        training_sets_of(config, learn_model, store, secret),
+        scenario=config.scenario,
+        learn_model=learn_model.name,
+        scratch=config.runs_dir,
+        is_required=config.learn.review,
+        announce=announce,
     )
 
 

@@ -2,5 +2,6 @@
 
 from honed.api.control import Controls, control_app
 from honed.api.events import EventStream
+from honed.api.review import review_routes
 
-__all__ = ["Controls", "EventStream", "control_app"]
+__all__ = ["Controls", "EventStream", "control_app", "review_routes"]

@@ -12,12 +12,13 @@
     POST /v1/forget {kind, name, dry}     -> counts, runs, adapters; 409 while a run is in progress
     POST /v1/cleanup {dry}                -> counts, runs, adapters
     POST /v1/feedback {outcomes: [...]}   -> {outcomes}: what became of each; fields of `OutcomeEvent`
+    /v1/review ...                        what the next run would learn from (`api.review`)
 
 An error is `{"code", "message", "advice"}`; unknown keys in a request are refused.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -26,21 +27,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from honed import log
+from honed.api.answers import as_json, read_body
 from honed.api.events import EventStream
 from honed.domain.trained_model import Selection
-from honed.errors import (
-    ApplyError,
-    BusyError,
-    ConfigError,
-    ControlError,
-    HonedError,
-    NoPreviousModelError,
-    NotFoundError,
-)
 from honed.ports import Whose, WhoseKind
-
-T = TypeVar("T", bound=Struct)
 
 PROTOCOL = 1
 """Version of this API; answered with every status."""
@@ -120,8 +110,17 @@ def control_app(
     events: EventStream,
     keeper: Keeps,
     alive: Mapping[str, Callable[[], Awaitable[None]]],
+    more: Sequence[Route] = (),
 ) -> Starlette:
-    """The ASGI application of the control API; `alive` are the parts of the daemon, asked for its health."""
+    """The ASGI application of the control API.
+
+    Args:
+        controls: the daemon.
+        events: what it publishes.
+        keeper: what takes data out.
+        alive: the parts of the daemon, asked for its health.
+        more: routes of other parts of it (`api.review`).
+    """
 
     async def status(request: Request) -> Any:
         return {"protocol": PROTOCOL} | await controls.status()
@@ -138,7 +137,7 @@ def control_app(
         return {"models": await controls.models()}
 
     async def train_now(request: Request) -> Any:
-        order = await _body(request, _TrainNow)
+        order = await read_body(request, _TrainNow)
         run_id = controls.train_now(
             selection=order.selection,
             against_base=order.against == "base",
@@ -153,22 +152,22 @@ def control_app(
         return await controls.reload()
 
     async def apply(request: Request) -> Any:
-        order = await _body(request, _Apply)
+        order = await read_body(request, _Apply)
         return await controls.apply(order.model_id, force=order.force)
 
     async def rollback(request: Request) -> Any:
         return {"model_id": await controls.rollback()}
 
     async def forget(request: Request) -> Any:
-        order = await _body(request, _Forget)
+        order = await read_body(request, _Forget)
         return await keeper.forget(Whose(order.kind, order.name), dry=order.dry)
 
     async def cleanup(request: Request) -> Any:
-        order = await _body(request, _Cleanup)
+        order = await read_body(request, _Cleanup)
         return await keeper.cleanup(dry=order.dry)
 
     async def feedback(request: Request) -> Any:
-        told = await _body(request, _Feedback)
+        told = await read_body(request, _Feedback)
         return {"outcomes": await controls.feedback(told.outcomes)}
 
     async def stream(request: Request) -> Response:
@@ -176,66 +175,22 @@ def control_app(
 
     return Starlette(
         routes=[
-            Route("/v1/status", _json(status)),
-            Route("/v1/health", _json(health)),
-            Route("/v1/runs", _json(runs)),
-            Route("/v1/models", _json(models)),
+            Route("/v1/status", as_json(status)),
+            Route("/v1/health", as_json(health)),
+            Route("/v1/runs", as_json(runs)),
+            Route("/v1/models", as_json(models)),
             Route("/v1/events", stream),
-            Route("/v1/train-now", _json(train_now), methods=["POST"]),
-            Route("/v1/cancel", _json(cancel), methods=["POST"]),
-            Route("/v1/reload", _json(reload), methods=["POST"]),
-            Route("/v1/apply", _json(apply), methods=["POST"]),
-            Route("/v1/rollback", _json(rollback), methods=["POST"]),
-            Route("/v1/forget", _json(forget), methods=["POST"]),
-            Route("/v1/cleanup", _json(cleanup), methods=["POST"]),
-            Route("/v1/feedback", _json(feedback), methods=["POST"]),
+            Route("/v1/train-now", as_json(train_now), methods=["POST"]),
+            Route("/v1/cancel", as_json(cancel), methods=["POST"]),
+            Route("/v1/reload", as_json(reload), methods=["POST"]),
+            Route("/v1/apply", as_json(apply), methods=["POST"]),
+            Route("/v1/rollback", as_json(rollback), methods=["POST"]),
+            Route("/v1/forget", as_json(forget), methods=["POST"]),
+            Route("/v1/cleanup", as_json(cleanup), methods=["POST"]),
+            Route("/v1/feedback", as_json(feedback), methods=["POST"]),
+            *more,
         ]
     )
-
-
-async def _body(request: Request, cls: type[T]) -> T:
-    return msgspec.json.decode(await request.body() or b"{}", type=cls)
-
-
-def _json(answer: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint as JSON, errors in one form."""
-
-    async def endpoint(request: Request) -> Response:
-        try:
-            return _response(200, await answer(request))
-        except msgspec.DecodeError as error:
-            return _response(422, {"code": "INVALID_INPUT", "message": str(error), "advice": None})
-        except HonedError as error:
-            status, code = _status_of(error)
-            return _response(status, {"code": code, "message": str(error), "advice": error.advice})
-        except (
-            Exception
-        ) as error:  # the supervisor of requests: one that fails must not look like a dead daemon
-            log.get().exception(log.REQUEST_FAILED, path=request.url.path)
-            message = f"{type(error).__name__}: {error}"
-            return _response(500, {"code": "INTERNAL_ERROR", "message": message, "advice": None})
-
-    return endpoint
-
-
-def _status_of(error: HonedError) -> tuple[int, str]:
-    match error:
-        case NotFoundError():
-            return 404, "NOT_FOUND"
-        case BusyError():
-            return 409, "BUSY"
-        case ControlError() | NoPreviousModelError():
-            return 409, "CONFLICT"
-        case ConfigError():
-            return 422, "INVALID_CONFIG"
-        case ApplyError():
-            return 502, "APPLY_FAILED"
-        case _:
-            return 500, "INTERNAL_ERROR"
-
-
-def _response(status: int, content: Any) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 async def _sse(events: EventStream) -> AsyncIterator[bytes]:

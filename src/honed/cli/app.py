@@ -15,6 +15,7 @@ from honed.cli import (
     init,
     keeping,
     learning,
+    review,
     service,
     show,
     state,
@@ -61,6 +62,7 @@ state.add_to(app)
 why.add_to(app)
 show.add_to(app)
 learning.add_to(app)
+review.add_to(app)
 feedback.add_to(app)
 data.add_to(app)
 ingest.add_to(app)

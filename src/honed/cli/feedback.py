@@ -83,15 +83,20 @@ def feedback(
         names = {"receipt_id": receipt, "task_id": task, "group_id": group, "episode_id": episode}
         said: Told = {"success": success, "score": score, "reason": reason, "comment": comment}
         said |= {"source": source, "version": version, "event_id": event_id}
-        said["demonstration"] = None if answer is None else _text(answer)
+        said["demonstration"] = None if answer is None else text_of(answer)
         told = [{key: value for key, value in (names | said).items() if value is not None}]
         if sum(name is not None for name in names.values()) != 1:
             raise _wrong("expected one of --receipt, --task, --group, --episode, or --file")
-    outcomes = [_event(found, fields) for fields in told]
+    send(found, told, as_json)
+
+
+def send(config: Config, told: list[Told], as_json: bool) -> None:
+    """Tell the daemon, print what became of each, and leave."""
+    outcomes = [_event(config, fields) for fields in told]
     taken: list[dict[str, Any]] = []
     for start in range(0, len(outcomes), _BATCH):
         body = {"outcomes": outcomes[start : start + _BATCH]}
-        taken += ask_daemon(found, "POST", "/v1/feedback", body)["outcomes"]
+        taken += ask_daemon(config, "POST", "/v1/feedback", body)["outcomes"]
     if as_json:
         print_json(taken)
     else:
@@ -167,7 +172,8 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Told]]:
         yield number, told
 
 
-def _text(path: str) -> str:
+def text_of(path: str) -> str:
+    """What a file holds, - being stdin, without the newline at its end."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

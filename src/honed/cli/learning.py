@@ -148,7 +148,13 @@ def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
         task = bar.add_task("waiting", total=None)
         lost_s = time.monotonic() + _LOST_S
         while True:
-            now = ask_daemon(config, "GET", "/v1/status")["training"]
+            status = ask_daemon(config, "GET", "/v1/status")
+            now = status["training"]
+            if any(
+                r["run_id"] == run_id and not r["approved_by"] for r in status.get("reviews") or ()
+            ):
+                advice = "`honed review` shows what it would learn from, `honed review approve` lets it run"
+                leave(ControlError(f"run {run_id} waits for a review", advice=advice))
             if now is None or now["run_id"] != run_id:
                 runs: list[dict[str, Any]] = ask_daemon(config, "GET", "/v1/runs")["runs"]
                 ended = [run for run in runs if run["id"] == run_id and run["state"] != "running"]

@@ -209,8 +209,15 @@ def _plain(shown: Shown) -> Iterator[Text]:
     yield Text("begins wherever that changes")
     for number, row in enumerate(shown.rows, 1):
         yield Text(_row_title(shown, number, row))
-        yield from (Text(line) for segment in row.segments for line in _marked(segment))
+        yield from map(Text, rows_of((row,)))
     yield from map(Text, _totals(shown))
+
+
+def rows_of(rows: Sequence[RenderedRow]) -> Iterator[str]:
+    """The text of rows, each line with a mark of what becomes of it."""
+    for row in rows:
+        for segment in row.segments:
+            yield from _marked(segment)
 
 
 def _marked(segment: Segment) -> Iterator[str]:

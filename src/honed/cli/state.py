@@ -84,10 +84,17 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         if answer["base_problem"] != answer["gateway_problem"]:
             say(f"            {answer['base_problem']}")
     say(f"training    {_training(answer['training'])}")
+    for review in answer.get("reviews") or ():
+        say(f"review      {_review(review)}")
     if answer["backoff_until_ms"] and not answer["training"]:
         say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
     run = answer["last_run"]
     say(f"last run    {ending(run, now_ms()) if run else 'none yet'}")
+    for line in answer.get("lines") or ():  # a daemon from before there were several has none
+        say(
+            f"line        {line['learn_model']}: {line['episodes']} episodes, {line['unlabelled']} without an outcome, "
+            f"newest adapter {line['current_model'] or 'none'}"
+        )
     say("trigger")
     for line in answer["trigger"]["explain"].splitlines():
         say(f"  {line}")
@@ -307,6 +314,13 @@ def _training(now: dict[str, Any] | None) -> str:
     step = f", step {now['step']} of {now['total_steps']}" if now.get("total_steps") else ""
     loss = f", loss {now['loss']:.3f}" if now.get("loss") is not None else ""
     return f"{now['run_id']}: {now['phase']}{step}{loss}"
+
+
+def _review(review: dict[str, Any]) -> str:
+    run = f"run {review['run_id']} ({review['num_episodes']} episodes)"
+    if review["approved_by"]:
+        return f"{run} was approved by {review['approved_by']}"
+    return f"{run} waits since {_time(review['at_ms'])} UTC: `honed review`"
 
 
 def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:

@@ -107,7 +107,7 @@ class PairsSection(Section):
 
 
 class LearnSection(Section):
-    """How records become episodes and training data (docs/learning.md)."""
+    """How records become episodes and training data (docs/learn-models.md)."""
 
     model: LearnModels = "chat"
     """chat: captured conversations; worker_task: the actions of a task; worker_decision_sequence: the actions of each
@@ -116,6 +116,9 @@ class LearnSection(Section):
     unlabelled: Literal["wait", "train", "judge"] = "wait"
     """Episodes without an outcome wait for one, count as successes, or are judged by the judge that is configured,
     whose outcome counts until there is another."""
+    review: bool = False
+    """Whether a run waits until somebody has looked at what it would learn from: `honed review` shows it, `honed review
+    approve` lets it run (docs/review.md)."""
     too_long: TooLong = "cut"
     """A conversation with more tokens than train.max_length ends before the turn that does not fit any more, or is
     left out."""

@@ -9,7 +9,9 @@ same episodes do not fire again.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import anyio
 from msgspec.structs import replace
 
 from honed import log
@@ -62,6 +64,7 @@ class Approval:
         self.wake = wake
         self._log = log.get(scenario=scenario)
         self._is_checked = False
+        self._deciding = anyio.Lock()
         self.now: Review | None = None
         """The run that waits, or that was approved and has not ended; None when there is none."""
 
@@ -69,6 +72,14 @@ class Approval:
     def is_required(self) -> bool:
         """Whether a run waits for a person."""
         return self._is_required
+
+    def told(self) -> dict[str, Any] | None:
+        """The run that waits, as `honed status --json` has it."""
+        if (review := self.now) is None:
+            return None
+        names = ("learn_model", "reason", "at_ms", "approved_by")
+        shown = {"run_id": review.id, "num_episodes": len(review.material.episode_ids)}
+        return shown | {name: getattr(review, name) for name in names}
 
     async def load(self) -> None:
         """Find what waited when the daemon ended."""
@@ -148,7 +159,10 @@ class Approval:
         Raises:
             ControlError: nothing waits, there is nothing to train on, or the file is another one by now.
         """
-        review = self._waiting()
+        async with self._deciding:
+            return await self._approve(self._waiting(), said_by, data_digest)
+
+    async def _approve(self, review: Review, said_by: str, data_digest: str | None) -> Review:
         if review.approved_by is not None:
             return review
         shown = await self._training_sets.preview(self._scratch, review=review)
@@ -163,8 +177,6 @@ class Approval:
                 f"{shown.data_digest}, not {data_digest}",
                 advice="look again with `honed review`",
             )
-        if self._waiting() is not review:
-            raise ControlError(f"run {review.id} was decided by somebody else meanwhile")
         approved = replace(review, approved_by=said_by, data_digest=shown.data_digest)
         await self._store.reviews.wait(approved)
         self.now, self._is_checked = approved, True
@@ -178,13 +190,19 @@ class Approval:
         Raises:
             ControlError: nothing waits, or it is approved already.
         """
-        review = self._waiting()
-        if review.approved_by is not None:
-            raise ControlError(
-                f"run {review.id} was approved by {review.approved_by}",
-                advice="`honed cancel` stops a run in progress",
-            )
-        self.now = None
+        async with self._deciding:
+            review = self._waiting()
+            if review.approved_by is not None:
+                raise ControlError(
+                    f"run {review.id} was approved by {review.approved_by}",
+                    advice="`honed cancel` stops a run in progress",
+                )
+            await self._write_rejection(review, said_by, note)
+        self._tell(log.REVIEW_REJECTED, review, said_by, note=note)
+        self.wake()
+        return review
+
+    async def _write_rejection(self, review: Review, said_by: str, note: str | None) -> None:
         at_ms = now_ms()
         run = Run(
             id=review.id,
@@ -206,9 +224,7 @@ class Approval:
             seen=Seen(newest=material.reach) if review.counts else None,
         )
         await self._store.reviews.end(review.id)
-        self._tell(log.REVIEW_REJECTED, review, said_by, note=note)
-        self.wake()
-        return review
+        self.now = None  # not before the counters have moved on: the same episodes would ask again
 
     async def remark(
         self,

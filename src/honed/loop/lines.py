@@ -10,6 +10,7 @@ from anyio.abc import TaskStatus
 from honed.domain.run import LearningState
 from honed.domain.trained_model import Selection
 from honed.errors import ControlError
+from honed.loop.approval import Approval
 from honed.loop.trigger_loop import TriggerLoop
 from honed.triggers.trigger import TrainTrigger, Verdict
 
@@ -36,6 +37,16 @@ class Lines:
                 return loop
         known = ", ".join(loop.learn_model for loop in self.loops)
         raise ControlError(f"nothing learns by {learn_model!r} here: expected one of {known}")
+
+    def approval(self, learn_model: str | None) -> Approval:
+        """Where people look at what a learn model learns from, None: at that of the first.
+
+        Raises:
+            ControlError: there is no such learn model.
+        """
+        approval = self.of(learn_model).approval
+        assert approval is not None, "the daemon gives each loop one"
+        return approval
 
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""

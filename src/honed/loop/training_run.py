@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -52,6 +53,12 @@ class TrainingNow(Struct, kw_only=True):
     selection: Selection
     started_at_ms: int
     progress: Progress
+
+    def told(self) -> dict[str, Any]:
+        """As `honed status --json` has it."""
+        shown: dict[str, Any] = msgspec.to_builtins(self.progress)
+        names = ("run_id", "selection", "started_at_ms")
+        return {name: getattr(self, name) for name in names} | shown
 
 
 class TrainingRuns:

@@ -227,12 +227,13 @@ class TriggerLoop:
                 )
                 await anyio.sleep(_STORE_BACKOFF_S)
             finally:
-                self._running = self._running_id = None
+                self._running = None
                 self.is_training = False
         if scope.cancelled_caught:  # by the operator: wait for the next new episode or verdict
             with contextlib.suppress(StoreError):
                 self._seen_material = _material(await self.state())
                 await self._review_ended(order, "cancelled")
+        self._running_id = None
         self._wake.set()
 
     async def _review_ended(self, order: RunOrder, state: str) -> None:
