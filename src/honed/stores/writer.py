@@ -131,7 +131,7 @@ class Writer:
         Raises:
             StoreError: not all were committed.
         """
-        if position is not None:
+        if position is not None or len(events) <= self._batch_max:
             return await (await self._enqueue(events, position))
         parts = [
             await self._enqueue(events[start : start + self._batch_max])
