@@ -74,6 +74,9 @@ class Rewards(Protocol):
     ) -> list[Episode]:
         """Whole episodes after that one, made by then, in the order of their ids."""
 
+    async def episodes(self, episode_ids: Sequence[str]) -> list[Episode]:
+        """Whole episodes in the order of their ids given; those that are gone are left out."""
+
     async def group(self, scenario: str, learn_model: str, group_id: str) -> list[str]:
         """The ids of the attempts of a group, oldest first."""
 

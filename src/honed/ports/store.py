@@ -15,6 +15,7 @@ from honed.domain.verdict import Seen
 from honed.ports.intake import Disposition, FilePosition, IncomingEvent
 from honed.ports.lessons import Lessons
 from honed.ports.reviews import Reviews
+from honed.ports.rewards import Rewards
 from honed.triggers.context import Needs, TriggerContext
 
 
@@ -148,6 +149,10 @@ class Store(Protocol):
     @property
     def reviews(self) -> Reviews:
         """What people said about episodes, and the runs that wait for them."""
+
+    @property
+    def rewards(self) -> Rewards:
+        """What verifiers, judges and alarms ask."""
 
     @property
     def composition(self) -> Composition:

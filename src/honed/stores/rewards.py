@@ -3,6 +3,7 @@
 Every query walks a primary key or an index and reads a bounded number of rows, however large the store is.
 """
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -63,6 +64,14 @@ class SqlRewards:
         async with self._read() as db:
             rows = (await db.execute(query.order_by(e.id).limit(limit))).all()
             return await reads.whole(db, rows)
+
+    async def episodes(self, episode_ids: Sequence[str]) -> list[Episode]:
+        """Whole episodes in the order of their ids given; those that are gone are left out."""
+        query = select(t.episodes).where(t.episodes.c.id.in_(episode_ids))
+        async with self._read() as db:
+            found = await reads.whole(db, (await db.execute(query)).all())
+        by_id = {episode.id: episode for episode in found}
+        return [by_id[id] for id in episode_ids if id in by_id]
 
     async def group(self, scenario: str, learn_model: str, group_id: str) -> list[str]:
         """The ids of the attempts of a group, oldest first."""

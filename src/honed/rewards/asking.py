@@ -1,0 +1,253 @@
+"""Asks a verifier about every new episode, and sends what it says through the sink like anybody's verdict.
+
+The store is the queue: each verifier has a position there, and whatever comes after it is still to be asked, so
+nothing is lost by a kill, and intake never waits. The position moves on when a page is done. A verdict's event id
+follows from its source and the episode: asked again after a kill, it is a repeat. A verifier that cannot be asked at
+all stops where it is and tries again; one that fails on an episode goes on, and the failure is counted.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Final, Protocol
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from honed import log
+from honed.domain.episode import Episode
+from honed.domain.outcome import is_known
+from honed.domain.records import OutcomeRecord
+from honed.errors import RewardError, StoreError, UnreachableError
+from honed.ports import Answer, DataSink, Rewards, Verifier
+
+_PAGE: Final = 16
+"""Whole episodes in memory at a time."""
+_GRAIN_S: Final = 0.05
+"""Episodes that are closed within it are asked about together."""
+_LOOK_S: Final = 10.0
+"""How often episodes are looked for that wait for somebody else's verdict first."""
+_RETRY_FIRST_S: Final = 1.0
+_RETRY_MAX_S: Final = 300.0
+_NEVER_MS: Final = 10**13 - 2
+"""The end of times of 13 digits, in which ids of episodes begin."""
+
+
+class Ranks(Protocol):
+    """A verifier that can compare attempts."""
+
+    async def rank(self, episodes: Sequence[Episode]) -> list[Answer]:
+        """What each is worth against the others, in their order; raises as `Verifier.verify`."""
+
+
+class AskedCounts(Struct):
+    """What became of questions since the process started."""
+
+    told: int = 0
+    """Verdicts that were stored."""
+    silent: int = 0
+    """Episodes of which it had nothing to say."""
+    failed: int = 0
+    """Episodes that it failed on; they go without its verdict."""
+
+
+class Asking:
+    """One verifier and its place in the store.
+
+    Args:
+        verifier: who is asked.
+        rewards: what the store knows.
+        sink: takes the verdicts.
+        scenario: of the episodes.
+        learn_model: of the episodes.
+        only_unlabelled: leave out what somebody has judged already.
+        sample: share of the episodes, drawn by their ids.
+        wait: how long an episode waits for somebody else's verdict first.
+        at_a_time: episodes that are asked about at once.
+        ranks: compares attempts of one group, `group_size` at a time, instead of judging each.
+        group_size: of those; 0 judges each by itself.
+        now_ms: the clock, Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        rewards: Rewards,
+        sink: DataSink,
+        *,
+        scenario: str,
+        learn_model: str,
+        now_ms: Callable[[], int],
+        only_unlabelled: bool = False,
+        sample: float = 1.0,
+        wait: timedelta = timedelta(0),
+        at_a_time: int = 1,
+        ranks: Ranks | None = None,
+        group_size: int = 0,
+        retry_first_s: float = _RETRY_FIRST_S,
+    ) -> None:
+        self._verifier = verifier
+        self._rewards = rewards
+        self._sink = sink
+        self._mine = (scenario, learn_model)
+        self._now_ms = now_ms
+        self._only_unlabelled = only_unlabelled
+        self._sample = sample
+        self._wait_ms = round(wait.total_seconds() * 1000)
+        self._turns = anyio.CapacityLimiter(at_a_time)
+        self._ranks = ranks if group_size else None
+        self._group_size = group_size
+        self._retry_first_s = retry_first_s
+        self._wake = anyio.Event()
+        self.counts = AskedCounts()
+        self.problem: str | None = None
+        """Why it cannot be asked now."""
+        self.last_failure: str | None = None
+        self._log = log.get(source=verifier.source)
+
+    @property
+    def source(self) -> str:
+        """Who signs the verdicts."""
+        return self._verifier.source
+
+    def notify(self) -> None:
+        """Hear that there is a new episode; never blocks."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ask about all new episodes, until cancelled."""
+        faults = 0
+        position: str | None = None
+        while True:
+            self._wake = anyio.Event()
+            try:
+                if position is None:
+                    position = await self._rewards.position(*self._mine, self.source)
+                page = await self._rewards.episodes_after(
+                    *self._mine, after=position, until_ms=self._due_ms(), limit=_PAGE
+                )
+                if page:
+                    await self._ask_all(page)
+                    position = page[-1].id
+                    await self._rewards.advance(*self._mine, self.source, episode_id=position)
+                faults, self.problem = 0, None
+            except (UnreachableError, StoreError) as error:
+                faults += 1
+                self._cannot(error, first=faults == 1)
+                await anyio.sleep(
+                    min(_RETRY_MAX_S, self._retry_first_s * 2.0 ** min(faults - 1, 20))
+                )
+                continue
+            if len(page) < _PAGE:
+                await self._until_more()
+
+    async def _until_more(self) -> None:
+        with anyio.move_on_after(_LOOK_S if self._wait_ms else None):
+            await self._wake.wait()
+        await anyio.sleep(_GRAIN_S)
+
+    def _due_ms(self) -> int:
+        """The youngest that an episode may be; without a wait also one from a clock that went ahead."""
+        return self._now_ms() - self._wait_ms if self._wait_ms else _NEVER_MS
+
+    def _cannot(self, error: UnreachableError | StoreError, *, first: bool) -> None:
+        text = "; ".join(filter(None, (str(error), error.advice)))
+        self.problem = self._sink.clean(text)
+        if first:
+            self._log.warning(log.VERIFIER_LOST, error=type(error).__name__)
+
+    async def _ask_all(self, page: Sequence[Episode]) -> None:
+        """Ask about a page; what could be asked is stored, even when others could not."""
+        lost: list[UnreachableError | StoreError] = []
+
+        async def one(episode: Episode) -> None:
+            async with self._turns:
+                try:
+                    await self._ask(episode)
+                except (UnreachableError, StoreError) as error:
+                    lost.append(error)
+                except RewardError as error:
+                    self._failed(episode, error)
+                except Exception as error:  # a verifier's fault must not end the others
+                    self._failed(episode, error)
+
+        async with anyio.create_task_group() as tasks:
+            for episode in page:
+                tasks.start_soon(one, episode)
+        if lost:
+            raise lost[0]
+
+    def _failed(self, episode: Episode, error: Exception) -> None:
+        self.counts.failed += 1
+        self.last_failure = self._sink.clean(f"{episode.id}: {error}")[:500]
+        self._log.warning(log.VERIFIER_FAILED, episode_id=episode.id, error=type(error).__name__)
+
+    async def _ask(self, episode: Episode) -> None:
+        if self._ranks is not None and episode.group_id:
+            await self._ask_group(episode)
+            return
+        if not self._wants(episode):
+            return
+        answer = await self._verifier.verify(episode)
+        if answer is None:
+            self.counts.silent += 1
+            return
+        await self._tell([(episode, answer)])
+
+    async def _ask_group(self, episode: Episode) -> None:
+        """Rank so many attempts of the group once the last of them is there."""
+        assert self._ranks is not None
+        assert episode.group_id is not None
+        ids = await self._rewards.group(*self._mine, episode.group_id)
+        if episode.id not in ids or (ids.index(episode.id) + 1) % self._group_size:
+            return
+        end = ids.index(episode.id) + 1
+        group = await self._rewards.episodes(ids[end - self._group_size : end])
+        wanted = [attempt for attempt in group if self._wants(attempt)]
+        if len(group) < self._group_size or not wanted:
+            return
+        answers = await self._ranks.rank(group)
+        told = zip(group, answers, strict=True)
+        await self._tell([(attempt, answer) for attempt, answer in told if attempt in wanted])
+
+    def _wants(self, episode: Episode) -> bool:
+        """Whether it is asked; never about what nothing may be learned from, or twice about the same."""
+        if not episode.may_teach:
+            return False
+        if self._only_unlabelled and is_known(episode.outcome):
+            return False
+        if self._sample < 1.0 and _draw(self.source, episode.id) >= self._sample:
+            return False
+        mine = _event_id(self._verifier, episode)
+        return all(record.event_id != mine for record in episode.records_of(OutcomeRecord))
+
+    async def _tell(self, told: Sequence[tuple[Episode, Answer]]) -> None:
+        lines = [msgspec.json.encode(self._event(*each)) for each in told]
+        done = await self._sink.ingest(lines)
+        self.counts.told += done.stored
+        if done.rejected:  # of another answer before a kill: the first one stands
+            self._log.info(log.VERIFIER_REPEATED, num=len(done.rejected))
+
+    def _event(self, episode: Episode, answer: Answer) -> dict[str, Any]:
+        told = {
+            "type": "outcome",
+            "event_id": _event_id(self._verifier, episode),
+            "episode_id": episode.id,
+            "source": self.source,
+            "version": answer.version or self._verifier.version,
+            "outcome": answer.outcome,
+            "comment": answer.comment or None,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def _event_id(verifier: Verifier, episode: Episode) -> str:
+    named = f"{verifier.source}\0{verifier.version}\0{episode.id}"
+    return f"asked-{hashlib.blake2b(named.encode(), digest_size=16).hexdigest()}"
+
+
+def _draw(source: str, episode_id: str) -> float:
+    """A number in 0..1 that follows from the episode, and another one for each source."""
+    digest = hashlib.blake2b(f"{source}\0{episode_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

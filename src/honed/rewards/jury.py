@@ -1,0 +1,145 @@
+"""All that are asked for verdicts, how far they agree with the others, and the alarms: run beside the daemon."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final, Protocol
+
+import anyio
+import msgspec
+
+from honed import log
+from honed.errors import StoreError
+from honed.ports import Counted, Opinion, Store
+from honed.rewards.agreement import agreements
+from honed.rewards.alarms import WINDOW, Alarm, alarms
+from honed.rewards.asking import Asking
+
+_LOOK_S: Final = 60.0
+"""Between two looks for alarms."""
+_VERDICTS: Final = 5_000
+"""Newest verdicts of the store among which opinions are looked for."""
+
+
+class Closes(Protocol):
+    """Something that has a process to end."""
+
+    async def aclose(self) -> None:
+        """End it."""
+
+
+class Jury:
+    """Runs the questions of one scenario and watches what comes of them.
+
+    Args:
+        store: of the scenario.
+        asking: each verifier's questions.
+        scenario: of the episodes.
+        learn_model: of the episodes.
+        watches: whether alarms are looked for.
+        figures: more of what `status` shows, by source.
+        closes: processes that end with it.
+        announce: told of a new alarm.
+        look_s: seconds between two looks.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        asking: Sequence[Asking] = (),
+        *,
+        scenario: str,
+        learn_model: str,
+        watches: bool = True,
+        figures: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
+        closes: Sequence[Closes] = (),
+        announce: Callable[[str, dict[str, Any]], None] = lambda name, told: None,
+        look_s: float = _LOOK_S,
+    ) -> None:
+        self._store = store
+        self._asking = tuple(asking)
+        self._mine = (scenario, learn_model)
+        self._watches = watches
+        self._figures = figures or {}
+        self._closes = tuple(closes)
+        self._announce = announce
+        self._look_s = look_s
+        self._log = log.get(scenario=scenario)
+        self._told: set[tuple[str, str]] = set()
+        self.alarms: list[str] = []
+        """What is suspicious since the adapter in service was put there."""
+        self._opinions: Sequence[Opinion] = ()
+
+    def notify(self) -> None:
+        """Hear that there is a new episode; never blocks."""
+        for asking in self._asking:
+            asking.notify()
+
+    async def run(self) -> None:
+        """Ask and watch until cancelled; no child is left behind."""
+        async with AsyncExitStack() as rooms:
+            for each in self._closes:
+                rooms.push_async_callback(each.aclose)
+            async with anyio.create_task_group() as tasks:
+                for asking in self._asking:
+                    tasks.start_soon(asking.run)
+                tasks.start_soon(self._watch)
+
+    async def look(self) -> None:
+        """Look for alarms now, and at what judges and others have said; cost does not follow the store."""
+        limit = _VERDICTS
+        self._opinions = await self._store.rewards.opinions(*self._mine, limit=limit)
+        history = await self._store.history(self._mine[0])
+        if not (self._watches and history):
+            self.alarms = []
+            return
+        applied = history[-1]
+        newest = await self._seen(10**13 - 1)
+        found = alarms(
+            await self._seen(applied.applied_at_ms),
+            [seen for seen in newest if seen.created_at_ms >= applied.applied_at_ms],
+            [said for said in self._opinions if said.created_at_ms < applied.applied_at_ms],
+            [said for said in self._opinions if said.created_at_ms >= applied.applied_at_ms],
+        )
+        self.alarms = [str(alarm) for alarm in found]
+        for alarm in found:
+            self._raise(applied.model_id, alarm)
+
+    async def status(self) -> dict[str, Any]:
+        """What `honed status` shows: questions, agreement with the others, alarms."""
+        await self.look()
+        return {
+            "asked": {asking.source: self._of(asking) for asking in self._asking},
+            "agreement": {
+                source: msgspec.to_builtins(found)
+                | {"num": found.num, "share": found.share, "kappa": found.kappa}
+                for source, found in agreements(self._opinions).items()
+            },
+            "alarms": self.alarms,
+        }
+
+    def _of(self, asking: Asking) -> dict[str, Any]:
+        more = self._figures.get(asking.source, dict)()
+        told = {"problem": asking.problem, "last_failure": asking.last_failure}
+        return msgspec.to_builtins(asking.counts) | told | more
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except StoreError as error:  # the store's own supervisor decides what becomes of it
+                self._log.warning(log.BATCH_FAILED, error=str(error))
+            await anyio.sleep(self._look_s)
+
+    async def _seen(self, before_ms: int) -> Sequence[Counted]:
+        return await self._store.rewards.counted(*self._mine, before_ms=before_ms, limit=WINDOW)
+
+    def _raise(self, model_id: str, alarm: Alarm) -> None:
+        """Say it once for each adapter and sign."""
+        if (model_id, alarm.sign) in self._told:
+            return
+        self._told.add((model_id, alarm.sign))
+        told = {"model_id": model_id, "sign": alarm.sign, "before": alarm.before}
+        told |= {"after": alarm.after, "success_before": alarm.success_before}
+        told |= {"success_after": alarm.success_after}
+        self._log.warning(log.REWARD_SUSPECTED, **told)
+        self._announce(log.REWARD_SUSPECTED, told)
