@@ -2,8 +2,18 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
+import anyio
+
+from honed.domain.outcome import Failure, Success
+from honed.domain.times import now_ms
+from honed.ports import Verdict
+from honed.stores import open_store
+from honed.triggers import parse
+from tests.contract.test_store import episode
 from tests.flow.test_command_line import EXCERPT, _honed
 from tests.processes import honed
 
@@ -45,3 +55,54 @@ def test_why_tells_figures_and_when_with_a_daemon_and_without(tmp_path: Path) ->
             r"^fires      in 1h59m\d+s, at 20..-..-.. ..:..:.. UTC", text, re.MULTILINE
         )
         assert "quality(below=0.1, window=50, min_samples=10) is taken as it stands" in text
+
+
+async def _fill(path: Path, *, days: int) -> None:
+    """One episode each hour until now; from the middle on half of them fail."""
+    async with open_store(f"sqlite:///{path}") as store:
+        last_ms = now_ms()
+        for hour in range(24 * days, 0, -1):
+            ms = last_ms - hour * 3_600_000
+            is_good = hour > 12 * days or hour % 2
+            outcome = Success() if is_good else Failure("no")
+            said = Verdict(outcome=outcome, source="test", at_ms=ms)
+            made = episode(outcome, ms=ms, task_id=f"t{hour}")
+            await store.add_episode(made, [], verdicts=[said])
+
+
+def test_replay_tells_when_a_rule_would_have_fired(tmp_path: Path) -> None:
+    """As JSON, as a table with a plot, and as an SVG that stands alone."""
+    with honed(tmp_path, SETTINGS) as daemon:
+        daemon.data_dir.mkdir()
+        anyio.run(partial(_fill, daemon.data_dir / "honed.db", days=5))
+        config = ("--config", str(daemon.config))
+        plot = tmp_path / "plot.svg"
+        rule = "count(25) | quality(below=0.6, window=10, min_samples=10)"
+        done = _honed(tmp_path, "trigger", "replay", rule, "--json", "--plot", str(plot), *config)
+        found = json.loads(done.stdout)
+        assert (found["rule"], found["episodes"], found["run_time_s"]) == (rule_of(rule), 120, 0)
+        firings = found["firings"]
+        assert [each["new"] for each in firings] == [25, 25, 17, 10, 10, 10, 10, 10]
+        assert [each["success_rate"] for each in firings[:2]] == [1, 1]
+        assert (
+            "yes quality(below=0.6, window=10, min_samples=10)  (6 of 10" in firings[2]["verdict"]
+        )
+        assert found["waiting"] == 3
+        assert ET.parse(plot).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+        text = _honed(tmp_path, "trigger", "replay", rule, "--since", "60h", *config).stdout
+        assert text.startswith("    episodes that wait\n")
+        assert "^" in text
+        assert re.search(r"^ *1  20\d\d-.*  10 +0 +50%  quality: ", text, re.MULTILINE)
+        assert "would have fired 5 times in 2d12h" in text
+        slow = _honed(tmp_path, "trigger", "replay", "count(10)", "--run-time", "20h", *config)
+        assert "would have fired 6 times" in slow.stdout
+
+        bad = _honed(tmp_path, "trigger", "replay", "count(1)", "--since", "7x", *config)
+        assert (bad.returncode, "not a duration" in bad.stderr) == (2, True)
+        other = _honed(tmp_path, "trigger", "replay", "--scenario", "rail", *config)
+        assert (other.returncode, "no episode of scenario rail" in other.stderr) == (1, True)
+
+
+def rule_of(text: str) -> str:
+    return str(parse(text))

@@ -15,6 +15,7 @@ from honed.cli import (
     init,
     keeping,
     learning,
+    replay,
     review,
     service,
     show,
@@ -60,6 +61,7 @@ config.add_to(app)
 demo.add_to(app)
 state.add_to(app)
 why.add_to(app)
+replay.add_to(app)
 show.add_to(app)
 learning.add_to(app)
 review.add_to(app)

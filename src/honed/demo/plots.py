@@ -1,7 +1,7 @@
 """Small plots as inline SVG: bars with intervals, a curve, a cloud of points over time. No dependency, no script."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
@@ -73,10 +73,11 @@ def curve(
     x_name: str,
     y_name: str,
     from_zero: bool = True,
+    marks: Sequence[Mark] = (),
 ) -> str:
-    """One line for each name; the name is the style as well."""
+    """One line for each name, with vertical marks; the name is the style as well."""
     points = [point for line in lines.values() for point in line]
-    x = _axis([p.x for p in points], _LEFT, WIDTH - _RIGHT)
+    x = _axis([p.x for p in points] + [m.x for m in marks], _LEFT, WIDTH - _RIGHT)
     y = _axis([p.y for p in points] + [0.0] * from_zero, HEIGHT - _BOTTOM, _TOP)
     parts = [_y_axis(y, y_name, "{:.4g}"), _x_axis(x, x_name)]
     for i, (name, line) in enumerate(lines.items()):
@@ -84,6 +85,7 @@ def curve(
         if path:
             parts.append(f'<path class="line {escape(name)}" d="M{path}"/>')
         parts.append(_text(WIDTH - 90, _TOP + 14 + 16 * i, name, f"key {name}"))
+    parts += [drawn for mark in marks for drawn in _mark(mark, x)]
     return _svg(title, parts)
 
 
@@ -98,12 +100,15 @@ def scatter(
         f'<circle class="{escape(p.style)}" cx="{x.to_px(p.x):.1f}" cy="{y.to_px(p.y):.1f}" r="1.8"/>'
         for p in points
     ]
-    for mark in marks:
-        at = x.to_px(mark.x)
-        parts.append(f'<path class="mark" d="M{at:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>')
-        side, style = (4, "note start") if at < WIDTH / 2 else (-4, "note end")
-        parts.append(_text(at + side, _TOP + 10, mark.text, style))
+    parts += [drawn for mark in marks for drawn in _mark(mark, x)]
     return _svg(title, parts)
+
+
+def _mark(mark: Mark, x: _Axis) -> Iterator[str]:
+    at = x.to_px(mark.x)
+    yield f'<path class="mark" d="M{at:.1f} {_TOP}V{HEIGHT - _BOTTOM}"/>'
+    side, style = (4, "note start") if at < WIDTH / 2 else (-4, "note end")
+    yield _text(at + side, _TOP + 10, mark.text, style)
 
 
 def _svg(title: str, parts: Iterable[str]) -> str:
