@@ -198,7 +198,11 @@ async def test_an_approval_survives_the_end_of_the_daemon(store: SqlStore, tmp_p
         states = {run.id == run_id: run.state for run in await again.ended(2)}
         assert states == {True: "cancelled", False: "done"}
         assert {(run.review_id, run.approved_by) for run in await again.runs()} == {(run_id, "ann")}
-        assert await store.reviews.waiting(SCENARIO, "chat") is None
+
+        async def is_over() -> bool:
+            return await store.reviews.waiting(SCENARIO, "chat") is None
+
+        await again.until(is_over)
 
 
 async def test_without_the_setting_nothing_waits(store: SqlStore, tmp_path: Path) -> None:
