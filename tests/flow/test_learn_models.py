@@ -105,6 +105,15 @@ def test_several_learn_models_count_the_same_events_in_their_own_way(tmp_path: P
             "worker_task": 1,
         }
         assert list(found) == ["chat", "worker_task"]
+        said = subprocess.run(
+            [sys.executable, "-m", "honed", "status", "--config", str(daemon.config)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+            check=True,
+        ).stdout
+        assert "worker_task: 1 episodes, 0 without an outcome, newest adapter none" in said
 
 
 @pytest.mark.long
