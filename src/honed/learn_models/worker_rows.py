@@ -23,6 +23,9 @@ DEFAULT_SYSTEM_PROMPT: Final = (
     "You are a worker in a swarm. Choose the actions that complete the task, in order."
 )
 
+OFFERED: Final = "Available actions: "
+"""How the line of a prompt begins that all prompts of a scenario share."""
+
 NO_SUCCESS: Final = "no action of it succeeded"
 NO_TASK: Final = "it names neither an observation nor a scenario"
 NOT_IMITABLE: Final = "it has actions that may not be imitated"
@@ -116,7 +119,7 @@ class WorkerRows:
             return None
         # never the episode's own actions alone: they would give the answer away
         offered = self._available_actions or sorted(set(scenario_actions) - self._system_events)
-        return f"Task: {task}" + (f"\nAvailable actions: {', '.join(offered)}" if offered else "")
+        return f"Task: {task}" + (f"\n{OFFERED}{', '.join(offered)}" if offered else "")
 
 
 def cannot_teach(episode: Episode, reason: str, found: str = "") -> LearnError:

@@ -3,23 +3,48 @@
 First those go that say nearly what a held-out row says, or whose task is held out under another group; then
 near-duplicates, where they are dropped; then what is beyond a share of the mixture. A blind control is drawn from
 all that are left after the near-duplicates, in the number that the successes would have had.
+
+Where attempts on both sides of the split say nearly the same, those stay whose side an earlier training has settled,
+else the one that began first; the others are used for neither. So a text that comes back under ever new names is
+learned from or held out as it was the first time.
 """
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from honed.domain.trained_model import Selection
-from honed.training_sets.candidates import Candidate
+from honed.ports import HeldOut
+from honed.training_sets.candidates import Candidate, Origin
 from honed.training_sets.mixture import mixed
 from honed.training_sets.near_duplicates import Signed, Texts, near_duplicates
+from honed.training_sets.rows import SpooledRow
 from honed.training_sets.rules import Rules
 
+NEAR_LEARNED: Final = "held out, but says nearly what is learned from"
 NEAR_HELD_OUT: Final = "says nearly what a held-out episode says"
 BOTH_SIDES: Final = "a part of it is held out and another was learned from"
 NEAR_DUPLICATE: Final = "near-duplicate"
 NOT_DRAWN: Final = "not drawn"
 TOO_MANY_PAIRS: Final = "more pairs than learn.dpo.max_pairs"
+
+
+class HeldRow(NamedTuple):
+    """An episode on the side that is held out."""
+
+    origin: Origin
+    is_settled: bool
+    """Whether an earlier training has held out all of its names."""
+    said: bytes
+    sketch: Any
+    """Both as in `Candidate.versions`."""
+    evidence: tuple[HeldOut, SpooledRow] | None = None
+    """What the gate reads; None when nobody has judged it yet."""
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """When it began; of those that began at once, the one whose id is lower counts as older."""
+        return self.origin.at_ms, self.origin.episode_ids[0]
 
 
 class Chosen(NamedTuple):
@@ -31,19 +56,52 @@ class Chosen(NamedTuple):
     """Rows that are marked as near-duplicates, and those that were dropped for it; None when nobody looked."""
 
 
+def kept_out(
+    held_out: Sequence[HeldRow],
+    candidates: Sequence[Candidate],
+    settled: Collection[bytes],
+    similarity: float,
+) -> list[HeldRow]:
+    """The held-out rows without those that say nearly what is learned from.
+
+    Args:
+        held_out: all episodes of that side.
+        candidates: rows of the other.
+        settled: names whose side an earlier training has settled.
+        similarity: as in `Rules`.
+    """
+    texts, rows = Texts(similarity), []
+    for row in candidates:
+        for version in row.versions:
+            texts.add(*version)
+            rows.append(row)
+    staying = []
+    for held in held_out:
+        near = () if held.is_settled else (rows[n] for n in texts.near(held.said, held.sketch))
+        if not any(_came_first(row, held, settled) for row in near):
+            staying.append(held)
+    return staying
+
+
+def _came_first(row: Candidate, held: HeldRow, settled: Collection[bytes]) -> bool:
+    return (row.origin.at_ms, row.key) < held.age or any(
+        name in settled for name in row.origin.names
+    )
+
+
 def chosen(
     candidates: Sequence[Candidate],
     rules: Rules,
     selection: Selection,
     left_out: Counter[str],
     *,
-    held_out: Texts,
+    held_out: Sequence[HeldRow],
     held_out_names: Collection[bytes],
     sketched: bool,
 ) -> Chosen:
     """The rows that are taken of all candidates; the others are counted by reason."""
     rows = sorted(candidates, key=lambda row: (row.place, row.origin.at_ms, row.key))
-    rows = _apart(rows, held_out, held_out_names, left_out)
+    rows = _apart(rows, held_out, rules.similarity, frozenset(held_out_names), left_out)
     pool = _marked(rows, rules, selection) if sketched else rows
     num_near = sum(row.row.near is not None for row in pool)
     if rules.near_duplicates == "drop":
@@ -74,14 +132,21 @@ def largest_gaps(
 
 
 def _apart(
-    rows: Sequence[Candidate], held_out: Texts, names: Collection[bytes], left_out: Counter[str]
+    rows: Sequence[Candidate],
+    held_out: Sequence[HeldRow],
+    similarity: float,
+    names: frozenset[bytes],
+    left_out: Counter[str],
 ) -> list[Candidate]:
     """The rows that have nothing of the held-out ones."""
+    texts = Texts(similarity)
+    for held in held_out:
+        texts.add(held.said, held.sketch)
     staying = []
     for row in rows:
-        if not set(names).isdisjoint(row.origin.names):
+        if not names.isdisjoint(row.origin.names):
             left_out[BOTH_SIDES] += 1
-        elif any(held_out.has_nearly(*version) for version in row.versions):
+        elif any(texts.near(*version) for version in row.versions):
             left_out[NEAR_HELD_OUT] += 1
         else:
             staying.append(row)

@@ -22,11 +22,19 @@ from honed.training_sets.candidates import (
     origin_of,
     why_not_of_length,
 )
-from honed.training_sets.choosing import BOTH_SIDES, NEAR_DUPLICATE, chosen, largest_gaps
+from honed.training_sets.choosing import (
+    BOTH_SIDES,
+    NEAR_DUPLICATE,
+    NEAR_LEARNED,
+    HeldRow,
+    chosen,
+    kept_out,
+    largest_gaps,
+)
 from honed.training_sets.comparisons import Comparisons
 from honed.training_sets.mixture import age_classes
-from honed.training_sets.near_duplicates import Texts, check_available, is_available
-from honed.training_sets.rows import RowSpool, SpooledRow
+from honed.training_sets.near_duplicates import check_available, is_available, said, sketch
+from honed.training_sets.rows import RowSpool
 from honed.training_sets.rules import Rules
 
 __all__ = ["MAY_NOT_TEACH", "NEAR_DUPLICATE", "NO_ROW", "Harvest", "Rules", "Written"]
@@ -82,9 +90,9 @@ class Harvest:
         self._shape = shape
         self._fresh = frozenset(fresh)
         self._candidates: list[Candidate] = []
-        self._held_out: list[tuple[HeldOut, SpooledRow]] = []
-        self._held_out_texts = Texts(rules.similarity)
+        self._held_out: list[HeldRow] = []
         self._sides: dict[bytes, bool] = {}
+        self._passed_over: set[bytes] = set()
         self._num_episodes = 0
         self._comparisons = None if shape == "sft" else Comparisons(rules, actions)
         if rules.near_duplicates == "drop":
@@ -105,7 +113,8 @@ class Harvest:
     @property
     def unsettled(self) -> dict[bytes, bool]:
         """By name whether it is held out, of the episodes whose side this build decides."""
-        return {name: side for name, side in self._sides.items() if name not in self.settled}
+        known = self.settled.keys() | self._passed_over
+        return {name: side for name, side in self._sides.items() if name not in known}
 
     def add(self, episodes: Sequence[Episode]) -> None:
         """Sort episodes into training rows, held-out rows and those left out."""
@@ -138,12 +147,13 @@ class Harvest:
         candidates = self._candidates
         if self._shape == "preference":
             candidates = largest_gaps(candidates, rules.pairs.max_pairs, self.left_out)
+        kept = self._kept_out(candidates)
         taken = chosen(
             candidates,
             rules,
             self._selection,
             self.left_out,
-            held_out=self._held_out_texts,
+            held_out=kept,
             held_out_names=[name for name, is_held_out in self._sides.items() if is_held_out],
             sketched=self._sketches,
         )
@@ -153,7 +163,8 @@ class Harvest:
         self._check(len(rows))
         name = rules.learn_model.name
         data_path, held_out_path = folder / f"{name}.jsonl", folder / "held_out.jsonl"
-        held_out = sorted(self._held_out, key=lambda pair: pair[0].episode_id)
+        evidence = (row.evidence for row in kept if row.evidence is not None)
+        held_out = sorted(evidence, key=lambda pair: pair[0].episode_id)
         held_out_digest = self._spool.write(
             (spooled for _, spooled in held_out), held_out_path, folder / "held_out.meta.jsonl"
         )
@@ -186,6 +197,19 @@ class Harvest:
             dataset=dataset,
             left_out=left_out,
         )
+
+    def _kept_out(self, candidates: Sequence[Candidate]) -> list[HeldRow]:
+        """The held-out rows that the gate may go by; the names of the others stay unsettled."""
+        kept = kept_out(self._held_out, candidates, self.settled, self._rules.similarity)
+        staying = {row.origin.episode_ids for row in kept}
+        out = [row for row in self._held_out if row.origin.episode_ids not in staying]
+        num_out = sum(row.evidence is not None for row in out)
+        self.left_out[HELD_OUT] -= num_out
+        self.left_out[NEAR_LEARNED] += num_out
+        self._passed_over = {name for row in out for name in row.origin.names} - {
+            name for row in kept for name in row.origin.names
+        }
+        return kept
 
     def _sort(self, episode: Episode) -> str | None:
         """Where the episode belongs; the reason when that is not the training file."""
@@ -291,23 +315,32 @@ class Harvest:
         data = self._held_out_row(episode)
         if isinstance(data, LearnError):
             return _no_row(data) if known or episode.demonstrations else NO_OUTCOME
-        # one that nobody has judged yet is evidence once somebody does: nothing like it is learned until then
-        self._held_out_texts.add(data)
-        if episode.id in self.dropped:
-            return DROPPED
         is_corrected = data.metadata.demonstrated_by is not None
-        if not is_corrected and not known:
-            return NO_OUTCOME
+        is_evidence = (known or is_corrected) and episode.id not in self.dropped
+        names = self._rules.split.names(episode)
         self._held_out.append(
-            (
-                HeldOut(
-                    episode_id=episode.id,
-                    group=episode.split_key,
-                    is_success=is_corrected or is_success(episode.outcome),
-                ),
-                self._spool.add(data),
+            # one that nobody has judged yet is evidence once somebody does: nothing like it is learned until then
+            HeldRow(
+                origin=self._origin(episode),
+                is_settled=all(self.settled.get(name) for name in names),
+                said=said(data),
+                sketch=sketch(data) if self._sketches else None,
+                evidence=(
+                    HeldOut(
+                        episode_id=episode.id,
+                        group=episode.split_key,
+                        is_success=is_corrected or is_success(episode.outcome),
+                    ),
+                    self._spool.add(data),
+                )
+                if is_evidence
+                else None,
             )
         )
+        if episode.id in self.dropped:
+            return DROPPED
+        if not is_evidence:
+            return NO_OUTCOME
         return HELD_OUT
 
     def _held_out_row(self, episode: Episode) -> ChatExample | TrainingData | LearnError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from honed.domain.message import Message
 from honed.domain.training_data import ChatExample, LabelledExample, PreferencePair, TrainingData
 from honed.errors import TrainingError
+from honed.learn_models.worker_rows import OFFERED
 
 if TYPE_CHECKING:
     from rensa import RMinHash, RMinHashLSH
@@ -25,6 +26,8 @@ _NUM_BANDS: Final = 32
 _SEED: Final = 42
 _WORD: Final = re.compile(r"\w+")
 _SEQUENCE: Final = 5
+_OFFERED: Final = re.compile(rf"^{OFFERED}.*", re.MULTILINE)
+"""The line of actions that the prompts of a scenario share, as they share their instructions."""
 
 
 class Signed(NamedTuple):
@@ -94,36 +97,35 @@ def near_duplicates(ranked: Iterable[Signed], similarity: float) -> dict[str, st
 
 
 class Texts:
-    """What a set of rows says, to tell which other rows say nearly the same.
+    """What a list of rows says, to tell which of them say nearly what another row says.
 
     Where the library is missing, only rows that say the same to the word are told.
     """
 
     def __init__(self, similarity: float) -> None:
         self._similarity = similarity
-        self._said: set[bytes] = set()
-        self._sketches: list[RMinHash] = []
+        self._said: dict[bytes, list[int]] = {}
+        self._sketches: list[RMinHash | None] = []
         self._index: RMinHashLSH | None = None
 
-    def add(self, data: TrainingData) -> None:
-        """Take a row in."""
-        self._said.add(said(data))
-        if not is_available():
-            return
-        if self._index is None:
-            self._index = _empty_index(self._similarity)
-        made = sketch(data)
-        self._index.insert(len(self._sketches), made)
-        self._sketches.append(made)
+    def add(self, digest: bytes, sketch: "RMinHash | None") -> None:
+        """Take the next row in, given by `said` and `sketch`."""
+        number = len(self._sketches)
+        self._said.setdefault(digest, []).append(number)
+        self._sketches.append(sketch)
+        if sketch is not None:
+            self._index = self._index or _empty_index(self._similarity)
+            self._index.insert(number, sketch)
 
-    def has_nearly(self, digest: bytes, sketch: "RMinHash | None") -> bool:
-        """Whether one of them says nearly what a row says, given by `said` and `sketch`."""
-        if digest in self._said:
-            return True
-        if self._index is None or sketch is None:
-            return False
-        near = (self._sketches[place] for place in self._index.query(sketch))
-        return any(sketch.jaccard(other) >= self._similarity for other in near)
+    def near(self, digest: bytes, sketch: "RMinHash | None") -> list[int]:
+        """The rows, by number from 0, that say nearly what the given one says."""
+        found = set(self._said.get(digest, ()))
+        if self._index is not None and sketch is not None:
+            for number in self._index.query(sketch):
+                other = self._sketches[number]
+                if other is not None and sketch.jaccard(other) >= self._similarity:
+                    found.add(number)
+        return sorted(found)
 
 
 def _empty_index(similarity: float) -> "RMinHashLSH":
@@ -150,6 +152,6 @@ def _said(messages: Sequence[Message]) -> Iterator[str]:
     for message in messages:
         if message.role in ("system", "developer"):
             continue
-        yield message.text
+        yield _OFFERED.sub("", message.text) if message.role == "user" else message.text
         for call in message.tool_calls or ():
             yield f"{call.function.name} {call.function.arguments}"
