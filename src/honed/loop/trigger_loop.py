@@ -9,11 +9,12 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec.structs import replace
 
 from honed import log
-from honed.domain.run import LearningState
+from honed.domain.run import LearningState, Run
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
 from honed.errors import BusyError, ControlError, StoreError, TriggerError
 from honed.loop.approval import Approval
+from honed.loop.offline_run import OfflineRuns
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
 from honed.triggers.trigger import TrainTrigger, Verdict
@@ -37,8 +38,9 @@ class TriggerLoop:
         turn: anyio.Lock | None = None,
         others: Collection[str] = (),
         approval: Approval | None = None,
+        offline: OfflineRuns | None = None,
     ) -> None:
-        """`runs` is None when no base model is configured: the loop judges and explains, nothing trains.
+        """`runs` is None when nothing trains: the loop judges and explains, and `offline` executes what is ordered.
 
         Loops of other learn models of the same scenario (`others`) share the lock `turn`: one trains at a time.
         """
@@ -47,6 +49,7 @@ class TriggerLoop:
         if approval is not None:
             approval.wake = self.notify
         self._runs = runs
+        self._offline = offline
         self._trigger = trigger
         self._scenario = scenario
         self.learn_model = learn_model
@@ -55,6 +58,7 @@ class TriggerLoop:
         self._check_interval_s = check_interval.total_seconds()
         self._wake = anyio.Event()
         self._looked = anyio.Event()
+        self._ended = anyio.Event()
         self._ordered: RunOrder | None = None
         self._running: anyio.CancelScope | None = None
         self._running_id: str | None = None
@@ -86,9 +90,10 @@ class TriggerLoop:
             BusyError: a run is in progress.
             ControlError: nothing can train, or it would be for nothing.
         """
-        if self._runs is None:
+        runs = self._runs or self._offline
+        if runs is None:
             raise ControlError("nothing can train: no base_model is configured")
-        if problem := self._runs.base_problem:
+        if self._runs and (problem := self._runs.base_problem):
             raise ControlError(f"nothing is trained: {problem}")
         if self._running_id or self._ordered:
             busy = self._running_id or (self._ordered.id if self._ordered else "")
@@ -103,7 +108,7 @@ class TriggerLoop:
             )
         blind = selection == "blind"
         self._ordered = RunOrder(
-            id=self._runs.new_id(),
+            id=runs.new_id(),
             reason="train-now" + (" (blind control)" if blind else ""),
             selection=selection,
             against_base=against_base,
@@ -111,6 +116,15 @@ class TriggerLoop:
         )
         self._wake.set()
         return self._ordered.id
+
+    async def until_ended(self, run_id: str) -> Run:
+        """The run, once it has ended; it may wait for a review first."""
+        while True:
+            more = self._ended
+            for run in await self._store.list_runs(self._scenario):
+                if run.id == run_id and run.state != "running":
+                    return run
+            await more.wait()
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -200,7 +214,7 @@ class TriggerLoop:
 
     async def _unless_held(self, order: RunOrder) -> RunOrder | None:
         """The order, unless somebody has to look first."""
-        if self.approval is None or not self.approval.is_required:
+        if self.approval is None or not self.approval.is_required or self._runs is None:
             return order
         try:
             await self.approval.hold(order)
@@ -213,13 +227,14 @@ class TriggerLoop:
         tasks.start_soon(self._execute, order)
 
     async def _execute(self, order: RunOrder) -> None:
-        assert self._runs is not None
+        runs = self._runs or self._offline
+        assert runs is not None
         with anyio.CancelScope() as scope:
             self._running = scope
             try:
                 async with self._turn:
                     self.is_training = True
-                    run = await self._runs.execute(order)
+                    run = await runs.execute(order)
                     await self._review_ended(order, run.state)
             except StoreError as error:  # a full disk: the run cannot even be written down
                 self._log.error(
@@ -234,6 +249,8 @@ class TriggerLoop:
                 self._seen_material = _material(await self.state())
                 await self._review_ended(order, "cancelled")
         self._running_id = None
+        self._ended.set()
+        self._ended = anyio.Event()
         self._wake.set()
 
     async def _review_ended(self, order: RunOrder, state: str) -> None:

@@ -1,0 +1,50 @@
+"""Runs of a daemon that trains nothing: each ends skipped and says why.
+
+Counters stay where they are, so that the episodes are still new to the first run of a daemon that trains.
+"""
+
+from honed import log
+from honed.domain.ids import run_id
+from honed.domain.processing import OFFLINE_IS_MISSING
+from honed.domain.run import Run
+from honed.domain.times import now_ms
+from honed.loop.in_service import Announce
+from honed.loop.training_run import RunOrder
+from honed.ports import Store
+
+
+class OfflineRuns:
+    """Executes run orders in the mode `offline`, whose analysis is not built yet."""
+
+    def __init__(
+        self, store: Store, *, scenario: str, learn_model: str, announce: Announce
+    ) -> None:
+        self._store = store
+        self._scenario = scenario
+        self._learn_model = learn_model
+        self._announce = announce
+
+    def new_id(self) -> str:
+        """An id for the next run."""
+        return run_id(self._learn_model, "offline")
+
+    async def execute(self, order: RunOrder) -> Run:
+        """Write down that nothing was done, and why."""
+        at_ms = now_ms()
+        run = Run(
+            id=order.id,
+            scenario=self._scenario,
+            learn_model=self._learn_model,
+            state="skipped",
+            started_at_ms=at_ms,
+            ended_at_ms=at_ms,
+            reason=order.reason,
+            selection=order.selection,
+            message=f"processor_mode is offline, and {OFFLINE_IS_MISSING}",
+        )
+        await self._store.add_run(run)
+        await self._store.end_run(run)
+        details = {"run_id": run.id, "model_id": None, "message": run.message}
+        self._announce(log.TRAINING_SKIPPED, details)
+        log.get(scenario=self._scenario).info(log.TRAINING_SKIPPED, **details)
+        return run
