@@ -83,7 +83,7 @@ class Budget(TrainTrigger):
             within = count < self.runs
             spent.append(f"{count} of {self.runs} runs")
         if self.gpu_hours is not None:
-            took = sum((_took(run, since, context.now) for run in context.runs), timedelta())
+            took = _took(context, since)
             within = within and took / _HOUR < self.gpu_hours
             spent.append(f"{took / _HOUR:.2f} of {self.gpu_hours:g} GPU hours")
         detail = f"{' and '.join(spent)} in the last {format_duration(self.per)}"
@@ -95,11 +95,12 @@ class Budget(TrainTrigger):
         if self.runs is not None:
             changes += [run.started_at + self.per for run in context.runs]
         if self.gpu_hours is not None:
-            took = sum((_took(run, since, context.now) for run in context.runs), timedelta())
-            if (above := took - self.gpu_hours * _HOUR) >= timedelta():
+            above = _took(context, since) - self.gpu_hours * _HOUR
+            if above >= timedelta():
                 # Hours leave the period as fast as time passes, once the oldest run has begun to.
-                leaving = min(max(r.started_at, since) for r in context.runs if _ends(r, since))
-                changes.append(leaving + self.per + max(above, _STEP))
+                inside = (run for run in context.runs if not run.ended_at or run.ended_at > since)
+                leaving = min(max(run.started_at, since) for run in inside)
+                changes.append(leaving + self.per + max(above, timedelta.resolution))
         return min((change for change in changes if change > context.now), default=None)
 
     def __str__(self) -> str:
@@ -108,17 +109,15 @@ class Budget(TrainTrigger):
         return f'budget({runs}{hours}per="{format_duration(self.per)}")'
 
 
-_STEP: Final = timedelta(seconds=1)
+def _took(context: TriggerContext, since: datetime) -> timedelta:
+    """How long the runs took since then."""
+    return sum((_took_by(run, since, context.now) for run in context.runs), timedelta())
 
 
-def _took(run: RunTime, since: datetime, now: datetime) -> timedelta:
-    """How long the run took since then; one that seems to begin after now does so because the clock was set back."""
+def _took_by(run: RunTime, since: datetime, now: datetime) -> timedelta:
+    # one that seems to begin after now does so because the clock was set back
     ended_at = run.ended_at or max(now, run.started_at)
     return max(ended_at - max(run.started_at, since), timedelta())
-
-
-def _ends(run: RunTime, since: datetime) -> bool:
-    return run.ended_at is None or run.ended_at > since
 
 
 @dataclass(frozen=True, slots=True)
