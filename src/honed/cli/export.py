@@ -23,6 +23,7 @@ from honed.cli.printing import say
 from honed.config import Config
 from honed.domain.times import now_ms
 from honed.errors import HonedError
+from honed.learn_models import LearnModel
 from honed.ports import EpisodeFilter
 from honed.stores import SqlStore
 from honed.training_sets import EXPORTS, Export, HeldOutSplit, load_or_make_secret
@@ -94,6 +95,10 @@ def export(
     scenario: Annotated[
         str | None, typer.Option(help="Another scenario of this store than the config's own.")
     ] = None,
+    learn_model: Annotated[
+        str | None,
+        typer.Option(help="Whose episodes, where learn.model names several; default: the first."),
+    ] = None,
 ) -> None:
     """Write episodes to a file, with the text of their conversations.
 
@@ -108,10 +113,10 @@ def export(
         )
     found = config_from(config)
     wanted = scenario or found.scenario
-    learn_model = found.learn.models()[0]
+    model = _chosen(found, learn_model)
     filter = EpisodeFilter(
         scenario=wanted,
-        learn_model=None if form == "honed" else learn_model.name,
+        learn_model=None if form == "honed" else model.name,
         outcomes=_outcomes(form, outcome),
         since_ms=None if since is None else _since_ms(since),
     )
@@ -119,7 +124,7 @@ def export(
     async def write(store: SqlStore) -> Exported:
         export = Export(
             store=store,
-            learn_model=learn_model,
+            learn_model=model,
             scenario=wanted,
             shape=form,
             filter=filter,
@@ -231,3 +236,13 @@ def _written(path: Path) -> Iterator[_Out]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _chosen(config: Config, name: str | None) -> LearnModel:
+    """The learn model of that name, None: the first; leaves the program when the config has none of it."""
+    models = config.learn.models()
+    for model in models:
+        if name in (None, model.name):
+            return model
+    known = ", ".join(model.name for model in models)
+    raise typer.BadParameter(f"{name!r} is none of {known}", param_hint="--learn-model")

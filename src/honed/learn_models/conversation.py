@@ -97,17 +97,25 @@ class _Desk:
         conversation = max(continued, key=_length) if continued else self._begin(keys)
         known = len(conversation.keys)
         for message, key in zip(sent[known:], keys[known:], strict=True):
-            # A client may send such an answer again inside a history that it has changed otherwise.
             is_answer = message.role == "assistant"
-            why_not = reason or (self._refusal(message, key) if is_answer else None)
+            why_not = reason or (self._refusal(message, key, conversation) if is_answer else None)
             conversation.turns.append(Turn(message, is_answer and why_not is None, why_not))
         conversation.turns.append(Turn(answer, reason is None, reason))
         conversation.keys += [*keys[known:], key_of(answer)]
         conversation.tools = call.tools or conversation.tools
 
-    def _refusal(self, message: Message, key: object) -> str | None:
-        said = self.refused.get(message.text.strip(), ())
-        return next((reason for refused, reason in said if refused == key), None)
+    def _refusal(self, message: Message, key: object, conversation: _Open) -> str | None:
+        """Why a turn of a history that was sent may not be imitated: it echoes an answer that may not.
+
+        A client may send such an answer again inside a history that it has changed otherwise. Where that answer's own
+        turn is in the conversation already, another turn with the same words is no echo of it.
+        """
+        refused = [why for said, why in self.refused.get(message.text.strip(), ()) if said == key]
+        if not refused:
+            return None
+        before = zip(conversation.turns, conversation.keys, strict=False)
+        known = sum(turn.reason is not None and said == key for turn, said in before)
+        return refused[0] if len(refused) > known else None
 
     def _begin(self, keys: list[object]) -> _Open:
         """A new conversation that shares its first turns, marks and all, with the closest one."""

@@ -98,7 +98,7 @@ class DpoLearnModel(LearnModelMixin):
     ) -> None:
         self._extractor_of: Callable[[Sequence[str]], Extractor] = lambda actions: extractor
         self._system_prompt = system_prompt
-        self._config = config
+        self.config = config
         self._over: LearnModel = over or ChatLearnModel()
         self.name = "dpo" if over is None else f"dpo({over.name})"
 
@@ -149,9 +149,9 @@ class DpoLearnModel(LearnModelMixin):
             if (pair := self._pair(chosen, good, rejected, bad)) is not None
         ]
         pairs.sort(key=lambda pair: (-pair.quality_gap, pair.chosen.id, pair.rejected.id))
-        if not self._config.allow_reuse:
+        if not self.config.allow_reuse:
             pairs = list(_each_once(pairs))
-        return pairs[: self._config.max_pairs]
+        return pairs[: self.config.max_pairs]
 
     def convert_pair(self, pair: DpoPair) -> PreferencePair:
         """The row of a pair: `prompt`, `chosen`, `rejected`."""
@@ -193,7 +193,7 @@ class DpoLearnModel(LearnModelMixin):
         self, chosen: Episode, good: Answer, rejected: Episode, bad: Answer
     ) -> DpoPair | None:
         gap = score_of(chosen.outcome) - score_of(rejected.outcome)
-        if gap <= 0 or gap < self._config.min_quality_gap - _TOLERANCE:
+        if gap <= 0 or gap < self.config.min_quality_gap - _TOLERANCE:
             return None
         asked, answered, *tools = good
         asked_too, answered_too, *tools_too = bad

@@ -1,6 +1,7 @@
 """Episodes out of the store, one line each, in any shape; what a shape cannot hold is counted.
 
-Episodes stream; for preference rows the ids of all groups are kept, and one group's attempts.
+Episodes stream; for preference rows the ids of all groups are kept, and one group's attempts; of a learn model that
+makes pairs itself their rows, for they are ordered across groups.
 """
 
 from collections import Counter
@@ -15,11 +16,12 @@ from honed.domain.outcome import Outcome, is_known, is_success
 from honed.domain.training_data import ChatExample
 from honed.domain.verdict import Told
 from honed.errors import LearnError, ValidationError
-from honed.learn_models import ChatLearnModel, LearnModel
+from honed.learn_models import DpoLearnModel, LearnModel, convert, forks_of
 from honed.ports import EpisodeFilter, EpisodeRow, Store
 from honed.training_sets.formats import StoredEpisode, format_episode
 from honed.training_sets.harvest import MAY_NOT_TEACH, NO_ROW
 from honed.training_sets.held_out import HeldOutSplit
+from honed.training_sets.rows import format_row
 from honed.training_sets.shapes import (
     NO_FAILURE,
     NO_GROUP,
@@ -32,6 +34,7 @@ from honed.training_sets.shapes import (
 )
 
 OWN: Final = "honed"
+NO_PAIR: Final = "no other attempt to compare it with"
 EXPORTS: Final = (OWN, *get_args(ShapeName))
 """Names of what `Export.lines` writes."""
 _PAGE: Final = 16
@@ -122,6 +125,10 @@ class Export:
 
     async def _preferences(self) -> AsyncIterator[bytes]:
         actions = await self.store.distinct_actions(self.scenario)
+        if isinstance(self.learn_model, DpoLearnModel):
+            async for row in self._pairs(self.learn_model, actions):
+                yield row
+            return
         for ids in (await self._comparable()).values():
             attempts: list[tuple[ChatExample, Outcome]] = []
             for episode_id in ids:
@@ -133,6 +140,29 @@ class Export:
             self.left_out.update(left_out)
             for row in rows:
                 yield row
+
+    async def _pairs(self, model: DpoLearnModel, actions: list[str]) -> AsyncIterator[bytes]:
+        """The pairs that a model makes whose business they are, group by group."""
+        groups: dict[str, list[str]] = {}
+        async for row in self._listed():
+            self.num_episodes += 1
+            if row.group_id is None or not is_known(row.outcome):
+                self.left_out[NO_GROUP if row.group_id is None else NO_OUTCOME] += 1
+            else:
+                groups.setdefault(row.group_id, []).append(row.id)
+        rows: list[tuple[float, str, str, bytes]] = []
+        paired: set[str] = set()
+        for ids in groups.values():
+            episodes = [await self.store.get_episode(episode_id) for episode_id in ids]
+            for pair in model.build_pairs(episodes, available_actions=actions):
+                line = format_row(model.convert_pair(pair))
+                rows.append((-pair.quality_gap, pair.chosen.id, pair.rejected.id, line))
+        rows.sort()  # as `build_pairs` does, over all groups
+        for _, chosen, rejected, line in rows[: model.config.max_pairs]:
+            paired |= {chosen, rejected}
+            yield line
+        if alone := sum(map(len, groups.values())) - len(paired):
+            self.left_out[NO_PAIR] += alone
 
     async def _comparable(self) -> dict[str, list[str]]:
         """Ids of the episodes in groups with a success and a failure."""
@@ -168,7 +198,7 @@ class Export:
             self.left_out[MAY_NOT_TEACH] += 1
             return None
         try:
-            example = self.learn_model.convert(episode, available_actions=actions)
+            example = convert(self.learn_model, episode, available_actions=actions)
         except LearnError as error:
             self.left_out[NO_ROW] += 1
             self.fault = self.fault or str(error)
@@ -176,8 +206,7 @@ class Export:
         if not isinstance(example, ChatExample):
             self.left_out[NO_ROW] += 1
             return None
-        if isinstance(self.learn_model, ChatLearnModel):
-            self.num_forks += len(self.learn_model.assemble(episode).conversations) - 1
+        self.num_forks += sum(forks_of(self.learn_model, episode).values())
         return example
 
 

@@ -333,6 +333,14 @@ def test_the_same_words_of_a_trusted_sender_count() -> None:
     assert ([m.text for m in example.messages], example.trained_turns) == (["b", "yes"], None)
 
 
+def test_words_that_are_said_again_are_no_echo() -> None:
+    """Where the untrusted answer's own turn is known, the same words later in that history are another answer's."""
+    first = call(user("a"), answer="0", trust="untrusted")
+    second = call(user("a"), said("0"), user("b"), said("0"), user("c"), answer="1")
+    example = CHAT.convert(episode_of(first, second))
+    assert example.trained_turns == (3, 5)
+
+
 trusts = st.lists(st.sampled_from(["trusted", "untrusted"]), min_size=1, max_size=5)
 
 

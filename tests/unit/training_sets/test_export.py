@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from honed.domain.episode import Episode
 from honed.domain.outcome import Failure, Success, Unknown
 from honed.errors import ValidationError
-from honed.learn_models import create
+from honed.learn_models import DpoConfig, DpoLearnModel, create
 from honed.ports import EpisodeFilter
 from honed.redaction import Redaction
 from honed.sink import Sink
@@ -269,3 +269,41 @@ def test_an_episode_of_a_newer_form_is_refused() -> None:
     line = b'{"honed": 2, "episode": 7}'
     with pytest.raises(ValueError, match=r"\$\.honed is 2: expected 1"):
         read_episode(line)
+
+
+def _work(task: str, group: str, action: str, outcome: Any) -> list[bytes]:
+    """The events of one attempt of a worker."""
+    acted = {
+        "type": "action", "tick": 1, "worker_id": 1, "action": action,
+        "result": {"success": True}, "context": {"observation": "slow"},
+    }  # fmt: skip
+    verdict = {"type": "outcome", "outcome": msgspec.to_builtins(outcome)}
+    names = {"task_id": task, "group_id": group, "scenario": "air"}
+    return [
+        msgspec.json.encode(event | names | {"event_id": f"{task}-{n}"})
+        for n, event in enumerate((acted, acted | {"action": "done", "tick": 2}, verdict))
+    ]
+
+
+def test_a_model_of_pairs_exports_its_own() -> None:
+    """By the rules of the config: gaps of scores, not success against failure alone, ordered over all groups."""
+
+    async def test() -> None:
+        model = DpoLearnModel.wrapping(create("worker_task"), DpoConfig(max_pairs=2))
+        async with place(model="dpo(worker_task)") as here:
+            for group, low in (("g", 0.4), ("h", 0.0), ("i", 0.7)):
+                await here.tell(_work(f"{group}-good", group, "fix", Success(0.9)))
+                await here.tell(_work(f"{group}-poor", group, "break", Success(low)))
+            await here.tell(_work("alone", "j", "fix", Success(0.9)))
+            export = Export(
+                store=here.store, learn_model=model, scenario="air", shape="preference",
+                filter=EpisodeFilter(learn_model=model.name),
+            )  # fmt: skip
+            rows = [msgspec.json.decode(line) async for line in export.lines()]
+        told = [
+            [row[side][-1]["content"] for side in ("prompt", "chosen", "rejected")] for row in rows
+        ]
+        assert told == [["Task: slow\nAvailable actions: break, fix", "fix", "break"]] * 2
+        assert export.left_out == {"no other attempt to compare it with": 3}
+
+    anyio.run(test)
