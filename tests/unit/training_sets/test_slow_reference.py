@@ -10,10 +10,13 @@ import pytest
 
 from honed.ports import TrainingSet
 from honed.training_sets import SftTrainingSets
+from honed.training_sets.choosing import NEAR_HELD_OUT, NEAR_LEARNED
+from honed.training_sets.harvest import LOW_SCORE, MAY_NOT_TEACH, NO_OUTCOME, NO_SUCCESS
 from tests.feed_parts import CHAT, SECRET, close_all, line, open_intake
 from tests.made_swarm import Made, made_swarm
 from tests.slow_reference import expected
 
+MARKS = (MAY_NOT_TEACH, NEAR_HELD_OUT, NEAR_LEARNED, LOW_SCORE, NO_SUCCESS, NO_OUTCOME)
 FAR_MS = 4_000_000_000_000
 
 
@@ -53,6 +56,9 @@ def check(folder: Path, num: int, seed: int) -> None:
     made = anyio.run(trained_on, folder, swarm)
     should = expected([*swarm.first, *swarm.late], secret=SECRET, fraction=0.2, min_score=0.5)
     assert num / 5 < len(should.training) < num / 2
+    reasons = ("held out", *MARKS)
+    assert all(made.left_out.get(reason) for reason in reasons), "the swarm is too tame"
+    assert len(made.forks) == 3
     assert rows(made.data_path) == plain(should.training)
     assert rows(made.held_out_path) == plain([row for row, _ in should.held_out])
     successes = sum(each.is_success for each in made.held_out)
