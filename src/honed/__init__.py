@@ -25,7 +25,8 @@ The rooms, in the order data flows:
     machine         what this machine has, and how much of it a scenario needs
     doctor          checks all that a scenario needs, and says what to do
 
-`daemon` and `serve` run the two long-lived processes, `rooms` builds what the first one's config names; `config` is
+`daemon` and `serve` run the two long-lived processes, `in_process` is what a program asks of a daemon inside it,
+`rooms` builds what the first one's config names; `config` is
 what the operator wrote; `ports` is what each room promises; `domain` holds the nouns. `listen` opens sockets,
 `activation` takes over those that systemd opened, `notify` tells it how a process is; `log` and `errors` name what can
 happen, `lean` keeps a daemon small, `lifeline` ends a child with its parent, `adapter_files` tells an adapter by its
@@ -38,14 +39,19 @@ if TYPE_CHECKING:
     from honed.client import AsyncHonedClient, BackgroundClient, HonedClient
     from honed.config import Config, load_config
     from honed.daemon import LearningDaemon
+    from honed.domain.processing import ProcessorMode, ProcessResult
+    from honed.in_process import DaemonStats
 
 __version__ = "0.1.0"
 __all__ = [
     "AsyncHonedClient",
     "BackgroundClient",
     "Config",
+    "DaemonStats",
     "HonedClient",
     "LearningDaemon",
+    "ProcessResult",
+    "ProcessorMode",
     "load_config",
 ]
 
@@ -56,6 +62,9 @@ _HOMES = {
     "Config": "honed.config",
     "load_config": "honed.config",
     "LearningDaemon": "honed.daemon",
+    "DaemonStats": "honed.in_process",
+    "ProcessResult": "honed.domain.processing",
+    "ProcessorMode": "honed.domain.processing",
 }
 
 

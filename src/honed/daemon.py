@@ -26,6 +26,7 @@ from honed.domain.episode import Episode
 from honed.domain.times import iso_utc
 from honed.domain.trained_model import Selection
 from honed.errors import ConfigError, ControlError, StoreError, TriggerError
+from honed.in_process import InProcess
 from honed.keeping import Keeper
 from honed.learn_models.learn_model import LearnModel
 from honed.listen import claim_unix_path, serving
@@ -39,6 +40,7 @@ from honed.rooms import (
     applier_of,
     approval_of,
     base_of,
+    check_mode,
     gate_of,
     in_service_of,
     learn_models_of,
@@ -56,16 +58,18 @@ _SOCKETS: Final = {"feed": (socket.AF_UNIX,), "control": (socket.AF_UNIX,)}
 """What a supervisor may pass."""
 
 
-class LearningDaemon:
+class LearningDaemon(InProcess):
     """One scenario's learning: intake, store, loop, control API.
 
-    The parts that the config chooses can be replaced by keyword; `buses` are heard beside the sources that it names.
+    The parts that the config chooses can be replaced by keyword; `buses` are heard beside the sources that it names. A
+    `store` is open already and not closed here. Raises ConfigError when a part that `processor_mode` needs is missing.
     """
 
     def __init__(
         self,
         config: Config,
         *,
+        store: SqlStore | None = None,
         learn_model: LearnModel | None = None,
         processor: Processor | None = None,
         applier: Applier | None = None,
@@ -73,7 +77,9 @@ class LearningDaemon:
         buses: Sequence[EventBus] = (),
         surroundings: Surroundings | None = None,
     ) -> None:
+        check_mode(config)
         self.config = config
+        self._given_store = store
         self._surroundings = surroundings or Surroundings()
         self._buses = tuple(buses)
         self._learn_models = [learn_model] if learn_model else learn_models_of(config)
@@ -107,8 +113,10 @@ class LearningDaemon:
         config, supervisor = self.config, self._surroundings.supervisor
         sockets = self._surroundings.sockets
         async with AsyncExitStack() as rooms:
+            rooms.enter_context(self._running_here())
             rooms.enter_context(only_daemon_of(config.data_dir))
-            store = self._store = await rooms.enter_async_context(store_of(config))
+            store = self._given_store or await rooms.enter_async_context(store_of(config))
+            self._store, self._at_start = store, await store.stats()
             may_make = not await store.has_records()
             secret = load_or_make_secret(config.data_dir / "secret.key", may_make=may_make)
             await rooms.enter_async_context(running(store.watch))
@@ -138,6 +146,7 @@ class LearningDaemon:
                     approval_of(config, model, store, secret, self._events.publish)
                     for model in self._learn_models
                 ],
+                self._events.publish,
             )
             # The first start is written down now: `honed status` need not write, on a full disk.
             await loop.state()
@@ -176,10 +185,6 @@ class LearningDaemon:
                 await rooms.enter_async_context(running(self._tell_status))
             await self._surroundings.stop.wait()
         log.get(scenario=config.scenario).info(log.DAEMON_STOPPED)
-
-    def request_stop(self) -> None:
-        """Ask `run` to close everything in order; never blocks. Call it in the daemon's own event loop."""
-        self._surroundings.stop.set()
 
     async def _tell_status(self) -> None:
         """Keep the supervisor's one line about this daemon up to date."""
@@ -246,6 +251,7 @@ class LearningDaemon:
             "scenario": self.config.scenario,
             "learn_model": self._learn_models[0].name,
             "base_model": self.config.base_model,
+            "processor_mode": str(self.config.mode),
             "data_dir": str(self.config.data_dir),
             "pid": os.getpid(),
             "started_at": iso_utc(self._started_at),

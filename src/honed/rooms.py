@@ -15,7 +15,15 @@ from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import OutcomeGate
 from honed.learn_models import DpoConfig, LearnModel, method_of
-from honed.loop import Announce, Approval, InService, Lines, TrainingRuns, TriggerLoop
+from honed.loop import (
+    Announce,
+    Approval,
+    InService,
+    Lines,
+    OfflineRuns,
+    TrainingRuns,
+    TriggerLoop,
+)
 from honed.ports import Applier, Gate, Processor
 from honed.processors import BaseModel
 from honed.stores import SqlStore, open_store
@@ -58,6 +66,19 @@ def learn_models_of(config: Config) -> list[LearnModel]:
 
 def _has_judge(config: Config) -> bool:
     return config.judge.url is not None
+
+
+def check_mode(config: Config) -> None:
+    """See that the parts which `processor_mode` needs are named.
+
+    Raises:
+        ConfigError: it trains, and there is no base model.
+    """
+    if config.mode.trains and config.base_model is None:
+        raise ConfigError(
+            f"processor_mode is {config.mode} and base_model is not set: expected a model to train",
+            advice='set base_model, or processor_mode = "offline", which trains nothing',
+        )
 
 
 def store_of(config: Config) -> AbstractAsyncContextManager[SqlStore]:
@@ -136,9 +157,10 @@ def runs_of(
     base: BaseModel | None,
     announce: Announce,
 ) -> list[TrainingRuns]:
-    """What trains, one for each learn model; none without a base model."""
-    if config.base_model is None:
+    """What trains, one for each learn model; none in the mode offline."""
+    if not config.mode.trains:
         return []
+    assert config.base_model is not None, "`check_mode` has seen to it"
     return [
         TrainingRuns(
             store,
@@ -165,6 +187,7 @@ def lines_of(
     store: SqlStore,
     runs: Sequence[TrainingRuns],
     approvals: Sequence[Approval] = (),
+    announce: Announce = lambda type, details: None,
 ) -> Lines:
     """The loops of the learn models, in their order; `runs` is empty when nothing can train."""
     turn, names = anyio.Lock(), [model.name for model in learn_models]
@@ -180,6 +203,9 @@ def lines_of(
                 turn=turn,
                 others=names[:at] + names[at + 1 :],
                 approval=approvals[at] if approvals else None,
+                offline=OfflineRuns(
+                    store, scenario=config.scenario, learn_model=name, announce=announce
+                ),
             )
             for at, name in enumerate(names)
         ]

@@ -1,6 +1,6 @@
 """The daemon's event stream: what happened, for whoever listens; a slow listener loses the oldest, counted."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -17,9 +17,12 @@ class EventStream:
 
     def __init__(self) -> None:
         self._listeners: set[_Listener] = set()
+        self.counts: Counter[str] = Counter()
+        """How many of each type were published."""
 
     def publish(self, type: str, details: dict[str, Any]) -> None:
         """Hand an event to every listener; without listeners this is nothing."""
+        self.counts[type] += 1
         event = {"type": type, "at_ms": now_ms()} | details
         for listener in self._listeners:
             listener.put(event)

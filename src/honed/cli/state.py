@@ -21,6 +21,7 @@ from honed.cli.endings import ending
 from honed.cli.printing import add_row, say, show
 from honed.config import Config
 from honed.domain.outcome import score
+from honed.domain.processing import OFFLINE_IS_MISSING
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
@@ -84,6 +85,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         if answer["base_problem"] != answer["gateway_problem"]:
             say(f"            {answer['base_problem']}")
     say(f"training    {_training(answer['training'])}")
+    if answer.get("processor_mode") == "offline":
+        say(f"            processor_mode is offline: nothing is trained, and {OFFLINE_IS_MISSING}")
     for review in answer.get("reviews") or ():
         say(f"review      {_review(review)}")
     if answer["backoff_until_ms"] and not answer["training"]:

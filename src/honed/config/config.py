@@ -23,8 +23,9 @@ from honed.config.sections import (
     ServeSection,
     TrainSection,
 )
-from honed.config.values import Duration, Trigger
+from honed.config.values import Duration, Mode, Trigger
 from honed.domain.ids import check_scenario
+from honed.domain.processing import ProcessorMode
 from honed.errors import ValidationError
 from honed.triggers.text import default_watch
 
@@ -55,6 +56,9 @@ class Config(BaseSettings):
     `honed_SCENARIO`, else what `?schema=` says. Give a password in PGPASSWORD or a passfile, not here."""
     base_model: str | None = Field(None, examples=["Qwen/Qwen3-0.6B"])
     """Hub id or folder of the model that is trained and served; without it nothing trains."""
+    processor_mode: Mode | None = Field(None, examples=["lora"])
+    """What a run does: `lora` trains an adapter, `offline` analyses the statistics of sessions, which is not part of
+    this version, `full` both. Default: full when base_model is set, else offline, which trains nothing."""
     trigger: Trigger = Field(default_factory=default_watch)
     """When to learn: `count(n)`, `every("1h")`, `quality(below=0.6, window=50, min_samples=10)`,
     `drift()`, `quiet("10m")`, `window("01:00-06:00", tz="Europe/Berlin")`, `cron("0 3 * * *")`,
@@ -121,6 +125,13 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file."""
         return env_settings, init_settings
+
+    @property
+    def mode(self) -> ProcessorMode:
+        """What a run does."""
+        if self.processor_mode is not None:
+            return self.processor_mode
+        return ProcessorMode.FULL if self.base_model is not None else ProcessorMode.OFFLINE
 
     @property
     def feed_socket(self) -> Path:

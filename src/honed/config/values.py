@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 
 from honed.domain.composition import Weight
 from honed.domain.consent import Rule, parse_rule
+from honed.domain.processing import ProcessorMode, parse_mode
 from honed.errors import ConfigError, TriggerSyntaxError, ValidationError
 from honed.learn_models import BUILT_IN, check_name
 from honed.triggers.duration import format_duration, parse_duration
@@ -49,6 +50,20 @@ def parse_trigger(value: object) -> TrainTrigger:
 class SizeMark:
     """Marks a number as a size, so that it is shown as one."""
 
+
+def check_mode(value: object) -> ProcessorMode:
+    """A mode of runs from its name; raises ValueError."""
+    try:
+        return parse_mode(value)
+    except ConfigError as error:
+        raise ValueError(f"{error} ({error.advice})" if error.advice else str(error)) from None
+
+
+Mode = Annotated[
+    ProcessorMode,
+    BeforeValidator(check_mode),
+    WithJsonSchema({"type": "string", "examples": ["offline", "lora", "full"]}),
+]
 
 Duration = Annotated[
     timedelta,

@@ -8,7 +8,17 @@ know the ports alone.
 from honed.loop.approval import Approval
 from honed.loop.in_service import Announce, InService
 from honed.loop.lines import Lines
+from honed.loop.offline_run import OfflineRuns
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.loop.trigger_loop import TriggerLoop
 
-__all__ = ["Announce", "Approval", "InService", "Lines", "RunOrder", "TrainingRuns", "TriggerLoop"]
+__all__ = [
+    "Announce",
+    "Approval",
+    "InService",
+    "Lines",
+    "OfflineRuns",
+    "RunOrder",
+    "TrainingRuns",
+    "TriggerLoop",
+]

@@ -48,6 +48,11 @@ class Lines:
         assert approval is not None, "the daemon gives each loop one"
         return approval
 
+    @property
+    def running_id(self) -> str | None:
+        """The run in progress of any of them; None when there is none."""
+        return next((loop.running_id for loop in self.loops if loop.running_id), None)
+
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""
         for loop in self.loops:

@@ -68,6 +68,11 @@ class TriggerLoop:
         self._num_holds = 0
         self._log = log.get(scenario=scenario)
 
+    @property
+    def running_id(self) -> str | None:
+        """The run in progress; None when there is none."""
+        return self._running_id
+
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""
         self._wake.set()
