@@ -115,7 +115,9 @@ class LearningDaemon(InProcess):
         async with AsyncExitStack() as rooms:
             rooms.enter_context(self._running_here())
             rooms.enter_context(only_daemon_of(config.data_dir))
-            store = self._given_store or await rooms.enter_async_context(store_of(config))
+            store = self._given_store
+            if store is None:
+                store = await rooms.enter_async_context(store_of(config))
             self._store, self._at_start = store, await store.stats()
             may_make = not await store.has_records()
             secret = load_or_make_secret(config.data_dir / "secret.key", may_make=may_make)
