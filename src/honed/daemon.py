@@ -36,6 +36,7 @@ from honed.loop.training_run import TrainingNow
 from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor
+from honed.rewards import Jury, jury_of
 from honed.rooms import (
     applier_of,
     approval_of,
@@ -46,6 +47,7 @@ from honed.rooms import (
     learn_models_of,
     lines_of,
     runs_of,
+    sink_of,
     store_of,
 )
 from honed.sink import Sink
@@ -100,6 +102,7 @@ class LearningDaemon(InProcess):
         self._runs: list[TrainingRuns] = []
         self._loop: Lines | None = None
         self._in_service: InService | None = None
+        self._jury: Jury | None = None
 
     async def run(self, *, ready: Callable[[], None] | None = None) -> None:
         """Learn until `request_stop`; everything acknowledged is committed when this returns.
@@ -122,7 +125,7 @@ class LearningDaemon(InProcess):
             may_make = not await store.has_records()
             secret = load_or_make_secret(config.data_dir / "secret.key", may_make=may_make)
             await rooms.enter_async_context(running(store.watch))
-            sink = self._sink = self._make_sink(store, secret)
+            sink = self._sink = sink_of(config, self._learn_models, store, secret, self._on_episode)
             await rooms.enter_async_context(running(sink.run))
             in_service = self._in_service = in_service_of(
                 config, self._applier, store, self._events.publish
@@ -153,6 +156,8 @@ class LearningDaemon(InProcess):
             # The first start is written down now: `honed status` need not write, on a full disk.
             await loop.state()
             await rooms.enter_async_context(running(loop.run))
+            self._jury = jury_of(config, self._learn_models, store, sink, self._events.publish)
+            await rooms.enter_async_context(running(self._jury.run))
             control = passed_unix(sockets.get("control"), config.control_socket)
             if control is None:
                 control = claim_unix_path(config.control_socket)
@@ -279,6 +284,7 @@ class LearningDaemon(InProcess):
                 line.approval.told() for line in loop.loops if line.approval and line.approval.now
             ],
             "last_run": msgspec.to_builtins(runs[0]) if runs else None,
+            "rewards": await self._jury.status() if self._jury else None,
             "gateway_problem": in_service.problem,
             "base_problem": in_service.base_problem,
             "current_model": current.id if current else None,
@@ -295,6 +301,10 @@ class LearningDaemon(InProcess):
         """Models, newest first."""
         store, _, _ = self._opened
         return list(await store.list_models(self.config.scenario))
+
+    def suspicions(self) -> list[str]:
+        """Alarms: successes that are not what they were."""
+        return list(self._jury.alarms) if self._jury else []
 
     def train_now(
         self,
@@ -368,21 +378,9 @@ class LearningDaemon(InProcess):
     def _on_episode(self, episode: Episode) -> None:
         outcome = type(episode.outcome).__name__.lower()
         self._events.publish(log.EPISODE_CREATED, {"episode_id": episode.id, "outcome": outcome})
-        if self._loop is not None:
-            self._loop.notify()
-
-    def _make_sink(self, store: SqlStore, secret: bytes) -> Sink:
-        return Sink(
-            store,
-            self._learn_models,
-            scenario=self.config.scenario,
-            secret=secret,
-            settle=self.config.events.settle,
-            idle=self.config.events.episode_idle,
-            on_episode=self._on_episode,
-            consent=self.config.consent.consent(),
-            redaction=self.config.redact.redaction(secret),
-        )
+        for waiting in (self._loop, self._jury):
+            if waiting is not None:
+                waiting.notify()
 
 
 def only_daemon_of(data_dir: Path) -> AbstractContextManager[None]:

@@ -3,7 +3,7 @@
 The daemon opens them; tests may bring their own in their place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -11,6 +11,7 @@ import anyio
 
 from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
+from honed.domain.episode import Episode
 from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import OutcomeGate
@@ -26,6 +27,7 @@ from honed.loop import (
 )
 from honed.ports import Applier, Gate, Processor
 from honed.processors import BaseModel
+from honed.sink import Sink
 from honed.stores import SqlStore, open_store
 from honed.training_sets import SftTrainingSets
 
@@ -91,6 +93,27 @@ def store_of(config: Config) -> AbstractAsyncContextManager[SqlStore]:
         queue_bytes=events.queue_bytes,
         batch_max=events.batch_max,
         composition=config.rewards.composition(),
+    )
+
+
+def sink_of(
+    config: Config,
+    models: Sequence[LearnModel],
+    store: SqlStore,
+    secret: bytes,
+    on_episode: Callable[[Episode], None],
+) -> Sink:
+    """What events go through; `secret` keys the digests by which repeats are recognised."""
+    return Sink(
+        store,
+        models,
+        scenario=config.scenario,
+        secret=secret,
+        settle=config.events.settle,
+        idle=config.events.episode_idle,
+        on_episode=on_episode,
+        consent=config.consent.consent(),
+        redaction=config.redact.redaction(secret),
     )
 
 

@@ -1,7 +1,8 @@
 """The control API: what CLI, dashboard and agents ask of a running daemon (HTTP over `control.sock`, JSON).
 
     GET  /v1/status                       counters, trigger with its verdict, training, model in service
-    GET  /v1/health                       {alive}: the parts that the daemon cannot do without, once each has answered
+    GET  /v1/health                       {alive, suspicions}: the parts that the daemon cannot do without, once each
+                                          has answered; and alarms about rewards
     GET  /v1/runs  /v1/models             newest first
     GET  /v1/events                       server-sent events from now on
     POST /v1/train-now {selection, against}   -> {run_id}; 409 with code BUSY while one runs
@@ -64,6 +65,9 @@ class Controls(Protocol):
 
     async def rollback(self) -> str | None:
         """Go back one adapter; returns the id now in service."""
+
+    def suspicions(self) -> list[str]:
+        """Alarms: successes that are not what they were."""
 
     async def feedback(self, outcomes: Sequence[dict[str, Any]]) -> list[Any]:
         """Store what is said about attempts; what became of each."""
@@ -128,7 +132,8 @@ def control_app(
     async def health(request: Request) -> Any:
         for beat in alive.values():
             await beat()
-        return {"protocol": PROTOCOL, "alive": list(alive)}
+        suspicions = controls.suspicions()
+        return {"protocol": PROTOCOL, "alive": list(alive), "suspicions": suspicions}
 
     async def runs(request: Request) -> Any:
         return {"runs": await controls.runs()}

@@ -73,6 +73,8 @@ def main(argv: list[str]) -> int:
     if arguments.serving and (reason := _not_serving(config, answer)):
         return _say(EXIT_FAILED, reason)
     sys.stdout.write(f"{arguments.part} answers\n")
+    for suspicion in answer.get("suspicions") or ():  # it answers all the same
+        sys.stdout.write(f"suspicious: {suspicion}\n")
     return 0
 
 

@@ -5,3 +5,8 @@
 through the sink like anybody's verdict. `agreement` compares a judge with the others, `alarms` what changed with the
 newest adapter. How verdicts become one outcome is `domain.composition`'s.
 """
+
+from honed.rewards.jury import Jury
+from honed.rewards.opening import jury_of
+
+__all__ = ["Jury", "jury_of"]

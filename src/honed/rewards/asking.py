@@ -111,6 +111,11 @@ class Asking:
         """Who signs the verdicts."""
         return self._verifier.source
 
+    @property
+    def learn_model(self) -> str:
+        """Of the episodes that it is asked about."""
+        return self._mine[1]
+
     def notify(self) -> None:
         """Hear that there is a new episode; never blocks."""
         self._wake.set()

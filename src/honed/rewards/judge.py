@@ -10,7 +10,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -90,6 +90,19 @@ class Judge:
         self._max_chars = max_chars
         # votes that are the same by construction would agree with themselves
         self._temperature = 0.0 if votes == 1 else 0.7
+
+    def figures(self) -> dict[str, Any]:
+        """What `honed status` shows of it."""
+        counts, asked = self.counts, self.endpoint.counts
+        return {
+            "votes": counts.votes,
+            "garbage": counts.garbage,
+            "undecided": counts.undecided,
+            "vote_agreement": counts.agreement,
+            "requests": asked.requests,
+            "retries": asked.retries,
+            "timeouts": asked.timeouts,
+        }
 
     async def verify(self, episode: Episode) -> Answer | None:
         """The verdict of the majority, its score the mean of their scores; None when there is none."""

@@ -34,7 +34,7 @@ class Jury:
         store: of the scenario.
         asking: each verifier's questions.
         scenario: of the episodes.
-        learn_model: of the episodes.
+        learn_models: of the episodes.
         watches: whether alarms are looked for.
         figures: more of what `status` shows, by source.
         closes: processes that end with it.
@@ -48,7 +48,7 @@ class Jury:
         asking: Sequence[Asking] = (),
         *,
         scenario: str,
-        learn_model: str,
+        learn_models: Sequence[str],
         watches: bool = True,
         figures: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
         closes: Sequence[Closes] = (),
@@ -57,14 +57,15 @@ class Jury:
     ) -> None:
         self._store = store
         self._asking = tuple(asking)
-        self._mine = (scenario, learn_model)
+        self._scenario = scenario
+        self._learn_models = tuple(learn_models)
         self._watches = watches
         self._figures = figures or {}
         self._closes = tuple(closes)
         self._announce = announce
         self._look_s = look_s
         self._log = log.get(scenario=scenario)
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, str, str]] = set()
         self.alarms: list[str] = []
         """What is suspicious since the adapter in service was put there."""
         self._opinions: Sequence[Opinion] = ()
@@ -86,29 +87,37 @@ class Jury:
 
     async def look(self) -> None:
         """Look for alarms now, and at what judges and others have said; cost does not follow the store."""
-        limit = _VERDICTS
-        self._opinions = await self._store.rewards.opinions(*self._mine, limit=limit)
-        history = await self._store.history(self._mine[0])
-        if not (self._watches and history):
-            self.alarms = []
-            return
-        applied = history[-1]
-        newest = await self._seen(10**13 - 1)
-        found = alarms(
-            await self._seen(applied.applied_at_ms),
-            [seen for seen in newest if seen.created_at_ms >= applied.applied_at_ms],
-            [said for said in self._opinions if said.created_at_ms < applied.applied_at_ms],
-            [said for said in self._opinions if said.created_at_ms >= applied.applied_at_ms],
+        opinions: list[Opinion] = []
+        suspected: list[str] = []
+        history = await self._store.history(self._scenario) if self._watches else []
+        for learn_model in self._learn_models:
+            mine = (self._scenario, learn_model)
+            said = await self._store.rewards.opinions(*mine, limit=_VERDICTS)
+            opinions += said
+            if not history:
+                continue
+            for alarm in await self._compared(mine, said, history[-1].applied_at_ms):
+                suspected.append(str(alarm))
+                self._raise(learn_model, history[-1].model_id, alarm)
+        self._opinions, self.alarms = opinions, suspected
+
+    async def _compared(
+        self, mine: tuple[str, str], said: Sequence[Opinion], applied_ms: int
+    ) -> list[Alarm]:
+        """Alarms of one learn model's episodes, before an adapter was applied and since."""
+        newest = await self._seen(mine, 10**13 - 1)
+        return alarms(
+            await self._seen(mine, applied_ms),
+            [seen for seen in newest if seen.created_at_ms >= applied_ms],
+            [each for each in said if each.created_at_ms < applied_ms],
+            [each for each in said if each.created_at_ms >= applied_ms],
         )
-        self.alarms = [str(alarm) for alarm in found]
-        for alarm in found:
-            self._raise(applied.model_id, alarm)
 
     async def status(self) -> dict[str, Any]:
         """What `honed status` shows: questions, agreement with the others, alarms."""
         await self.look()
         return {
-            "asked": {asking.source: self._of(asking) for asking in self._asking},
+            "asked": {self._name(asking): self._of(asking) for asking in self._asking},
             "agreement": {
                 source: msgspec.to_builtins(found)
                 | {"num": found.num, "share": found.share, "kappa": found.kappa}
@@ -117,10 +126,14 @@ class Jury:
             "alarms": self.alarms,
         }
 
+    def _name(self, asking: Asking) -> str:
+        several = len(self._learn_models) > 1
+        return f"{asking.source} ({asking.learn_model})" if several else asking.source
+
     def _of(self, asking: Asking) -> dict[str, Any]:
         more = self._figures.get(asking.source, dict)()
-        told = {"problem": asking.problem, "last_failure": asking.last_failure}
-        return msgspec.to_builtins(asking.counts) | told | more
+        counts: dict[str, Any] = msgspec.to_builtins(asking.counts)
+        return counts | {"problem": asking.problem, "last_failure": asking.last_failure} | more
 
     async def _watch(self) -> None:
         while True:
@@ -130,16 +143,22 @@ class Jury:
                 self._log.warning(log.BATCH_FAILED, error=str(error))
             await anyio.sleep(self._look_s)
 
-    async def _seen(self, before_ms: int) -> Sequence[Counted]:
-        return await self._store.rewards.counted(*self._mine, before_ms=before_ms, limit=WINDOW)
+    async def _seen(self, mine: tuple[str, str], before_ms: int) -> Sequence[Counted]:
+        return await self._store.rewards.counted(*mine, before_ms=before_ms, limit=WINDOW)
 
-    def _raise(self, model_id: str, alarm: Alarm) -> None:
+    def _raise(self, learn_model: str, model_id: str, alarm: Alarm) -> None:
         """Say it once for each adapter and sign."""
-        if (model_id, alarm.sign) in self._told:
+        if (learn_model, model_id, alarm.sign) in self._told:
             return
-        self._told.add((model_id, alarm.sign))
-        told = {"model_id": model_id, "sign": alarm.sign, "before": alarm.before}
-        told |= {"after": alarm.after, "success_before": alarm.success_before}
-        told |= {"success_after": alarm.success_after}
+        self._told.add((learn_model, model_id, alarm.sign))
+        told: dict[str, Any] = {
+            "model_id": model_id,
+            "learn_model": learn_model,
+            "sign": alarm.sign,
+            "before": alarm.before,
+            "after": alarm.after,
+            "success_before": alarm.success_before,
+            "success_after": alarm.success_after,
+        }
         self._log.warning(log.REWARD_SUSPECTED, **told)
         self._announce(log.REWARD_SUSPECTED, told)

@@ -41,6 +41,9 @@ class Daemon:
         self.orders.append((selection, against_base))
         return "r1"
 
+    def suspicions(self) -> list[str]:
+        return ["shorter answers"]
+
     def cancel(self) -> str | None:
         return None
 
@@ -97,8 +100,12 @@ async def test_status_carries_the_protocol_version(asked: httpx.AsyncClient) -> 
 
 
 async def test_health_names_the_parts_that_have_answered(asked: httpx.AsyncClient) -> None:
-    """A part that hangs leaves the probe without an answer."""
-    assert (await asked.get("/v1/health")).json() == {"protocol": 1, "alive": ["writer"]}
+    """A part that hangs leaves the probe without an answer; what is suspicious is told, and no fault."""
+    assert (await asked.get("/v1/health")).json() == {
+        "protocol": 1,
+        "alive": ["writer"],
+        "suspicions": ["shorter answers"],
+    }
 
 
 async def test_one_training_at_a_time(asked: httpx.AsyncClient) -> None:

@@ -330,7 +330,7 @@ async def test_status_shows_questions_and_agreement() -> None:
             await intake.store.append([incoming(told(episode_id=id, source="judge:m"))])
             await intake.store.append([incoming(success(episode_id=id, source="ann"))])
         asking = _asking(intake, Scripted(lambda _: None))
-        jury = Jury(intake.store, [asking], scenario="airline", learn_model="chat")
+        jury = Jury(intake.store, [asking], scenario="airline", learn_models=["chat"])
         status = await jury.status()
         assert status["agreement"]["judge:m"]["num"] == 4
         assert status["agreement"]["judge:m"]["share"] == 0.75
@@ -362,7 +362,7 @@ async def test_an_alarm_is_raised_once_for_each_adapter() -> None:
         jury = Jury(
             store,
             scenario="airline",
-            learn_model="chat",
+            learn_models=["chat"],
             announce=lambda name, what: told.append((name, what)),
         )
         await jury.look()
