@@ -70,11 +70,11 @@ class _Tried(NamedTuple):
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this file."""
-    trigger = typer.Typer(help="Try triggers.", no_args_is_help=True)
+    trigger = typer.Typer(help="Look at what rules would have done.", no_args_is_help=True)
 
     @trigger.callback()
     def group() -> None:
-        """Try triggers."""
+        """Look at what rules would have done."""
 
     trigger.command()(replay)
     app.add_typer(trigger, name="trigger", rich_help_panel="Looking")
