@@ -120,7 +120,7 @@ def drop(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave episodes out of every training set from now on; nothing is deleted."""
+    """Remove episodes from every training set from now on; nothing is deleted."""
     _remark(config, episodes, "drop", "dropped", by=by, note=note, as_json=as_json)
 
 
@@ -131,7 +131,7 @@ def keep(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take dropped episodes again."""
+    """Put dropped episodes back."""
     _remark(config, episodes, "keep", "taken again", by=by, note=note, as_json=as_json)
 
 
@@ -159,7 +159,7 @@ def correct(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give the answer as it should have been; it is what is learned then (as `honed feedback` does)."""
+    """Say what the answer should have been; it is what is learned then (as by `honed feedback`)."""
     text, who = text_of(answer), by or _me()
     said = {"episode_id": episode, "demonstration": text, "source": who, "comment": note}
     said = {name: value for name, value in said.items() if value is not None}
@@ -177,7 +177,7 @@ def approve(
     as_json: AsJson = False,
     learn_model: Model = None,
 ) -> None:
-    """Let the run that waits train, on exactly what was shown."""
+    """Start the run that waits, on exactly what was shown."""
     body = {"said_by": by or _me(), "data_digest": digest, "learn_model": learn_model}
     answer = ask_daemon(config_from(config), "POST", "/v1/review/approve", body)
     _tell(answer, f"run {answer['run_id']} may run", as_json)
@@ -190,7 +190,7 @@ def reject(
     as_json: AsJson = False,
     learn_model: Model = None,
 ) -> None:
-    """Discard the run that waits; the same episodes do not ask for one again."""
+    """Stop the run that waits before it begins; the same episodes do not ask for one again."""
     body = {"said_by": by or _me(), "note": note, "learn_model": learn_model}
     answer = ask_daemon(config_from(config), "POST", "/v1/review/reject", body)
     _tell(answer, f"run {answer['run_id']} is rejected", as_json)
