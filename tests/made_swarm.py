@@ -7,7 +7,7 @@ of an older version; attempts that say what another one says but for a word.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 Events = list[dict[str, Any]]
@@ -29,7 +29,7 @@ def made_swarm(num: int, *, seed: int = 0) -> Made:
     rng = random.Random(seed)
     made = [_Attempt(number, rng) for number in range(num)]
     first = list(interleaved([attempt.events() for attempt in made], rng))
-    repeats = [dict(event) for event in first if rng.random() < 0.1]
+    repeats = [dict(e) for e in first if "event_id" in e and rng.random() < 0.1]
     for event in repeats:  # anywhere behind the event itself
         at = next(i for i, other in enumerate(first) if other == event)
         first.insert(rng.randint(at + 1, len(first)), event)
@@ -37,11 +37,18 @@ def made_swarm(num: int, *, seed: int = 0) -> Made:
     return Made(first, late)
 
 
-def interleaved(streams: list[Events], rng: random.Random) -> Iterator[dict[str, Any]]:
+def streams(num: int, *, seed: int = 0) -> list[Events]:
+    """The events of each attempt in their order, late outcomes behind the others."""
+    rng = random.Random(seed)
+    made = [_Attempt(number, rng) for number in range(num)]
+    return [attempt.events() + attempt.late() for attempt in made]
+
+
+def interleaved(attempts: Sequence[Events], rng: random.Random) -> Iterator[dict[str, Any]]:
     """All events, those of one stream in their order."""
-    order = [number for number, stream in enumerate(streams) for _ in stream]
+    order = [number for number, stream in enumerate(attempts) for _ in stream]
     rng.shuffle(order)
-    rest = [iter(stream) for stream in streams]
+    rest = [iter(stream) for stream in attempts]
     for number in order:
         yield next(rest[number])
 
