@@ -268,6 +268,7 @@ def training_sets_of(
         min_score=config.train.min_score,
         min_rows=config.train.min_rows,
         unlabelled=config.learn.unlabelled,
+        judged=config.rewards.judged,
         seed=config.train.seed,
         near_duplicates=config.learn.near_duplicates,
         similarity=config.learn.near_duplicate_similarity,

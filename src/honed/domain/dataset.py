@@ -25,6 +25,7 @@ class DataRules(Struct, frozen=True, kw_only=True):
     max_episodes: int
     held_out_fraction: float
     unlabelled: str
+    judged: str = "train"
     min_score: float
     min_rows: int
     min_chars: int

@@ -43,6 +43,7 @@ class SftTrainingSets:
         min_score: successes below it are not learned from.
         min_rows: a training set with fewer rows is refused.
         unlabelled: `train` takes episodes without an outcome as successes; else they are left out until there is one.
+        judged: `exclude` leaves out episodes whose outcome is a model's opinion alone.
         seed: of all draws and of the order of the rows.
         near_duplicates: `drop` leaves out rows that say nearly what another row says; `keep` marks them.
         similarity: share of common word sequences from which two rows say nearly the same, 0..1.
@@ -61,6 +62,7 @@ class SftTrainingSets:
         min_score: float = 0.0,
         min_rows: int = 20,
         unlabelled: Literal["wait", "train", "judge"] = "wait",
+        judged: Literal["train", "exclude"] = "train",
         seed: int = 3407,
         near_duplicates: Literal["keep", "drop"] = "keep",
         similarity: float = 0.8,
@@ -81,6 +83,7 @@ class SftTrainingSets:
             min_score=min_score,
             min_rows=min_rows,
             unlabelled=unlabelled,
+            judged=judged,
             seed=seed,
             near_duplicates=near_duplicates,
             similarity=similarity,
@@ -222,6 +225,8 @@ class SftTrainingSets:
             episodes = [read.episode for read in found]
             names = {name for each in episodes for name in self._rules.split.names(each)}
             harvest.settled |= await self._store.lessons.sides(sorted(names))
+            if self._rules.judged == "exclude":
+                harvest.judged |= {read.episode.id for read in found if read.is_judged}
             harvest.dropped |= await self._store.reviews.dropped(ids)
             await anyio.to_thread.run_sync(harvest.add, episodes)
         return later

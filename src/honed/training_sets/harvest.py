@@ -41,6 +41,7 @@ __all__ = ["MAY_NOT_TEACH", "NEAR_DUPLICATE", "NO_ROW", "Harvest", "Rules", "Wri
 
 MAY_NOT_TEACH: Final = "may not be learned from"
 NO_OUTCOME: Final = "without an outcome"
+JUDGED: Final = "judged by a model alone"
 HELD_OUT: Final = "held out"
 NO_SUCCESS: Final = "not a success"
 LOW_SCORE: Final = "score too low"
@@ -102,6 +103,8 @@ class Harvest:
         """By name whether it is held out, of those whose side a training has settled; filled before `add`."""
         self.dropped: frozenset[str] = frozenset()
         """Episodes that somebody has dropped in review; filled before `add`."""
+        self.judged: set[str] = set()
+        """Episodes whose outcome is a model's opinion alone, and is not to count; filled before `add`."""
         self.left_out: Counter[str] = Counter()
         self.fault: LearnError | None = None
         """The first episode that could not be converted."""
@@ -228,6 +231,8 @@ class Harvest:
             return self._hold_out(episode)
         if episode.id in self.dropped:
             return DROPPED
+        if episode.id in self.judged and not episode.demonstrations:
+            return JUDGED
         return self._learn(episode) if self._shape == "sft" else self._weigh(episode)
 
     def _learn(self, episode: Episode) -> str | None:
@@ -316,7 +321,8 @@ class Harvest:
         if isinstance(data, LearnError):
             return _no_row(data) if known or episode.demonstrations else NO_OUTCOME
         is_corrected = data.metadata.demonstrated_by is not None
-        is_evidence = (known or is_corrected) and episode.id not in self.dropped
+        is_told = known and episode.id not in self.judged
+        is_evidence = (is_told or is_corrected) and episode.id not in self.dropped
         names = self._rules.split.names(episode)
         self._held_out.append(
             # one that nobody has judged yet is evidence once somebody does: nothing like it is learned until then
@@ -340,7 +346,7 @@ class Harvest:
         if episode.id in self.dropped:
             return DROPPED
         if not is_evidence:
-            return NO_OUTCOME
+            return JUDGED if known else NO_OUTCOME
         return HELD_OUT
 
     def _held_out_row(self, episode: Episode) -> ChatExample | TrainingData | LearnError:

@@ -25,6 +25,8 @@ class Rules:
     """`train` takes episodes without an outcome as successes; else they are left out until there is one."""
     seed: int
     """Of the draws and of the order of the rows."""
+    judged: Literal["train", "exclude"] = "train"
+    """`exclude` leaves out episodes whose outcome is a model's opinion alone."""
     max_episodes: int = 5_000
     """Newest episodes that a run looks at, held-out ones included."""
     near_duplicates: Literal["keep", "drop"] = "keep"
