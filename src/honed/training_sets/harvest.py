@@ -345,9 +345,7 @@ class Harvest:
         )
         if episode.id in self.dropped:
             return DROPPED
-        if not is_evidence:
-            return JUDGED if known else NO_OUTCOME
-        return HELD_OUT
+        return HELD_OUT if is_evidence else JUDGED if known else NO_OUTCOME
 
     def _held_out_row(self, episode: Episode) -> ChatExample | TrainingData | LearnError:
         if self._comparisons is not None and (row := self._comparisons.conversation(episode)):
