@@ -24,7 +24,7 @@ from honed.domain.records import Record
 from honed.ports import Closing, EpisodeFilter
 from honed.stores import SqlStore
 from honed.training_sets import SftTrainingSets
-from tests.feed_parts import CHAT, SECRET, close_all, line, open_intake
+from tests.feed_parts import CHAT, SECRET, line, open_intake
 from tests.made_swarm import interleaved, streams
 from tests.slow_reference import expected
 
@@ -74,7 +74,9 @@ async def play(folder: Path, steps: Sequence[Any]) -> Any:
     """Let it all happen; the episodes, the bytes of the training file, and the held-out rows."""
     rest = list(steps)
     while True:
-        async with open_intake(folder / "honed.db", settle=timedelta(hours=1)) as intake:
+        async with open_intake(
+            folder / "honed.db", settle=timedelta(hours=1), idle=timedelta(0)
+        ) as intake:
             while rest and (step := rest.pop(0)) != "restart":
                 if step == "end":
                     await end(intake.store)
@@ -85,20 +87,21 @@ async def play(folder: Path, steps: Sequence[Any]) -> Any:
                     assert not (await intake.sink.ingest([line(e) for e in batch])).rejected
             if rest:
                 continue
-            while await close_all(intake.store, now_ms=FAR_MS):
-                pass
+            await end(intake.store, idle=True)
             return await outcome(folder, intake.store)
 
 
-async def end(store: SqlStore) -> None:
-    """Close the groups that have ended, as the sink does, but none that is only idle."""
+async def end(store: SqlStore, *, idle: bool = False) -> None:
+    """Close the groups that have ended, as the sink does, and with `idle` all others."""
+    idle_before_ms = FAR_MS if idle else 0
     while groups := await store.open_groups(
-        settled_before_ms=FAR_MS, idle_before_ms=0, now_ms=FAR_MS
+        settled_before_ms=FAR_MS, idle_before_ms=idle_before_ms, now_ms=FAR_MS
     ):
+        found = await store.group_records([group.id for group in groups])
         closings = []
         for group in groups:
-            records = (await store.group_records([group.id]))[group.id]
-            made = CHAT.build_episodes(records, now_ms=FAR_MS)
+            records = found[group.id]
+            made = CHAT.build_episodes(records, now_ms=FAR_MS, final=idle)
             closings.append(Closing(group.id, tuple(map(in_scenario, made)), len(records)))
         assert await store.close_groups(closings)
 
@@ -156,7 +159,7 @@ def test_in_order_they_give_what_the_reference_gives() -> None:
 
 
 @given(courses)
-@settings(max_examples=30)
+@settings(max_examples=60)
 def test_any_interleaving_gives_the_same_training_file(course: Course) -> None:
     """Repeats, early episodes and restarts included."""
     check(course)

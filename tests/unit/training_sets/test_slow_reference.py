@@ -12,23 +12,24 @@ from honed.ports import TrainingSet
 from honed.training_sets import SftTrainingSets
 from honed.training_sets.choosing import NEAR_HELD_OUT, NEAR_LEARNED
 from honed.training_sets.harvest import LOW_SCORE, MAY_NOT_TEACH, NO_OUTCOME, NO_SUCCESS
-from tests.feed_parts import CHAT, SECRET, close_all, line, open_intake
+from tests.feed_parts import CHAT, SECRET, line, open_intake
 from tests.made_swarm import Made, made_swarm
 from tests.slow_reference import expected
+from tests.unit.training_sets.test_any_interleaving import end
 
 MARKS = (MAY_NOT_TEACH, NEAR_HELD_OUT, NEAR_LEARNED, LOW_SCORE, NO_SUCCESS, NO_OUTCOME)
-FAR_MS = 4_000_000_000_000
 
 
 async def trained_on(folder: Path, swarm: Made) -> TrainingSet:
     """Send it, close its attempts, send what is late, and build a training set."""
-    async with open_intake(folder / "honed.db", settle=timedelta(hours=1)) as intake:
+    async with open_intake(
+        folder / "honed.db", settle=timedelta(hours=1), idle=timedelta(0)
+    ) as intake:
         for events in swarm:
             for start in range(0, len(events), 500):
                 lines = [line(event) for event in events[start : start + 500]]
                 assert not (await intake.sink.ingest(lines)).rejected
-            while await close_all(intake.store, now_ms=FAR_MS):
-                pass
+            await end(intake.store, idle=True)
         sets = SftTrainingSets(
             intake.store,
             CHAT,
