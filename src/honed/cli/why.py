@@ -8,11 +8,19 @@ from typing import Any, Final, NamedTuple
 import typer
 from msgspec import Struct
 
-from honed.cli.asking import AsJson, ConfigFile, ask_if_running, config_from, print_json, with_store
+from honed.cli.asking import (
+    AsJson,
+    ConfigFile,
+    ask_if_running,
+    config_from,
+    leave,
+    print_json,
+    with_store,
+)
 from honed.cli.printing import say
 from honed.config import Config
 from honed.domain.times import now_ms
-from honed.errors import TriggerError
+from honed.errors import TriggerError, TriggerSyntaxError
 from honed.ports import EpisodeFilter
 from honed.stores import SqlStore
 from honed.triggers import TrainTrigger, TriggerContext, Verdict, parse
@@ -105,7 +113,11 @@ def why(config: ConfigFile = None, as_json: AsJson = False) -> None:
 def _rule(config: Config, status: dict[str, Any] | None) -> TrainTrigger:
     """What the daemon judges by, which may be older than the file; else what the file says."""
     text = status["trigger"]["text"] if status else str(config.trigger)
-    return config.trigger if text == str(config.trigger) else parse(text)
+    try:
+        return config.trigger if text == str(config.trigger) else parse(text)
+    except TriggerSyntaxError as error:  # a table too long to be read as text
+        advice = "the file has another rule than the daemon: `honed reload`"
+        leave(TriggerSyntaxError(str(error), advice=advice))
 
 
 async def _look(config: Config, trigger: TrainTrigger, store: SqlStore) -> _Found:
@@ -141,6 +153,9 @@ def _waits_for(facts: TriggerContext, status: dict[str, Any] | None) -> Iterator
     else:
         if status["training"]:
             yield f"run {status['training']['run_id']} is in progress"
+        for review in status.get("reviews") or ():
+            if not review["approved_by"]:
+                yield f"run {review['run_id']} waits for a review: `honed review`"
         if status["base_model"] is None:
             yield "no base_model is configured: nothing can train"
         if status["base_problem"]:
