@@ -1,5 +1,6 @@
 """All that are asked for verdicts, how far they agree with the others, and the alarms: run beside the daemon."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, Protocol
@@ -16,8 +17,10 @@ from honed.rewards.asking import Asking
 
 _LOOK_S: Final = 60.0
 """Between two looks for alarms."""
-_VERDICTS: Final = 5_000
-"""Newest verdicts of the store among which opinions are looked for."""
+_VERDICTS: Final = 2_000
+"""Newest verdicts of the store among which opinions are looked for: 15 ms of a look."""
+_FRESH_S: Final = 2.0
+"""How old what `status` shows may be: it may be asked many times a second."""
 
 
 class Closes(Protocol):
@@ -69,6 +72,7 @@ class Jury:
         self.alarms: list[str] = []
         """What is suspicious since the adapter in service was put there."""
         self._opinions: Sequence[Opinion] = ()
+        self._looked_s = -math.inf
 
     def notify(self) -> None:
         """Hear that there is a new episode; never blocks."""
@@ -87,6 +91,7 @@ class Jury:
 
     async def look(self) -> None:
         """Look for alarms now, and at what judges and others have said; cost does not follow the store."""
+        self._looked_s = anyio.current_time()
         opinions: list[Opinion] = []
         suspected: list[str] = []
         history = await self._store.history(self._scenario) if self._watches else []
@@ -115,7 +120,8 @@ class Jury:
 
     async def status(self) -> dict[str, Any]:
         """What `honed status` shows: questions, agreement with the others, alarms."""
-        await self.look()
+        if anyio.current_time() - self._looked_s > _FRESH_S:
+            await self.look()
         return {
             "asked": {self._name(asking): self._of(asking) for asking in self._asking},
             "agreement": {
