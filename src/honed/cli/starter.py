@@ -31,7 +31,7 @@ trigger = 'count(100) | every("1h")'
 kinds = ["default"]
 
 [learn]
-# chat: captured conversations; worker_decision_sequence: the actions of each worker.
+# chat: captured conversations; worker_task: the actions of a task; others: docs/learn-models.md.
 model = "chat"
 # Episodes without an outcome: wait for one, or train as if they were successes.
 unlabelled = "wait"
