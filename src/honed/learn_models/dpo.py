@@ -125,6 +125,11 @@ class DpoLearnModel(LearnModelMixin):
 
     # ------------------------------------------------------------ pairs
 
+    @property
+    def system_prompt(self) -> str | None:
+        """The system turn of prompts that are a text."""
+        return self._system_prompt
+
     def extractor(self, available_actions: Sequence[str] = ()) -> Extractor:
         """What of an episode it compares."""
         return self._extractor_of(available_actions)

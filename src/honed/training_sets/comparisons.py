@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
+from msgspec.structs import replace
+
 from honed.domain.episode import Episode
 from honed.domain.message import Message, Tool
 from honed.domain.outcome import Success, is_known, is_success, score
@@ -51,11 +53,8 @@ class Comparisons:
         model = rules.learn_model
         self._rules = rules
         self._actions = actions
-        self._dpo = (
-            model
-            if isinstance(model, DpoLearnModel)
-            else DpoLearnModel.wrapping(model, rules.pairs)
-        )
+        # the largest gaps are chosen of all groups together
+        self._dpo = DpoLearnModel.wrapping(model, replace(rules.pairs, max_pairs=None))
         self._extract = cast("Comparable", model).extractor(actions)
         self._system_prompt: str | None = getattr(model, "system_prompt", None)
         self._groups: dict[str, dict[str, float]] = {}
