@@ -70,17 +70,17 @@ def kept_out(
         settled: names whose side an earlier training has settled.
         similarity: as in `Rules`.
     """
-    texts, rows = Texts(similarity), []
-    for row in candidates:
-        for version in row.versions:
-            texts.add(*version)
-            rows.append(row)
-    staying = []
+    texts = Texts(similarity)
     for held in held_out:
-        near = () if held.is_settled else (rows[n] for n in texts.near(held.said, held.sketch))
-        if not any(_came_first(row, held, settled) for row in near):
-            staying.append(held)
-    return staying
+        texts.add(held.said, held.sketch)
+    out = {
+        number
+        for row in candidates
+        for version in row.versions
+        for number in texts.near(*version)
+        if not held_out[number].is_settled and _came_first(row, held_out[number], settled)
+    }
+    return [held for number, held in enumerate(held_out) if number not in out]
 
 
 def _came_first(row: Candidate, held: HeldRow, settled: Collection[bytes]) -> bool:

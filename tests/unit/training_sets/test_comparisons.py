@@ -54,6 +54,7 @@ def said(path: Path, *names: str) -> list[tuple[str, ...]]:
     return sorted(tuple(row[name][-1]["content"] for name in names) for row in rows(path))
 
 
+@pytest.mark.feature("SE-054")
 def test_attempts_of_one_group_are_paired(tmp_path: Path) -> None:
     """The better is chosen, by score; who is alone, or says the same, is counted."""
 
@@ -145,6 +146,7 @@ def test_an_edit_that_changes_nothing_makes_no_pair(tmp_path: Path) -> None:
     with_store(test, tmp_path)
 
 
+@pytest.mark.feature("SE-054")
 def test_answers_are_good_or_bad(tmp_path: Path) -> None:
     """By the outcome of their attempt; weak successes are neither, nor is what cannot be imitated whole."""
 

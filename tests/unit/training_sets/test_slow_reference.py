@@ -66,6 +66,7 @@ def check(folder: Path, num: int, seed: int) -> None:
     assert successes == sum(is_success for _, is_success in should.held_out)
 
 
+@pytest.mark.feature("SE-092")
 def test_the_reference_agrees_on_a_small_swarm(tmp_path: Path) -> None:
     """400 attempts."""
     check(tmp_path, 400, seed=1)
