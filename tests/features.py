@@ -137,6 +137,34 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "SE-145": "Socket, HTTP, files, command line and a bus in the same process give equal rows; what is"
         " repeated at another door is known.",
     },
+    "Daemon": {
+        "SE-127": "Under load a daemon takes events in, trains, puts the adapter into service and stops clean; nothing"
+        " that was acknowledged is missing.",
+        "SE-128": "A daemon in a program is made from its config, and every part of it can be replaced by keyword.",
+        "SE-130": "The first signal closes the sources, commits what came and waits for the worker; the second one"
+        " ends both at once, with 128 + signal. From a program any thread may ask it to stop, and nobody waits for"
+        " that.",
+        "SE-131": "A training can be asked for past the trigger; what it made, and what it did not and why, comes"
+        " back.",
+        "SE-132": "An adapter is put into service by its id, whatever `apply.mode` says.",
+        "SE-133": "A daemon with its store in memory works whole and leaves no database; one without a scenario is"
+        " refused.",
+        "SE-134": "The config is a TOML file over which the environment wins; all defaults can be printed, and each"
+        " value with where it comes from.",
+        "SE-135": "What a daemon has done is counted, and right after a scripted run: records, episodes, trainings,"
+        " applied adapters, the last training, the start.",
+        "SE-136": "An error is told by its kind; a run that fails, by whatever error, does not end the daemon.",
+        "SE-137": "When it trained and on how much, the back-off and the history of adapters survive kill -9.",
+        "SE-138": "One training at a time, and one daemon on a folder; a second one of either is refused or waits.",
+        "SE-146": "A mode needs only its own parts: `offline` runs without a base model; `lora` and `full` without one"
+        " are refused at start.",
+        "SE-147": "What a run does is one of offline, lora and full; where nothing else is said it is full with a base"
+        " model, else offline, which trains nothing and says so.",
+        "SE-148": "A mode has six spellings in any case; anything else is refused with the nearest.",
+        "SE-149": "The result of a run says its mode, what was made, and why the rest was not.",
+        "SE-150": "A missing part is an error at start and never a failed training; a half that failed does not hide"
+        " the other.",
+    },
     "Events": {
         "SE-206": "An action event reads back equal from its JSON; keys that are not known are ignored.",
         "SE-207": "Tick, worker and sequence are packed into 16 hex digits and come back; the order of the texts is"

@@ -98,3 +98,26 @@ def test_the_words_on_the_screen(tmp_path: Path) -> None:
         assert "it would train on nothing: no episodes" in done.stdout
         assert "no episode has the id nowhere" in ask(daemon, "drop", "nowhere", status=1)
         assert daemon.stop("run") == 0
+
+
+def test_rows_are_shown_with_what_counts_in_the_loss(tmp_path: Path, tiny_base: Path) -> None:
+    """The text that the base model would be trained on; only the answer counts."""
+    settings = SETTINGS.replace("BASE", str(tiny_base)).replace("review = true", "review = false")
+    with honed(tmp_path, settings) as daemon:
+        daemon.start("run")
+        with HonedClient(daemon.data_dir / "feed.sock") as client:
+            question = [{"role": "user", "content": "what is two and two?"}]
+            client.llm_call(question, {"role": "assistant", "content": "four"}, task_id="t1")
+            client.outcome(task_id="t1", success=True)
+        daemon.until(lambda: daemon.status()["episodes"], "the attempt is an episode")
+        shown = ask(daemon, "--rows", "1")
+        assert shown["not_rendered"] is None
+        [example] = shown["rendered"]
+        kept = [
+            s["text"] for row in example["rows"] for s in row["segments"] if s["state"] == "kept"
+        ]
+        assert kept
+        assert "four" in kept[0]
+        assert "what is two" not in "".join(kept)
+        assert shown["preview"]["review"] is None
+        assert daemon.stop("run") == 0

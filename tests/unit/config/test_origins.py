@@ -23,6 +23,7 @@ def _sources(file: Path | None) -> dict[str, str]:
     return {setting.key: setting.source for setting in settings(config, file)}
 
 
+@pytest.mark.feature("SE-134")
 def test_a_value_of_the_file_is_known_by_its_line(file: Path) -> None:
     """Also with dotted and quoted keys; all others are defaults."""
     sources = _sources(file)
@@ -33,6 +34,7 @@ def test_a_value_of_the_file_is_known_by_its_line(file: Path) -> None:
     assert {s for k, s in sources.items() if not s.startswith(str(file))} == {"default"}
 
 
+@pytest.mark.feature("SE-134")
 def test_a_variable_is_named_where_it_wins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of either case; a section as JSON counts for the keys in it."""
     monkeypatch.setenv("honed__train__r", "4")

@@ -30,6 +30,7 @@ def test_every_key_says_what_it_means() -> None:
     assert [".".join(path) for path, field in keys() if not field.description] == []
 
 
+@pytest.mark.feature("SE-134")
 def test_the_full_example_is_the_defaults(tmp_path: Path) -> None:
     """A reader who starts from it changes nothing by doing so."""
     full = load_config(ROOT / "configs/full.toml")

@@ -150,6 +150,7 @@ async def test_a_trigger_that_fires_trains_gates_and_serves(
     assert '"step":1' in progress
 
 
+@pytest.mark.feature("SE-138")
 async def test_one_training_at_a_time(store: SqlStore, tmp_path: Path) -> None:
     """Neither the trigger nor a person starts a second run; what came meanwhile counts as new."""
     async with _loop(store, tmp_path) as parts:
