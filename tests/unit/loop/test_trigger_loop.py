@@ -338,9 +338,9 @@ async def test_another_rule_is_followed_from_the_next_look_on(
 async def test_silence_alone_starts_a_run(store: SqlStore, tmp_path: Path) -> None:
     """No further event wakes the loop: it looks at every interval."""
     async with _loop(store, tmp_path, trigger='quiet("0.3s") & count(2)') as parts:
-        await parts.add(1, 2)
         now = incoming(action(), received_ms=now_ms())
         await store.append([now])
+        await parts.add(1, 2)
         await parts.loop.beat()
         await parts.loop.beat()
         assert await parts.runs() == []
