@@ -7,11 +7,13 @@ a drop that comes between is looked at too. Rejecting moves the counters on as a
 same episodes do not fire again.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from msgspec.structs import replace
 
 from honed import log
@@ -21,7 +23,7 @@ from honed.domain.verdict import Seen
 from honed.errors import ControlError
 from honed.loop.in_service import Announce
 from honed.loop.training_run import RunOrder
-from honed.ports import Preview, Remark, RemarkKind, Review, Store, TrainingSets
+from honed.ports import PREVIEW_PREFIX, Preview, Remark, RemarkKind, Review, Store, TrainingSets
 
 _ENDS = ("done", "skipped")
 """How a run ends that its review need not wait for any more."""
@@ -82,7 +84,8 @@ class Approval:
         return shown | {name: getattr(review, name) for name in names}
 
     async def load(self) -> None:
-        """Find what waited when the daemon ended."""
+        """Find what waited when the daemon ended, and clear away previews that were cut off by that."""
+        await anyio.to_thread.run_sync(self._clear_previews)
         review = await self._store.reviews.waiting(self._scenario, self._learn_model)
         if review is None:
             return
@@ -247,6 +250,10 @@ class Approval:
         self._announce(log.REVIEW_REMARKED, details)
         self._log.info(log.REVIEW_REMARKED, **details)
         return num_new
+
+    def _clear_previews(self) -> None:
+        for folder in self._scratch.glob(f"{PREVIEW_PREFIX}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _waiting(self) -> Review:
         if self.now is None:

@@ -30,6 +30,7 @@ from honed.ports.lessons import Lesson, Lessons, Material, ReadEpisode
 from honed.ports.records import RecordFilter, RecordRow, Records
 from honed.ports.reviews import (
     DROPPED,
+    PREVIEW_PREFIX,
     Look,
     Preview,
     Remark,
@@ -56,6 +57,7 @@ from honed.ports.store import (
 
 __all__ = [
     "DROPPED",
+    "PREVIEW_PREFIX",
     "Aged",
     "Answer",
     "Applier",

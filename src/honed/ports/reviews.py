@@ -18,6 +18,9 @@ RemarkKind = Literal["drop", "keep", "note"]
 DROPPED = "dropped in review"
 """Why a dropped episode is left out."""
 
+PREVIEW_PREFIX = ".review-"
+"""How the folder of a preview begins, in the folder of the runs; one that is left there was cut off."""
+
 Look = Callable[[Episode, str | None], None]
 """Is told of each episode that a build reads, with the reason when it is left out."""
 

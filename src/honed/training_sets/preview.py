@@ -19,6 +19,7 @@ from honed.domain.trained_model import Selection
 from honed.domain.training_data import TrainingMetadata
 from honed.errors import EmptyDataError
 from honed.ports import (
+    PREVIEW_PREFIX,
     Look,
     Material,
     Preview,
@@ -83,7 +84,7 @@ async def preview(
     problem = None
     rows: list[ShownRow] = []
     await anyio.Path(scratch).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".review-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=PREVIEW_PREFIX) as folder:
         try:
             made = await sets.build(
                 Path(folder),

@@ -82,8 +82,12 @@ async def test_a_rule_that_fires_makes_a_run_wait_across_restarts(
         await parts.loop.beat()
         await parts.loop.beat()
         assert await parts.runs() == []
+    left = tmp_path / "runs" / ".review-cut-off"
+    left.mkdir(parents=True)
+    (left / "chat.jsonl").write_text("what somebody said")
     async with reviewed(store, tmp_path) as again:
         assert await again.waiting() == run_id
+        assert not left.exists()
         assert again.approval.now is not None
         assert sorted(again.approval.now.material.episode_ids) == sorted(ids)
         assert "review.pending" not in again.types()
