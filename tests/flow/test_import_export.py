@@ -106,6 +106,23 @@ def test_out_of_one_folder_into_another_beside_their_daemons(tmp_path: Path) -> 
         assert "3 rows from 3 episodes" in done.stderr
 
 
+def test_what_was_held_out_elsewhere_is_held_out_here(tmp_path: Path) -> None:
+    """An export says so, and the sides of group and task are settled before a training can look."""
+    assert _json(_honed(tmp_path, "import", str(EXCERPT), "--json"))["episodes"] == 3
+    lines = _honed(tmp_path, "export").stdout.splitlines()
+    (tmp_path / "there").mkdir()
+    marked = [json.dumps(json.loads(line) | {"held_out": True}) for line in lines]
+    (tmp_path / "there" / "all.jsonl").write_text("\n".join([marked[0], *lines[1:]]))
+    there = tmp_path / "there"
+    assert _json(_honed(there, "import", "all.jsonl", "--json"))["episodes"] == 3
+    again = [json.loads(line) for line in _honed(there, "export").stdout.splitlines()]
+    group = json.loads(marked[0])["episode"]["group_id"]
+    assert [row.get("held_out", False) for row in again] == [
+        row["episode"]["group_id"] == group for row in again
+    ]
+    assert again[0]["held_out"]
+
+
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "honed", *arguments],

@@ -12,7 +12,7 @@ from honed.domain.episode import Episode
 from honed.domain.outcome import Success, is_known, is_success, score
 from honed.domain.trained_model import Selection
 from honed.domain.training_data import ChatExample, TrainingData
-from honed.errors import EmptyDataError, LearnError
+from honed.errors import LearnError
 from honed.learn_models import convert, forks_of
 from honed.ports import DROPPED, HeldOut, Look
 from honed.training_sets.candidates import (
@@ -25,6 +25,7 @@ from honed.training_sets.candidates import (
 from honed.training_sets.choosing import (
     BOTH_SIDES,
     NEAR_DUPLICATE,
+    NEAR_HELD_OUT,
     NEAR_LEARNED,
     HeldRow,
     chosen,
@@ -36,6 +37,7 @@ from honed.training_sets.mixture import age_classes
 from honed.training_sets.near_duplicates import check_available, is_available, said, sketch
 from honed.training_sets.rows import RowSpool
 from honed.training_sets.rules import Rules
+from honed.training_sets.shortage import check_enough
 
 __all__ = ["MAY_NOT_TEACH", "NEAR_DUPLICATE", "NO_ROW", "Harvest", "Rules", "Written"]
 
@@ -163,7 +165,7 @@ class Harvest:
         rows = taken.rows
         left_out = {reason: count for reason, count in sorted(self.left_out.items()) if count}
         self.left_out = Counter(left_out)
-        self._check(len(rows))
+        check_enough(len(rows), self._num_episodes, rules, self.left_out, self._advice())
         name = rules.learn_model.name
         data_path, held_out_path = folder / f"{name}.jsonl", folder / "held_out.jsonl"
         evidence = (row.evidence for row in kept if row.evidence is not None)
@@ -368,27 +370,17 @@ class Harvest:
                 self.num_faults += 1
             return error
 
-    def _check(self, num_rows: int) -> None:
-        rules = self._rules
-        if self._num_episodes == 0:
-            raise EmptyDataError(
-                f"no episodes: scenario {rules.scenario} has none of learn model "
-                f"{rules.learn_model.name}"
-            )
-        if num_rows >= rules.min_rows and num_rows > 0:
-            return
-        found = f"{num_rows} training rows" if num_rows else "no training rows"
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
-        more = "wait for more successes"
+    def _advice(self) -> str:
+        """What to do where too few rows are left."""
         if self.fault is not None and 2 * self.num_faults > self._num_episodes:
-            more = f"see why the learn model refuses them (the first: {self.fault})"
-        elif self.left_out[NO_OUTCOME]:
-            more = "wait for outcomes (or set learn.unlabelled to train)"
-        raise EmptyDataError(
-            f"{found} in {self._num_episodes} episodes, expected at least {rules.min_rows}"
-            + (f": {reasons}" if reasons else ""),
-            advice=f"{more}, or lower train.min_rows",
-        )
+            return f"see why the learn model refuses them (the first: {self.fault})"
+        if 2 * self.left_out[NEAR_HELD_OUT] > self._num_episodes:
+            return (
+                "give all attempts at one task one group_id: those held out say what the others say"
+            )
+        if self.left_out[NO_OUTCOME]:
+            return "wait for outcomes (or set learn.unlabelled to train)"
+        return "wait for more successes"
 
 
 def _no_row(error: LearnError) -> str:

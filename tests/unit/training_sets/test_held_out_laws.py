@@ -16,6 +16,7 @@ import anyio
 import pytest
 
 from honed.domain.outcome import Failure, Success
+from honed.errors import EmptyDataError
 from honed.keeping.forgetting import Forgetting
 from honed.learn_models import create
 from honed.ports import EpisodeFilter, TrainingSet, Whose
@@ -284,6 +285,31 @@ async def test_rows_that_say_nearly_what_is_held_out_are_counted(tmp_path: Path)
         assert after.made.left_out[NEAR_HELD_OUT] > 0
         assert after.made.left_out[NEAR_LEARNED] > 0
         assert after.made.num_rows + sum(after.made.left_out.values()) == 2 * NUM
+
+
+async def test_one_text_under_many_names_is_learned_from_or_held_out_as_it_began(
+    tmp_path: Path,
+) -> None:
+    """The first attempt decides for all that say the same; where that leaves nothing, the error says what to do."""
+    split = HeldOutSplit(SECRET, 0.3)
+    names = [f"group-{n}" for n in range(NUM)]
+    for side in (False, True):
+        async with open_swarm(tmp_path / str(side)) as swarm:
+            first_name = next(name for name in names if split.is_held_out(name) == side)
+            told = []
+            for at_ms, name in enumerate([first_name, *names]):
+                named = {"group_id": name, "task_id": f"t{at_ms}", "timestamp_ms": at_ms + 1}
+                told += [event | named for event in attempt(0)]
+            await swarm.tell(*told)
+            if side:
+                with pytest.raises(EmptyDataError) as caught:
+                    await swarm.build()
+                assert "one group_id" in (caught.value.advice or "")
+                continue
+            made = (await swarm.build()).made
+            num_held_out = sum(map(split.is_held_out, names))
+            assert made.left_out == {NEAR_LEARNED: num_held_out}
+            assert (made.num_rows, made.held_out) == (NUM + 1 - num_held_out, ())
 
 
 async def test_another_learn_model_keeps_to_the_sides(tmp_path: Path) -> None:
