@@ -40,8 +40,8 @@ class RewardsSection(Section):
     """How what several sources say of an attempt becomes its outcome, and which programs are asked for theirs."""
 
     compose: Literal["newest", "first", "weighted"] = "newest"
-    """newest: the newest verdict counts, whoever says it; first: that of the first of `sources` that has said anything;
-    weighted: every source has a vote, and more than half of the weight makes a success."""
+    """newest: the newest verdict counts, a model's only while there is no other; first: that of the first of `sources`
+    that has said anything; weighted: every source has a vote, and more than half of the weight makes a success."""
     sources: tuple[SourceWeight, ...] = Field((), examples=[["user:*=2", "judge:*=0.5", "-=0"]])
     """Sources with their weights, `NAME=WEIGHT`; a name may hold `*` and `?`, `-` is who gives none. Weight 0 leaves a
     source out; one that is not named has the weight 1."""

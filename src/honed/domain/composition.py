@@ -53,10 +53,10 @@ class Composition(Struct, frozen=True, kw_only=True):
     def stands(self, verdicts: Sequence[Told]) -> Told | None:
         """What counts, of verdicts in order of arrival; None when there is nothing that does.
 
-        newest: the newest arrival. first: the newest of the sources that the first pattern fits, else of the second,
-        and so on; of all others last. weighted: each source's newest has a vote of its weight. More than half of the
-        weight makes a success, whose score is the weighted mean of all; a tie is a failure, for what is doubtful
-        should not be imitated.
+        newest: the newest arrival, but a model's opinion only while nobody else has spoken. first: the newest of the
+        sources that the first pattern fits, else of the second, and so on; of all others last. weighted: each source's
+        newest has a vote of its weight. More than half of the weight makes a success, whose score is the weighted mean
+        of all; a tie is a failure, for what is doubtful should not be imitated.
 
         Always left out: a source of weight 0, and what a source said in a version older than its newest
         (`domain.verdict`). By `first` and `weighted` what the attempt says of itself (`own`) counts only while nobody
@@ -64,7 +64,7 @@ class Composition(Struct, frozen=True, kw_only=True):
         """
         counted = [told for told in verdicts if self.weight_of(told.source) > 0]
         if self.rule == "newest":
-            return standing(counted)
+            return _newest(counted)
         counted = [told for told in counted if not told.own] or counted
         return (_first if self.rule == "first" else _weighted)(self, counted)
 
@@ -90,12 +90,12 @@ class Composition(Struct, frozen=True, kw_only=True):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the newest verdict counts, whoever says it."""
+        """Whether the newest verdict counts, whoever says it, if it is no model's opinion."""
         return self.rule == "newest" and all(weight.weight > 0 for weight in self.weights)
 
 
 PLAIN: Final = Composition()
-"""The newest verdict counts."""
+"""The newest verdict counts, one of a model only while there is no other."""
 
 
 def is_judged(source: str | None) -> bool:
@@ -122,6 +122,15 @@ def _last_words(verdicts: Sequence[Told]) -> list[Told]:
     sources = sorted({told.source for told in verdicts}, key=lambda name: (name is None, name))
     words = (standing([told for told in verdicts if told.source == name]) for name in sources)
     return [told for told in words if told is not None]
+
+
+def _newest(verdicts: Sequence[Told]) -> Told | None:
+    """The newest arrival; of opinions only where nobody else has spoken but the attempt of itself."""
+    others = [told for told in verdicts if not is_judged(told.source)]
+    stands = standing(others)
+    if stands is None or not is_known(stands.outcome) or all(told.own for told in others):
+        return standing(verdicts)
+    return stands
 
 
 def _first(composition: Composition, verdicts: Sequence[Told]) -> Told | None:

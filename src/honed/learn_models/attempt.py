@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from honed.domain.composition import PLAIN
 from honed.domain.episode import Episode, EpisodeMetadata
 from honed.domain.events import ActionEvent, LlmCallEvent, OutcomeEvent
 from honed.domain.ids import EpisodeIds
@@ -20,7 +21,7 @@ from honed.domain.records import (
     RecordFields,
     records_of,
 )
-from honed.domain.verdict import Told, standing
+from honed.domain.verdict import Told
 
 DONE: Final = "done"
 """The action that ends a task; its result is the task's."""
@@ -94,7 +95,7 @@ def verdict(records: Sequence[Record], *, scored: Sequence[Record] | None = None
         for record in records_of(records, OutcomeRecord)
         if record.outcome is not None
     ]
-    if said := standing(told):
+    if said := PLAIN.stands(told):
         return said.outcome
     dones = [record for record in records_of(records, ActionRecord) if is_done(record)]
     if not dones:

@@ -8,12 +8,12 @@ import msgspec
 from sqlalchemy import ColumnElement, case, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from honed.domain.composition import Composition
+from honed.domain.composition import PLAIN, Composition
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, Unknown, is_known, is_success
 from honed.domain.records import OutcomeRecord, records_of
 from honed.domain.traits import traits
-from honed.domain.verdict import Told, standing
+from honed.domain.verdict import Told
 from honed.errors import StoreError, ValidationError
 from honed.learn_models import attempt
 from honed.ports import Closing, IncomingEvent, Verdict
@@ -257,7 +257,7 @@ def _verdict_rows(new: _New, composition: Composition) -> list[dict[str, Any]]:
     if told and not composition.is_plain:
         own = [Said(new.own, episode.learn_model)] if new.own else []
         return [outcome_row(episode.id, said) for said in (*own, *told)]
-    stands = standing([Told(said.outcome, said.source, said.version) for said in told])
+    stands = PLAIN.stands([Told(said.outcome, said.source, said.version) for said in told])
     if is_known(episode.outcome) and (stands is None or stands.outcome != episode.outcome):
         told.append(Said(episode.outcome, episode.learn_model))  # the learn model's own
     return [outcome_row(episode.id, said) for said in told]

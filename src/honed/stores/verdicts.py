@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from honed.domain.composition import is_judged
 from honed.domain.outcome import Outcome, is_known, is_success, score
 from honed.domain.records import OutcomeRecord
 from honed.domain.times import now_ms
@@ -57,7 +58,8 @@ async def set_outcome(db: AsyncConnection, episode_id: str, said: Said) -> None:
 async def _standing(db: AsyncConnection, episode_id: str, newest: Said) -> Outcome:
     """The outcome that counts, now that `newest` is the last verdict."""
     composition = composition_of(db)
-    if composition.is_plain and (newest.source is None or newest.version is None):
+    is_unversioned = newest.source is None or newest.version is None
+    if composition.is_plain and is_unversioned and not is_judged(newest.source):
         return newest.outcome
     verdicts = await changes.verdicts_of(db, [episode_id])
     told = composition.stands([verdict.told for verdict in verdicts[episode_id]])

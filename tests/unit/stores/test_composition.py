@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import pytest
 
-from honed.domain.composition import Composition, Weight
+from honed.domain.composition import PLAIN, Composition, Weight
 from honed.domain.episode import Episode
 from honed.domain.outcome import Failure, Outcome, Success, Unknown
 from honed.domain.run import Run
@@ -105,6 +105,20 @@ async def test_what_is_left_out_leaves_the_attempt_s_own_word() -> None:
     assert await _stored(deaf, [DONE], [TESTS]) == Success()
     assert await _stored(deaf, [DONE], [TESTS, JUDGE]) == Failure("rude")
     assert await _stored(deaf, [DONE, JUDGE], [TESTS]) == Failure("rude")
+
+
+async def test_a_judge_that_comes_late_undoes_nothing() -> None:
+    """Without a rule in the config too: what the tests saw stands, with a version or without."""
+    said = JUDGE | {"outcome": {"type": "success", "score": 1.0}}
+    unversioned = {key: value for key, value in said.items() if key != "version"}
+    for judge in (said, unversioned):
+        assert await _stored(PLAIN, [TESTS], [judge]) == Failure("red")
+        assert await _stored(PLAIN, [judge], [TESTS]) == Failure("red")
+        assert await _stored(PLAIN, [judge, TESTS], []) == Failure("red")
+        assert await _stored(PLAIN, [TESTS, judge], []) == Failure("red")
+        assert await _stored(PLAIN, [DONE], [judge | {"outcome": TESTS["outcome"]}]) == Failure(
+            "red"
+        )
 
 
 async def test_a_verdict_that_moves_the_outcome_marks_the_episode_changed() -> None:
