@@ -121,3 +121,20 @@ def test_rows_are_shown_with_what_counts_in_the_loss(tmp_path: Path, tiny_base: 
         assert "what is two" not in "".join(kept)
         assert shown["preview"]["review"] is None
         assert daemon.stop("run") == 0
+
+
+def test_train_now_does_not_get_past_the_review(tmp_path: Path) -> None:
+    """With `--wait` it leaves at once and says what the run waits for; status says it too."""
+    settings = SETTINGS.replace("BASE", str(tmp_path / "no-model")).replace("count(6)", "manual()")
+    with honed(tmp_path, settings) as daemon:
+        daemon.start("run")
+        command = [sys.executable, "-m", "honed", "train-now", "--wait"]
+        command += ["--config", str(daemon.config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, "waits for a review" in done.stderr) == (1, True), done.stderr
+        [waiting] = daemon.status()["reviews"]
+        assert (waiting["reason"], waiting["approved_by"]) == ("train-now", None)
+        command = [sys.executable, "-m", "honed", "status", "--config", str(daemon.config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert f"review      run {waiting['run_id']} (0 episodes) waits since" in done.stdout
+        assert daemon.stop("run") == 0
