@@ -29,7 +29,7 @@ from honed.ports import Applier, Gate, Processor
 from honed.processors import BaseModel
 from honed.sink import Sink
 from honed.stores import SqlStore, open_store
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 
 _TRAINED: Final[frozenset[Method]] = frozenset({"sft"})
 """Methods that the worker has."""
@@ -256,9 +256,9 @@ def approval_of(
 
 def training_sets_of(
     config: Config, learn_model: LearnModel, store: SqlStore, secret: bytes
-) -> SftTrainingSets:
+) -> EpisodeTrainingSets:
     """The rows of a run; `secret` decides for ever which attempts are held out."""
-    return SftTrainingSets(
+    return EpisodeTrainingSets(
         store,
         learn_model,
         scenario=config.scenario,

@@ -17,7 +17,7 @@ from honed.domain.training_data import ChatExample
 from honed.learn_models import ChatLearnModel
 from honed.ports import EpisodeFilter, TrainRequest
 from honed.processors import LocalProcessor
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from tests.feed_parts import SECRET, call, line, open_intake, success
 from tests.tiny_models import conversations
 
@@ -85,7 +85,7 @@ async def test_an_episode_class_of_ones_own_is_stored_and_trained(
         by_hand = Ticket(IDS.next(), "by hand", (), Success(0.5), 1_000)
         assert await intake.store.add_episode(by_hand, [])
         assert (await intake.store.get_episode(by_hand.id)).outcome == Success(0.5)
-        sets = SftTrainingSets(
+        sets = EpisodeTrainingSets(
             intake.store, Tickets(), scenario="airline", secret=SECRET, min_rows=1
         )
         training_set = await sets.build(tmp_path / "set")

@@ -30,8 +30,8 @@ CHUNK: Final = 32
 """Episodes converted in one go; a few hundred kilobytes of typical conversations."""
 
 
-class SftTrainingSets:
-    """Training sets of demonstrations: the newest successes, or as many episodes drawn blindly.
+class EpisodeTrainingSets:
+    """Training sets of stored episodes: conversations that went well, or as many drawn blindly; pairs; labelled answers.
 
     Args:
         store: where the episodes are.

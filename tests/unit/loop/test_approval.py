@@ -12,7 +12,7 @@ from honed.errors import ControlError, NotFoundError, TrainingError
 from honed.learn_models import create
 from honed.loop import Approval
 from honed.stores import SqlStore
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from tests.unit.loop.conftest import SCENARIO
 from tests.unit.loop.test_trigger_loop import Parts
 from tests.unit.training_sets.test_builder import KEPT, SECRET, add, told
@@ -24,7 +24,9 @@ class Reviewed(Parts):
     """A loop whose runs wait for a person."""
 
     def __init__(self, store: SqlStore, folder: Path, *, is_required: bool = True) -> None:
-        sets = SftTrainingSets(store, create("chat"), scenario=SCENARIO, secret=SECRET, min_rows=1)
+        sets = EpisodeTrainingSets(
+            store, create("chat"), scenario=SCENARIO, secret=SECRET, min_rows=1
+        )
         super().__init__(store, folder, trigger="count(2)", sets=sets)
         self.approval = Approval(
             store,

@@ -15,7 +15,7 @@ from honed.keeping.forgetting import Forgetting
 from honed.learn_models import create
 from honed.ports import Whose
 from honed.stores import SqlStore
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from tests.feed_parts import call, close_all, failure, incoming, success
 from tests.unit.loop.conftest import SCENARIO
 from tests.unit.loop.test_trigger_loop import Parts
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def looping(store: SqlStore, folder: Path, trigger: str) -> AsyncIterator[Parts]:
     """A loop on training sets as a daemon builds them."""
-    sets = SftTrainingSets(
+    sets = EpisodeTrainingSets(
         store,
         create("chat"),
         scenario=SCENARIO,

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from honed.domain.records import Record
 from honed.ports import Closing, EpisodeFilter
 from honed.stores import SqlStore
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from tests.feed_parts import CHAT, SECRET, line, open_intake
 from tests.made_swarm import interleaved, streams
 from tests.slow_reference import expected
@@ -121,7 +121,7 @@ async def outcome(folder: Path, store: SqlStore) -> Any:
         )
         for episode in episodes
     )
-    sets = SftTrainingSets(
+    sets = EpisodeTrainingSets(
         store, CHAT, scenario="airline", secret=SECRET, min_rows=1, near_duplicates="drop"
     )
     made = await sets.build(folder / "run")

@@ -20,7 +20,7 @@ from honed.learn_models import ChatLearnModel, create
 from honed.learn_models.chat import NOTHING_TO_IMITATE
 from honed.ports import IncomingEvent, TrainingSet
 from honed.stores import SqlStore, open_store
-from honed.training_sets import HeldOutSplit, SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets, HeldOutSplit
 from honed.training_sets.rows import format_row
 
 SECRET = bytes(range(32))
@@ -84,7 +84,7 @@ async def build(
     settings = {"scenario": "air", "secret": SECRET, "min_rows": 1} | settings
     model = settings.pop("model", "chat")
     model = create(model) if isinstance(model, str) else model
-    return await SftTrainingSets(store, model, **settings).build(folder, selection=selection)
+    return await EpisodeTrainingSets(store, model, **settings).build(folder, selection=selection)
 
 
 def rows(path: Path) -> list[Any]:

@@ -10,7 +10,7 @@ from honed.errors import EmptyDataError
 from honed.learn_models import DpoConfig, create
 from honed.ports import TrainingSet
 from honed.stores import SqlStore
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from honed.training_sets.choosing import TOO_MANY_PAIRS
 from honed.training_sets.comparisons import ALONE, NO_ANSWER, NO_GROUP, NO_PAIR, SAME_ANSWER
 from tests.unit.training_sets.test_builder import (
@@ -46,7 +46,7 @@ async def built(
     store: SqlStore, folder: Path, shape: Any, model: str = "chat", **settings: Any
 ) -> TrainingSet:
     settings = {"scenario": "air", "secret": SECRET, "min_rows": 1} | settings
-    return await SftTrainingSets(store, create(model), **settings).build(folder, shape=shape)
+    return await EpisodeTrainingSets(store, create(model), **settings).build(folder, shape=shape)
 
 
 def said(path: Path, *names: str) -> list[tuple[str, ...]]:

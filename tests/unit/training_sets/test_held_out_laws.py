@@ -24,9 +24,9 @@ from honed.sink import Sink
 from honed.stores import SqlStore, open_store
 from honed.training_sets import (
     FORMATS,
+    EpisodeTrainingSets,
     Export,
     HeldOutSplit,
-    SftTrainingSets,
     StoredEpisode,
 )
 from honed.training_sets.choosing import BOTH_SIDES, NEAR_HELD_OUT, NEAR_LEARNED
@@ -68,7 +68,7 @@ class Swarm:
         self, fraction: float = 0.3, model: str = "chat", shape: Any = "sft", **rules: Any
     ) -> Files:
         self._num_builds += 1
-        sets = SftTrainingSets(
+        sets = EpisodeTrainingSets(
             self.store,
             create(model),
             scenario="air",

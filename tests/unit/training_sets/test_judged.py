@@ -5,7 +5,7 @@ from pathlib import Path
 from honed.domain.outcome import Failure, Success
 from honed.learn_models import ChatLearnModel
 from honed.stores import SqlStore
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from honed.training_sets.harvest import HELD_OUT as IS_HELD_OUT
 from honed.training_sets.harvest import JUDGED
 from tests.unit.training_sets.test_builder import HELD_OUT, KEPT, SECRET, add, told, with_store
@@ -28,7 +28,7 @@ def test_opinions_teach_unless_told_otherwise(tmp_path: Path) -> None:
 
     async def test(store: SqlStore, folder: Path) -> None:
         await _stored(store)
-        made = await SftTrainingSets(store, ChatLearnModel(), **SETS).build(folder)  # type: ignore[arg-type]
+        made = await EpisodeTrainingSets(store, ChatLearnModel(), **SETS).build(folder)  # type: ignore[arg-type]
         assert made.num_rows == 4
         assert made.left_out == {IS_HELD_OUT: 4}
 
@@ -40,7 +40,7 @@ def test_opinions_can_be_left_out(tmp_path: Path) -> None:
 
     async def test(store: SqlStore, folder: Path) -> None:
         await _stored(store)
-        sets = SftTrainingSets(store, ChatLearnModel(), judged="exclude", **SETS)  # type: ignore[arg-type]
+        sets = EpisodeTrainingSets(store, ChatLearnModel(), judged="exclude", **SETS)  # type: ignore[arg-type]
         made = await sets.build(folder)
         assert made.num_rows == 2
         assert made.left_out == {IS_HELD_OUT: 2, JUDGED: 4}

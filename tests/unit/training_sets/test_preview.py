@@ -9,14 +9,16 @@ from honed.errors import EmptyDataError
 from honed.learn_models import create
 from honed.ports import DROPPED, Remark, RemarkKind, Tally
 from honed.stores import SqlStore
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from honed.training_sets.harvest import HELD_OUT as HELD_OUT_REASON
 from honed.training_sets.harvest import NO_SUCCESS
 from tests.unit.training_sets.test_builder import HELD_OUT, KEPT, SECRET, add, told, with_store
 
 
-def sets_of(store: SqlStore, *, min_rows: int = 1) -> SftTrainingSets:
-    return SftTrainingSets(store, create("chat"), scenario="air", secret=SECRET, min_rows=min_rows)
+def sets_of(store: SqlStore, *, min_rows: int = 1) -> EpisodeTrainingSets:
+    return EpisodeTrainingSets(
+        store, create("chat"), scenario="air", secret=SECRET, min_rows=min_rows
+    )
 
 
 async def say(store: SqlStore, episode_id: str, kind: RemarkKind, label: str | None = None) -> None:
@@ -54,7 +56,7 @@ def test_looking_settles_nothing_and_leaves_nothing(tmp_path: Path) -> None:
         await add(store, told(KEPT[0], Success()))
         await sets_of(store).preview(folder / "scratch", num_rows=3)
         assert list((folder / "scratch").iterdir()) == []
-        strict = SftTrainingSets(
+        strict = EpisodeTrainingSets(
             store,
             sets_of(store)._rules.learn_model,
             scenario="air",

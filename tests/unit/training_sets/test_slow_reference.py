@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from honed.ports import TrainingSet
-from honed.training_sets import SftTrainingSets
+from honed.training_sets import EpisodeTrainingSets
 from honed.training_sets.choosing import NEAR_HELD_OUT, NEAR_LEARNED
 from honed.training_sets.harvest import LOW_SCORE, MAY_NOT_TEACH, NO_OUTCOME, NO_SUCCESS
 from tests.feed_parts import CHAT, SECRET, line, open_intake
@@ -30,7 +30,7 @@ async def trained_on(folder: Path, swarm: Made) -> TrainingSet:
                 lines = [line(event) for event in events[start : start + 500]]
                 assert not (await intake.sink.ingest(lines)).rejected
             await end(intake.store, idle=True)
-        sets = SftTrainingSets(
+        sets = EpisodeTrainingSets(
             intake.store,
             CHAT,
             scenario="airline",
