@@ -31,7 +31,7 @@ CHUNK: Final = 32
 
 
 class EpisodeTrainingSets:
-    """Training sets of stored episodes: conversations that went well, or as many drawn blindly; pairs; labelled answers.
+    """Training sets of stored episodes: what went well, or as many drawn blindly; pairs; labelled answers.
 
     Args:
         store: where the episodes are.
