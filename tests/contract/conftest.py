@@ -18,6 +18,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
+@pytest.fixture(params=["file", "postgresql"])
+def lasting_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of the databases that outlive the process."""
+    if request.param == "file":
+        return f"sqlite:///{tmp_path / 'honed.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[SqlStore]:
     async with open_store(url, queue_size=2_000, queue_bytes=1 << 20, batch_max=200) as opened:

@@ -70,22 +70,20 @@ async def test_runs_of_a_period(store: SqlStore) -> None:
 
 
 @pytest.mark.feature("SE-097", "SE-098")
-async def test_what_waits_and_since_when_outlives_a_restart(url: str) -> None:
+async def test_what_waits_and_since_when_outlives_a_restart(lasting_url: str) -> None:
     """Episodes since the last training, its time and the first start; a third start moves none of them."""
-    if url == "sqlite://":
-        pytest.skip("a store in memory ends with its process")
-    async with open_store(url) as store:
+    async with open_store(lasting_url) as store:
         await store.start_scenario("airline", "chat", now_ms=1_000)
         for n in range(3):
             await store.add_episode(episode(Success(), ms=n, task_id=f"t{n}"), [])
-    async with open_store(url) as store:
+    async with open_store(lasting_url) as store:
         await store.start_scenario("airline", "chat", now_ms=2_000)
         facts = await store.trigger_context("airline", "chat", now_ms=3_000, needs=Needs())
         assert (facts.count, facts.first_started_at, facts.last_train_at) == (3, at(1_000), None)
         await store.add_run(run("r1", started_at_ms=4_000))
         ended = run("r1", started_at_ms=4_000, state="done", ended_at_ms=5_000)
         await store.end_run(ended, trained_count=2)
-    async with open_store(url) as store:
+    async with open_store(lasting_url) as store:
         facts = await store.trigger_context("airline", "chat", now_ms=9_000, needs=Needs())
         assert (facts.count, facts.last_train_at, facts.last_run_at) == (1, at(5_000), at(5_000))
 
@@ -222,7 +220,7 @@ async def test_judging_takes_as_many_steps_among_many_episodes(
 # ---------------------------------------------------------------- stores of before
 
 
-async def test_what_older_stores_know_of_runs_and_changes_is_counted(url: str) -> None:
+async def test_what_older_stores_know_of_runs_and_changes_is_counted(lasting_url: str) -> None:
     """A store of version 5 with runs and a changed episode has the counters afterwards."""
     ended = run("r1", started_at_ms=HOUR_MS, state="failed", ended_at_ms=2 * HOUR_MS)
     going_on = run("r2", started_at_ms=3 * HOUR_MS)
@@ -244,8 +242,8 @@ async def test_what_older_stores_know_of_runs_and_changes_is_counted(url: str) -
         "CREATE TABLE schema_version (version INTEGER NOT NULL)",
         "INSERT INTO schema_version VALUES (5)",
     ]
-    await _run_statements(url, statements)
-    async with open_store(url) as store:
+    await _run_statements(lasting_url, statements)
+    async with open_store(lasting_url) as store:
         needs = Needs(outcomes=5, period=at(9 * HOUR_MS) - at(0))
         facts = await store.trigger_context("airline", "chat", now_ms=4 * HOUR_MS, needs=needs)
     assert facts.runs == (RunTime(at(3 * HOUR_MS), None), RunTime(at(HOUR_MS), at(2 * HOUR_MS)))
@@ -253,8 +251,6 @@ async def test_what_older_stores_know_of_runs_and_changes_is_counted(url: str) -
 
 
 async def _run_statements(url: str, statements: list[str]) -> None:
-    if url == "sqlite://":
-        pytest.skip("a store in memory is never older")
     if url.startswith("sqlite:///"):
         db = sqlite3.connect(url.removeprefix("sqlite:///"))
         for statement in statements:

@@ -7,7 +7,7 @@ from honed.learn_models import ChatLearnModel
 from honed.stores import SqlStore
 from honed.training_sets import EpisodeTrainingSets
 from honed.training_sets.harvest import HELD_OUT as IS_HELD_OUT
-from honed.training_sets.harvest import JUDGED
+from honed.training_sets.harvest import JUDGED, NO_SUCCESS
 from tests.unit.training_sets.test_builder import HELD_OUT, KEPT, SECRET, add, told, with_store
 
 SETS = {"scenario": "air", "secret": SECRET, "min_rows": 1}
@@ -24,26 +24,26 @@ async def _stored(store: SqlStore) -> None:
 
 
 def test_opinions_teach_unless_told_otherwise(tmp_path: Path) -> None:
-    """They are outcomes like any other, and marked by their source."""
+    """They are outcomes like any other, marked by their source; but they undo nothing that somebody else has said."""
 
     async def test(store: SqlStore, folder: Path) -> None:
         await _stored(store)
         made = await EpisodeTrainingSets(store, ChatLearnModel(), **SETS).build(folder)  # type: ignore[arg-type]
-        assert made.num_rows == 4
-        assert made.left_out == {IS_HELD_OUT: 4}
+        assert made.num_rows == 3
+        assert made.left_out == {IS_HELD_OUT: 4, NO_SUCCESS: 1}
 
     with_store(test, tmp_path)
 
 
 def test_opinions_can_be_left_out(tmp_path: Path) -> None:
-    """Neither learned from nor evidence for an adapter, until somebody else has spoken last."""
+    """Neither learned from nor evidence for an adapter, unless somebody else has spoken."""
 
     async def test(store: SqlStore, folder: Path) -> None:
         await _stored(store)
         sets = EpisodeTrainingSets(store, ChatLearnModel(), judged="exclude", **SETS)  # type: ignore[arg-type]
         made = await sets.build(folder)
         assert made.num_rows == 2
-        assert made.left_out == {IS_HELD_OUT: 2, JUDGED: 4}
-        assert len(made.held_out) == 2
+        assert made.left_out == {IS_HELD_OUT: 3, JUDGED: 2, NO_SUCCESS: 1}
+        assert len(made.held_out) == 3
 
     with_store(test, tmp_path)
