@@ -285,6 +285,12 @@ class Sink:
         follows_call = isinstance(event, OutcomeEvent) and receipt_id and event.task_id is None
         if follows_call:
             self._ends_group = True
+            marks: tuple[GroupMark, ...] = ()
+        else:
+            marks = self._marks(_arrival(event, now_ms))
+            if isinstance(event, OutcomeEvent) and not marks and not _says_whose(event):
+                expected = "a task_id, receipt_id, session_id, group_id or episode_id"
+                raise ValidationError(f"the outcome is about nothing: expected {expected}")
         fields = (
             event.event_id,
             self._digest(line),
@@ -296,7 +302,7 @@ class Sink:
             getattr(event, "worker_id", None),
             now_ms,
             kept,
-            () if follows_call else self._marks(_arrival(event, now_ms)),
+            marks,
         )
         # The generated constructor is a Python function: 0.15 us, and 0.4 with names.
         return tuple.__new__(IncomingEvent, fields)
@@ -335,6 +341,11 @@ class Sink:
             if closes or self._closer.is_held(name, key):
                 self._ends_group = True
         return marks
+
+
+def _says_whose(event: OutcomeEvent) -> bool:
+    named = event.task_id, event.receipt_id, event.session_id, event.group_id, event.episode_id
+    return any(named)
 
 
 def _arrival(event: Event, now_ms: int) -> Arrival:

@@ -70,6 +70,19 @@ async def test_malformed_lines_are_rejected_alone_with_their_field() -> None:
     assert stats.num_records == 2
 
 
+async def test_an_outcome_about_nothing_is_rejected() -> None:
+    """It could never reach an attempt; one about a group, or of a probe, is no such thing."""
+    nobody = {"type": "outcome", "outcome": {"type": "success", "score": 1}}
+    lines = [line(nobody), line(nobody | {"group_id": "g"})]
+    lines.append(line(nobody | {"task_id": "t", "purpose": "probe"}))
+    async with open_intake(None) as intake:
+        done = await intake.sink.ingest(lines)
+    assert done.stored == 2
+    [rejected] = done.rejected
+    assert (rejected.position, rejected.code) == (0, "invalid")
+    assert "about nothing: expected a task_id" in rejected.message
+
+
 async def test_a_conflict_is_rejected_at_its_place() -> None:
     """Beside a malformed line the positions stay those of the batch."""
     first, other = action(event_id="e1"), action(event_id="e1", name="jump")
