@@ -132,3 +132,14 @@ def test_cleanup_says_what_would_go(tmp_path: Path) -> None:
             place.ask("POST", "/v1/forget", {"kind": "colour", "name": "red"})
         assert place.stop("run") == 0
         assert json.loads(cli(place, "cleanup", "--compact", "--json"))["episodes"] == 0
+
+
+def test_a_dry_run_says_that_what_no_training_has_seen_stays(tmp_path: Path) -> None:
+    """Where it keeps the data above their limit, neither the look nor the real run takes any of it."""
+    with honed(tmp_path / "loop", f'{SETTINGS}\n[keep]\nmax_size = "1KiB"') as place:
+        place.start("run")
+        with HonedClient(place.data_dir / "feed.sock") as client:
+            client.send(*events("t1"))
+        place.until(lambda: place.status()["episodes"] == 1, "the episode is made")
+        assert "nothing would go for that" in cli(place, "cleanup", "--dry-run")
+        assert "gone: 0 records, 0 episodes" in cli(place, "cleanup")

@@ -213,17 +213,23 @@ def cleanup(
     )
     if cleaned.given_back_bytes:
         say(f"the store's file is {cleaned.given_back_bytes / 1e6:.1f} MB smaller")
-    if cleaned.over_bytes and dry_run:
-        say(
-            f"the data take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size: the oldest go"
-        )
-    elif cleaned.over_bytes:
-        say(
-            f"the data still take {cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size:"
-            " no training has seen what is left"
-        )
+    if cleaned.over_bytes:
+        say(_told_of_room(cleaned))
     if compact and not dry_run:
         say(f"the store is {given_back / 1e6:.1f} MB smaller")
+
+
+def _told_of_room(cleaned: Cleaned) -> str:
+    """What the data take beyond their limit, and what that does or would do."""
+    beyond = f"{cleaned.over_bytes / 1e6:.1f} MB more than keep.max_size"
+    if cleaned.done:
+        return f"the data still take {beyond}: no training has seen what is left"
+    if not cleaned.room_records:
+        return f"the data take {beyond}, and nothing would go for that: no training has seen it"
+    return (
+        f"the data take {beyond}: the oldest would go until the rest fits, or nothing more may go;"
+        f" found so far: {cleaned.room_records} records, {cleaned.room_episodes} episodes"
+    )
 
 
 def _compact(config: Config) -> int:

@@ -18,7 +18,7 @@ from honed.adapter_files import ADAPTER_FILES
 from honed.domain.run import Run
 from honed.domain.trained_model import TrainedModel
 from honed.errors import StoreError
-from honed.keeping.room import Made, OnStep, make_room, over
+from honed.keeping.room import Made, OnStep, look, make_room, over
 from honed.ports import Aged, Keeping, Room, Store
 
 _STEP: Final = 1_000
@@ -57,6 +57,10 @@ class Cleaned(Struct, frozen=True, kw_only=True):
     """Bytes that the store's file is smaller."""
     over_bytes: int = 0
     """Bytes that the store's data take beyond their limit."""
+    room_records: int = 0
+    """Where it was only looked: the oldest records that may go to make room, whatever their age."""
+    room_episodes: int = 0
+    """The same of episodes; no more of them go than is needed."""
 
 
 class Cleanup:
@@ -104,13 +108,15 @@ class Cleanup:
         given_back = 0 if dry else await self._keeping.give_back(self._on_room)
         return Cleaned(
             done=not dry,
-            records=records + made.records,
-            episodes=episodes + made.episodes,
+            records=records + (0 if dry else made.records),
+            episodes=episodes + (0 if dry else made.episodes),
             runs=tuple(runs),
             adapters=tuple(models),
             freed_bytes=freed,
             given_back_bytes=given_back,
             over_bytes=made.over_bytes,
+            room_records=made.records if dry else 0,
+            room_episodes=made.episodes if dry else 0,
         )
 
     async def is_over(self) -> bool:
@@ -122,13 +128,14 @@ class Cleanup:
         limit = self._keep_for.max_bytes
         if not limit:
             return Made()
+        untrained = self._keep_for.max_bytes_untrained
         if dry:
-            return Made(over_bytes=await over(self._keeping, limit))
+            return await look(self._keeping, now_ms=now_ms, max_bytes=limit, untrained=untrained)
         return await make_room(
             self._keeping,
             now_ms=now_ms,
             max_bytes=limit,
-            untrained=self._keep_for.max_bytes_untrained,
+            untrained=untrained,
             on_step=self._on_step,
         )
 

@@ -16,6 +16,8 @@ from honed.ports import Aged, Keeping
 _FIRST: Final = 50
 _MOST: Final = 1_000
 """Attempts, or records of none, that are looked up at a time."""
+_LOOKED: Final = 10_000
+"""The same, where they are only counted: what goes is found anew."""
 
 OnStep = Callable[[int, int], None]
 """Hears of each step: bytes that the data take, and episodes that have gone."""
@@ -46,17 +48,36 @@ async def make_room(
         StoreError: the store cannot be written.
     """
     made = Made()
-    classes = [Aged(loose_before_ms=now_ms), Aged(passed_before_ms=now_ms)]
-    if untrained:
-        classes.append(Aged(unseen_before_ms=now_ms, unlabelled_before_ms=now_ms))
-    for aged in classes:
+    for aged in _classes(now_ms, untrained):
         made = await _remove_oldest(keeping, aged, max_bytes, made, on_step)
     return made._replace(over_bytes=max(0, await _used(keeping) - max_bytes))
+
+
+async def look(keeping: Keeping, *, now_ms: int, max_bytes: int, untrained: bool) -> Made:
+    """What the data take beyond the limit, and the oldest of what `make_room` may remove for it.
+
+    It removes no more than it needs; of attempts at most 10,000 of each class are counted here.
+    """
+    over_bytes = await over(keeping, max_bytes)
+    records: frozenset[int] = frozenset()
+    episodes: frozenset[str] = frozenset()
+    for aged in _classes(now_ms, untrained) if over_bytes else ():
+        extent = await keeping.aged(aged, limit=_LOOKED)
+        records, episodes = records | extent.record_ids, episodes | extent.episode_ids
+    return Made(len(records), len(episodes), over_bytes)
 
 
 async def over(keeping: Keeping, max_bytes: int) -> int:
     """Bytes that the data take beyond the limit."""
     return max(0, await _used(keeping) - max_bytes)
+
+
+def _classes(now_ms: int, untrained: bool) -> list[Aged]:
+    """What may go to make room, one after another."""
+    classes = [Aged(loose_before_ms=now_ms), Aged(passed_before_ms=now_ms)]
+    if untrained:
+        classes.append(Aged(unseen_before_ms=now_ms, unlabelled_before_ms=now_ms))
+    return classes
 
 
 async def _remove_oldest(

@@ -74,7 +74,7 @@ async def test_the_oldest_that_was_trained_on_goes_until_the_rest_fits(
     before = await used(store)
     looked = await clean(store, tmp_path, 1_500_000, dry=True)
     assert looked.over_bytes == before - 1_500_000
-    assert looked.episodes == 0
+    assert (looked.episodes, looked.room_episodes) == (0, 200)
     done = await clean(store, tmp_path, 1_500_000)
     assert 1_300_000 < await used(store) <= 1_500_000
     assert (done.over_bytes, done.episodes) == (0, 220 - len(await tasks(store)))
@@ -98,8 +98,12 @@ async def test_what_no_training_has_seen_stays_unless_told_so(
     await store.set_outcome(changed.id, Failure("reopened"))
     await attempts(store, "new")
     await attempts(store, "open", labelled=False)
+    looked = await clean(store, tmp_path, 1, dry=True)
+    assert (looked.room_episodes, looked.room_records) == (1, 2)
     done = await clean(store, tmp_path, 1)
     assert await tasks(store) == {"changed", "new", "open"}
+    looked = await clean(store, tmp_path, 1, dry=True)
+    assert (looked.over_bytes > 0, looked.room_records) == (True, 0)
     assert done.over_bytes == await used(store) - 1
     done = await clean(store, tmp_path, 1, untrained=True)
     assert await tasks(store) == set()
