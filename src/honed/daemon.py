@@ -41,7 +41,7 @@ from honed.rooms import (
     applier_of,
     approval_of,
     base_of,
-    check_mode,
+    check_start,
     gate_of,
     in_service_of,
     learn_models_of,
@@ -79,7 +79,7 @@ class LearningDaemon(InProcess):
         buses: Sequence[EventBus] = (),
         surroundings: Surroundings | None = None,
     ) -> None:
-        check_mode(config)
+        check_start(config)
         self.config = config
         self._given_store = store
         self._surroundings = surroundings or Surroundings()

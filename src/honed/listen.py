@@ -23,6 +23,15 @@ UNIX_PATH_MAX: Final = 107
 _BACKLOG: Final = 2048
 
 
+def check_unix_path(path: Path) -> None:
+    """See that a socket can have this path; raises ConfigError where it is too long."""
+    if (length := len(os.fsencode(path))) > UNIX_PATH_MAX:
+        raise ConfigError(
+            f"socket path {path} has {length} bytes; Linux allows {UNIX_PATH_MAX}",
+            advice="choose a shorter data_dir, or set runtime_dir",
+        )
+
+
 def claim_unix_path(
     path: Path, *, backlog: int = 1024, advice: str = "stop it first", mode: int = 0o600
 ) -> socket.socket:
@@ -32,14 +41,10 @@ def claim_unix_path(
     others may connect.
 
     Raises:
-        ConfigError: another process listens on it.
-        SourceError: the path is too long, or the folder cannot be written.
+        ConfigError: another process listens on it, or the path is too long.
+        SourceError: the folder cannot be written.
     """
-    if len(os.fsencode(path)) > UNIX_PATH_MAX:
-        raise SourceError(
-            f"socket path {path} has {len(os.fsencode(path))} bytes; Linux allows {UNIX_PATH_MAX}",
-            advice="choose a shorter data_dir, or set runtime_dir",
-        )
+    check_unix_path(path)
     try:
         path.parent.mkdir(mode=0o711 if mode & 0o066 else 0o700, parents=True, exist_ok=True)
         if is_listening(path):

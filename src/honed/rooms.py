@@ -16,6 +16,7 @@ from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import OutcomeGate
 from honed.learn_models import DpoConfig, LearnModel, method_of
+from honed.listen import check_unix_path
 from honed.loop import (
     Announce,
     Approval,
@@ -28,6 +29,7 @@ from honed.loop import (
 from honed.ports import Applier, Gate, Processor
 from honed.processors import BaseModel
 from honed.sink import Sink
+from honed.sources import check_sources
 from honed.stores import SqlStore, open_store
 from honed.training_sets import EpisodeTrainingSets
 
@@ -70,12 +72,16 @@ def _has_judge(config: Config) -> bool:
     return config.judge.url is not None
 
 
-def check_mode(config: Config) -> None:
-    """See that the parts which `processor_mode` needs are named.
+def check_start(config: Config) -> None:
+    """See, before anything is opened, that a daemon can work with what the config says.
 
     Raises:
-        ConfigError: it trains, and there is no base model.
+        ConfigError: it trains, and there is no base model; a socket's path is too long; or other machines reach
+            `events.http` without a token.
     """
+    for path in (config.feed_socket, config.control_socket):
+        check_unix_path(path)
+    check_sources(config.events)
     if config.mode.trains and config.base_model is None:
         raise ConfigError(
             f"processor_mode is {config.mode} and base_model is not set: expected a model to train",
@@ -183,7 +189,7 @@ def runs_of(
     """What trains, one for each learn model; none in the mode offline."""
     if not config.mode.trains:
         return []
-    assert config.base_model is not None, "`check_mode` has seen to it"
+    assert config.base_model is not None, "`check_start` has seen to it"
     return [
         TrainingRuns(
             store,

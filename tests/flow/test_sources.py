@@ -69,7 +69,7 @@ def test_doctor_says_why_traces_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_a_door_for_other_machines_needs_a_token(tmp_path: Path) -> None:
-    """The daemon says so and does not start."""
+    """The daemon says so, ends as for any config that cannot be used, and has opened nothing."""
     environment = {name: value for name, value in os.environ.items() if "HONED" not in name}
     (tmp_path / "honed.toml").write_text(
         f'scenario = "airline"\ndata_dir = "{tmp_path / "data"}"\n[apply]\nkind = "none"\n'
@@ -82,9 +82,27 @@ def test_a_door_for_other_machines_needs_a_token(tmp_path: Path) -> None:
         text=True,
         timeout=30,
     )
-    assert done.returncode != 0
+    assert done.returncode == 78
     assert "without a token" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_socket_path_that_is_too_long_is_a_fault_of_the_config(tmp_path: Path) -> None:
+    """The daemon ends with 78, as for any config that cannot be used, and has opened nothing."""
+    folder = tmp_path / ("x" * 110)
+    (tmp_path / "honed.toml").write_text(
+        f'scenario = "airline"\ndata_dir = "{folder}"\n[apply]\nkind = "none"\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "honed", "run", "--config", str(tmp_path / "honed.toml")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 78, done.stderr
+    assert "Linux allows 107" in done.stderr
+    assert not folder.exists()
 
 
 def test_traces_need_the_http_door(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Final
 
 from honed.doctor.finding import Found, fail, ok, together, warn
 from honed.doctor.patient import Patient
+from honed.errors import ConfigError
 from honed.listen import UNIX_PATH_MAX, is_listening
+from honed.sources import check_sources
 
 _NETWORK: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "fuse.sshfs"})
 _INODES_FAIL: Final = 200
@@ -101,10 +103,21 @@ def _file_system(folder: Path) -> str:
 
 
 def sockets(patient: Patient) -> Found:
-    """Do the paths fit, and is nothing in the way?"""
+    """Do the paths fit, is nothing in the way, and is no door open to everybody?"""
     config = patient.config
     paths = (config.feed_socket, config.control_socket, config.serve_socket)
-    return together(_socket(path) for path in paths)
+    return together([*(_socket(path) for path in paths), *_http(patient)])
+
+
+def _http(patient: Patient) -> Iterator[Found]:
+    try:
+        check_sources(patient.config.events)
+    except ConfigError as error:
+        if not (patient.daemon() or {}).get("sources", {}).get("http"):  # else it was given one
+            yield warn(
+                f"{error}: `honed run` ends with status 78",
+                f"{error.advice}; a credential of its unit is not seen from here",
+            )
 
 
 def _socket(path: Path) -> Found:

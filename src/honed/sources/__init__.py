@@ -1,7 +1,7 @@
 """Where events come from; all sources share one sink."""
 
 from honed.sources.bus import BusSource, EventBus, LearningBus
-from honed.sources.chosen import OtherSource, chosen_sources
+from honed.sources.chosen import OtherSource, check_sources, chosen_sources
 from honed.sources.files import FileSource
 from honed.sources.http import HttpSource
 from honed.sources.socket import SocketSource
@@ -14,5 +14,6 @@ __all__ = [
     "LearningBus",
     "OtherSource",
     "SocketSource",
+    "check_sources",
     "chosen_sources",
 ]

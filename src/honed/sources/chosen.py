@@ -1,5 +1,6 @@
 """The sources that the config asks for besides the socket."""
 
+import ipaddress
 from collections.abc import Sequence
 
 from honed.config import EventsSection, read_secret
@@ -7,9 +8,26 @@ from honed.listen import listen_on
 from honed.ports import DataSink, Store
 from honed.sources.bus import BusSource, EventBus
 from honed.sources.files import FileSource
-from honed.sources.http import HttpSource
+from honed.sources.http import HttpSource, without_token
 
 OtherSource = HttpSource | FileSource | BusSource
+
+
+def check_sources(section: EventsSection) -> None:
+    """See, before anything is opened, that the sources can be; a name of a host is looked up only then.
+
+    Raises:
+        ConfigError: the address is open to other machines, and there is no token.
+    """
+    if section.http is None or read_secret("http-token"):
+        return
+    host = section.http.rpartition(":")[0].strip("[]")
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return  # a name: known once it listens
+    if not is_local:
+        raise without_token(host)
 
 
 def chosen_sources(
@@ -18,7 +36,8 @@ def chosen_sources(
     """HTTP and files, where they are asked for, and the buses of this process; not open yet.
 
     Raises:
-        SourceError: the address is taken, or open to other machines without a token.
+        ConfigError: the address is taken, or open to other machines without a token.
+        SourceError: it cannot be used.
     """
     sources: list[OtherSource] = [
         BusSource(

@@ -30,7 +30,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from honed import log
-from honed.errors import HonedError, SourceError, StoreError, ValidationError
+from honed.errors import ConfigError, HonedError, StoreError, ValidationError
 from honed.listen import serving
 from honed.ports import DataSink
 from honed.sources import otlp
@@ -65,6 +65,14 @@ class _RefusedError(HonedError):
         self.code = code
 
 
+def without_token(host: str) -> ConfigError:
+    """What is said of an address that other machines reach, and a token that is not there."""
+    return ConfigError(
+        f"events.http listens on {host}, which other machines reach, without a token",
+        advice="set HONED_HTTP_TOKEN (or the credential http-token), or listen on 127.0.0.1",
+    )
+
+
 class HttpSource:
     """`ports.EventSource` over HTTP.
 
@@ -76,7 +84,7 @@ class HttpSource:
         takes_traces: whether OpenTelemetry's traces are taken as well.
 
     Raises:
-        SourceError: the listener is reachable from other machines and there is no token.
+        ConfigError: the listener is reachable from other machines and there is no token.
     """
 
     name = "http"
@@ -93,10 +101,7 @@ class HttpSource:
         host = listener.getsockname()[0]
         self._is_local = ipaddress.ip_address(host).is_loopback
         if not self._is_local and not token:
-            raise SourceError(
-                f"events.http listens on {host}, which other machines reach, without a token",
-                advice="set HONED_HTTP_TOKEN (or the credential http-token), or listen on 127.0.0.1",
-            )
+            raise without_token(host)
         self._listener = listener
         self._sink = sink
         self._line_max = line_max

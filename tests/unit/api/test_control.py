@@ -182,7 +182,5 @@ def test_a_second_listener_on_one_path_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_that_is_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     """Linux allows 107 bytes; the message says so."""
-    from honed.errors import SourceError
-
-    with pytest.raises(SourceError, match="107"):
+    with pytest.raises(ConfigError, match="107"):
         claim_unix_path(tmp_path / ("x" * 120) / "a.sock")

@@ -188,6 +188,18 @@ def test_a_socket_path_that_is_too_long_fails(patient: Make, tmp_path: Path) -> 
     _is(folders.sockets(long), "fail", "Linux allows 107", "shorter")
 
 
+def test_a_door_that_is_open_to_other_machines_is_told(
+    patient: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the daemon refuses to start; with a token, or on this machine alone, it is fine."""
+    monkeypatch.delenv("HONED_HTTP_TOKEN", raising=False)
+    opened = patient(events={"http": "0.0.0.0:8772"})
+    _is(folders.sockets(opened), "warn", "without a token", "78", "HONED_HTTP_TOKEN")
+    _is(folders.sockets(patient(events={"http": "[::1]:8772"})), "ok", "not made yet")
+    monkeypatch.setenv("HONED_HTTP_TOKEN", "s3cret")
+    _is(folders.sockets(opened), "ok", "not made yet")
+
+
 # ------------------------------------------------------------ store
 
 

@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 
-from honed.errors import SourceError
+from honed.errors import ConfigError
 from honed.serve import address_of, listen_on
 from honed.sources import http as http_module
 from honed.sources.http import AT_A_TIME, BODY_MAX, EVENTS_MAX, HttpSource
@@ -183,6 +183,6 @@ async def test_other_machines_are_not_let_in_without_a_token(tmp_path: Path) -> 
     """Refused before anything is served."""
     async with open_intake(None) as intake:
         with listen_on("0.0.0.0", 0) as listener:
-            with pytest.raises(SourceError, match="without a token"):
+            with pytest.raises(ConfigError, match="without a token"):
                 HttpSource(listener, intake.sink, line_max=1 << 20)
             HttpSource(listener, intake.sink, line_max=1 << 20, token="s3cret")

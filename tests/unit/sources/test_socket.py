@@ -479,7 +479,7 @@ async def test_a_path_that_is_too_long_is_refused(feed: Intake, tmp_path: Path) 
     """With Linux's limit, before anything is bound."""
     path = tmp_path / ("x" * 100) / "feed.sock"
     source = SocketSource(path, feed.sink, scenario="airline", line_max=1_000)
-    with pytest.raises(SourceError, match="107"):
+    with pytest.raises(ConfigError, match="107"):
         async with source.open():
             pass
 

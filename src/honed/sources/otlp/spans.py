@@ -5,8 +5,7 @@ but for ids, which are hexadecimal, and enums, which are numbers.
 """
 
 import base64
-import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,6 +15,17 @@ from honed.errors import ValidationError
 STATUS_ERROR: Final = 2
 _DEEPEST: Final = 64
 """Levels of nested values; protobuf's own limit is 100."""
+_ILL_FORMED: Final = (TypeError, ValueError, AttributeError, KeyError)
+"""What reading a span may raise whose fields are others than the specification's."""
+_JSON_NAMES: Final = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 class SpanEvent(NamedTuple):
@@ -114,35 +124,73 @@ def read_json(body: bytes) -> list[Span]:
         ValidationError: the body is none.
     """
     try:
-        return list(_json_spans(msgspec.json.decode(body)))
-    except (msgspec.DecodeError, RecursionError, binascii.Error) as error:
+        request = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValidationError(f"the body is no OTLP trace export: {error}") from error
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise ValidationError(f"the body is no OTLP trace export: {what}") from error
+    except RecursionError as error:
+        message = "the body is no OTLP trace export: it nests too deep to be read"
+        raise ValidationError(message) from error
+    if not isinstance(request, dict):
+        raise _other(request, "$", "an object")
+    return [
+        _json_span(span, resource, place)
+        for group, at in _objects(request, "resourceSpans", "$")
+        for resource in [_json_resource(group, at)]
+        for scope, within in _objects(group, "scopeSpans", at)
+        for span, place in _objects(scope, "spans", within)
+    ]
 
 
-def _json_spans(request: Mapping[str, Any]) -> Iterator[Span]:
-    for group in request.get("resourceSpans") or ():
-        resource = _json_attributes((group.get("resource") or {}).get("attributes"))
-        for scope in group.get("scopeSpans") or ():
-            for span in scope.get("spans") or ():
-                status = span.get("status") or {}
-                yield Span(
-                    trace_id=bytes.fromhex(span["traceId"]).hex(),
-                    span_id=bytes.fromhex(span["spanId"]).hex(),
-                    name=str(span.get("name", "")),
-                    start_ms=int(span.get("startTimeUnixNano", 0)) // 1_000_000,
-                    end_ms=int(span.get("endTimeUnixNano", 0)) // 1_000_000,
-                    attributes=_json_attributes(span.get("attributes")),
-                    resource=resource,
-                    events=tuple(
-                        SpanEvent(str(e.get("name", "")), _json_attributes(e.get("attributes")))
-                        for e in span.get("events") or ()
-                    ),
-                    is_error=status.get("code") in (STATUS_ERROR, "STATUS_CODE_ERROR"),
-                    status_message=str(status.get("message", "")),
-                )
+def _objects(holder: dict[str, Any], key: str, at: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of an array, each with its place."""
+    held = holder.get(key) or []
+    if not isinstance(held, list):
+        raise _other(held, f"{at}.{key}", "an array")
+    for i, each in enumerate(held):
+        place = f"{at}.{key}[{i}]"
+        if not isinstance(each, dict):
+            raise _other(each, place, "an object")
+        yield each, place
+
+
+def _other(found: Any, place: str, expected: str) -> ValidationError:
+    what = _JSON_NAMES[type(found)]
+    message = f"the body is no OTLP trace export: {place}: expected {expected}, found {what}"
+    return ValidationError(message, path=place)
+
+
+def _json_resource(group: dict[str, Any], place: str) -> dict[str, Any]:
+    try:
+        return _json_attributes((group.get("resource") or {}).get("attributes"))
+    except _ILL_FORMED as error:
+        message = f"{place}.resource: expected attributes, each with key and value"
+        raise ValidationError(f"the body is no OTLP trace export: {message}") from error
+
+
+def _json_span(span: dict[str, Any], resource: dict[str, Any], place: str) -> Span:
+    try:
+        status = span.get("status") or {}
+        return Span(
+            trace_id=bytes.fromhex(span["traceId"]).hex(),
+            span_id=bytes.fromhex(span["spanId"]).hex(),
+            name=str(span.get("name", "")),
+            start_ms=int(span.get("startTimeUnixNano", 0)) // 1_000_000,
+            end_ms=int(span.get("endTimeUnixNano", 0)) // 1_000_000,
+            attributes=_json_attributes(span.get("attributes")),
+            resource=resource,
+            events=tuple(
+                SpanEvent(str(e.get("name", "")), _json_attributes(e.get("attributes")))
+                for e in span.get("events") or ()
+            ),
+            is_error=status.get("code") in (STATUS_ERROR, "STATUS_CODE_ERROR"),
+            status_message=str(status.get("message", "")),
+        )
+    except _ILL_FORMED as error:
+        message = (
+            f"{place}: expected a span: traceId and spanId in hexadecimal, times as digits,"
+            " attributes each with key and value"
+        )
+        raise ValidationError(f"the body is no OTLP trace export: {message}") from error
 
 
 def _json_attributes(pairs: list[dict[str, Any]] | None) -> dict[str, Any]:
