@@ -260,6 +260,11 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _action_decoder = msgspec.json.Decoder(ActionEvent)
 _encoder = msgspec.json.Encoder()
 
+TOO_DEEP: Final = (
+    "the line nests too deep to be read: expected a few hundred arrays and objects within each other"
+    " at most"
+)
+
 _AT_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 
@@ -281,8 +286,11 @@ def parse_event(line: bytes | bytearray | memoryview) -> Event:
         raise _field_error(str(error)) from None
     except msgspec.DecodeError as error:
         raise ValidationError(f"the line is not JSON: {error}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise ValidationError(f"the line cannot be read: {type(error).__name__}: {error}") from None
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{error.object[error.start]:02x}, {error.reason}"
+        raise ValidationError(f"the line is not UTF-8: {found}") from None
+    except RecursionError:
+        raise ValidationError(TOO_DEEP) from None
 
 
 def format_event(event: Event) -> bytes:

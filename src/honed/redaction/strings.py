@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from honed.domain.events import TOO_DEEP
 from honed.errors import ValidationError
 
 _STRING: Final = re.compile(
@@ -41,8 +42,10 @@ def check_syntax(line: bytes) -> None:
     """Raise ValidationError where the line is not JSON."""
     try:
         _read(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise ValidationError(f"the line is not JSON: {error}") from None
+    except RecursionError:
+        raise ValidationError(TOO_DEEP) from None
 
 
 def joined(line: bytes) -> bytes:

@@ -21,6 +21,9 @@ _ADVICE: Final = {
     "conflict": "repeat an event byte for byte, and give another event another event_id",
 }
 
+_SHOWN: Final = 40
+"""Bytes of what a peer sent that an answer repeats."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,7 +59,7 @@ class Feed:
             self._is_first = False
             if (hello := _as_hello(lines[0])) is not None:
                 if hello.get("protocol") != PROTOCOL:
-                    return self._refuse_protocol(hello.get("protocol"))
+                    return self._refuse_protocol(hello)
                 answer += self._hello()
                 lines = lines[1:]
         if lines:
@@ -134,8 +137,12 @@ class Feed:
             }
         )
 
-    def _refuse_protocol(self, version: object) -> Reply:
-        message = f"protocol {version!r} is not spoken here: expected {PROTOCOL}"
+    def _refuse_protocol(self, hello: dict[str, Any]) -> Reply:
+        if "protocol" in hello:
+            named = _encode(hello["protocol"])[:_SHOWN].decode(errors="replace")
+            message = f"protocol {named} is not spoken here: expected {PROTOCOL}"
+        else:
+            message = f'the hello names no protocol: expected "protocol":{PROTOCOL}'
         advice = "use a client of the same generation as the daemon"
         return Reply(_error(0, "protocol", message, advice=advice), ends=True)
 

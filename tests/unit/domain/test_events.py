@@ -302,6 +302,23 @@ def test_any_bytes(line: bytes) -> None:
         parse_event(line)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"later":' + b"[" * 100_000, "nests too deep"),
+        (b'{"type":"action","task_id":"\xff"}', "not UTF-8: byte 0xff"),
+    ],
+    ids=["deep", "not UTF-8"],
+)
+def test_what_cannot_be_read_is_told_in_the_formats_words(line: bytes, told: str) -> None:
+    """The error names no class of the language that it is read with."""
+    with pytest.raises(ValidationError) as raised:
+        parse_event(line)
+    assert told in str(raised.value)
+    assert "Error" not in str(raised.value)
+    assert "recursion" not in str(raised.value)
+
+
 def test_infinite_numbers_are_refused() -> None:
     """JSON has no NaN, and events have none either."""
     with pytest.raises(ValidationError):

@@ -91,6 +91,26 @@ async def test_another_protocol_is_refused(feed: Intake, tmp_path: Path) -> None
         assert await peer.is_cut_off()
 
 
+@pytest.mark.parametrize(
+    ("hello", "told"),
+    [
+        (b'{"type":"hello"}', 'the hello names no protocol: expected "protocol":1'),
+        (b'{"type":"hello","protocol":null}', "protocol null is not spoken here: expected 1"),
+        (b'{"type":"hello","protocol":"%s"}' % (b"x" * 3_000), f'protocol "{"x" * 39} is not'),
+    ],
+    ids=["none", "null", "long"],
+)
+async def test_a_hello_without_the_protocol_is_told_what_it_lacks(
+    feed: Intake, tmp_path: Path, hello: bytes, told: str
+) -> None:
+    """In JSON's words, and of what is long no more than its beginning."""
+    async with connected(tmp_path) as peer:
+        await peer.say(hello)
+        error = await peer.hear()
+        assert (error["code"], error["message"][: len(told)]) == ("protocol", told)
+        assert await peer.is_cut_off()
+
+
 async def test_lines_are_acknowledged_after_the_commit(feed: Intake, tmp_path: Path) -> None:
     """The ack counts event lines from 1; hello and blank lines are not counted."""
     event = line(action())

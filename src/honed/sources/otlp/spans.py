@@ -15,7 +15,7 @@ from honed.errors import ValidationError
 STATUS_ERROR: Final = 2
 _DEEPEST: Final = 64
 """Levels of nested values; protobuf's own limit is 100."""
-_ILL_FORMED: Final = (TypeError, ValueError, AttributeError, KeyError)
+_ILL_FORMED: Final = (TypeError, ValueError, AttributeError, KeyError, OverflowError)
 """What reading a span may raise whose fields are others than the specification's."""
 _JSON_NAMES: Final = {
     dict: "an object",

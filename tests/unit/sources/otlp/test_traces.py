@@ -340,6 +340,31 @@ _JSON_VALUES = st.recursive(
 )  # fmt: skip
 
 
+_SPAN = '{"resourceSpans":[{"scopeSpans":[{"spans":[%s]}]}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("[]", "$: expected an object, found an array"),
+        ('{"resourceSpans":5}', "$.resourceSpans: expected an array, found a number"),
+        ('{"resourceSpans":[null]}', "$.resourceSpans[0]: expected an object, found null"),
+        ('{"resourceSpans":[{"resource":7}]}', "$.resourceSpans[0].resource: expected attributes"),
+        (_SPAN % "true", ".scopeSpans[0].spans[0]: expected an object, found true or false"),
+        (_SPAN % '{"spanId":"00"}', ".scopeSpans[0].spans[0]: expected a span: traceId"),
+        ("[" * 100_000, "nests too deep"),
+        ("{", "no OTLP trace export"),
+    ],
+    ids=["array", "number", "null", "resource", "no span", "no id", "deep", "cut off"],
+)
+def test_what_is_no_export_is_told_with_its_place(body: str, told: str) -> None:
+    """What was expected there and what was found, in JSON's words."""
+    with pytest.raises(ValidationError) as raised:
+        read_json(body.encode())
+    assert told in str(raised.value)
+    assert "Error" not in str(raised.value)
+
+
 @settings(max_examples=300, deadline=None)
 @given(_JSON_VALUES)
 def test_no_json_breaks_the_reader(value: Any) -> None:
