@@ -75,6 +75,7 @@ def test_status_counts_what_could_not_be_used(tmp_path: Path) -> None:
         assert daemon.status()["rejected"] == 1
         shown = _honed(tmp_path, "status", "--config", str(daemon.config)).stdout
         assert "not used    1 lines rejected\n" in shown
+        assert "episodes    0 made so far, of 0 records, 0 without an outcome" in shown
 
 
 def test_status_says_how_the_last_run_ended_and_why(tmp_path: Path, tiny_base: Path) -> None:

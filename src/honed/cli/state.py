@@ -56,7 +56,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show what the daemon does, why it trained or did not, and what is served."""
+    """Show what the daemon does, why it trained or did not, and what is served.
+
+    Its totals count all that ever came, also what is cleared away or forgotten since.
+    """
     found = config_from(config)
     answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
     answer["gateway"] = ask_gateway(found)
@@ -68,7 +71,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         f"since {answer['started_at'][:19]}Z"
     )
     say(
-        f"episodes    {answer['episodes']} ({answer['records']} records), "
+        f"episodes    {answer['episodes']} made so far, of {answer['records']} records, "
         f"{answer['unlabelled']} without an outcome, success rate {_percent(answer['success_rate'])}"
     )
     if unused := _unused(answer):
