@@ -55,7 +55,7 @@ class Config(BaseSettings):
     """Where the store is; default `sqlite:///{data_dir}/honed.db`. On a PostgreSQL server it is the schema
     `honed_SCENARIO`, else what `?schema=` says. Give a password in PGPASSWORD or a passfile, not here."""
     base_model: str | None = Field(None, examples=["Qwen/Qwen3-0.6B"])
-    """Hub id or folder of the model that is trained and served; without it nothing trains."""
+    """Hub id or folder of the model that is trained and served; without it, or with `none`, nothing trains."""
     processor_mode: Mode | None = Field(None, examples=["lora"])
     """What a run does: `lora` trains an adapter, `offline` analyses the statistics of sessions, which is not part of
     this version, `full` both. Default: full when base_model is set, else offline, which trains nothing."""
@@ -99,6 +99,11 @@ class Config(BaseSettings):
             return check_scenario(value)
         except ValidationError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("base_model")
+    @classmethod
+    def _none_is_no_model(cls, value: str | None) -> str | None:
+        return None if value == "none" else value  # the word of `honed init --base-model none`
 
     def model_post_init(self, context: Any, /) -> None:
         """Fill in the places that depend on other keys."""

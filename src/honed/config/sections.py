@@ -10,7 +10,7 @@ from typing import Literal, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
-from honed.config.values import Address, ConsentRule, Duration, LearnModels, Size
+from honed.config.values import Address, ConsentRule, Duration, LearnModels, PlainFile, Size
 from honed.domain.consent import Consent
 from honed.domain.job import Device, TooLong, TrainSettings
 from honed.learn_models import DpoConfig, LearnModel, Options, create_all
@@ -44,8 +44,9 @@ class EventsSection(Section):
     its folder (`runtime_dir`)."""
     inbox: Path | None = Field(None, examples=["/var/spool/honed/airline"])
     """Folder whose `.jsonl` files are followed as well; made when it is missing."""
-    files: tuple[Path, ...] = ()
-    """Files of event lines that other programs append to; followed, rotation and all."""
+    files: tuple[PlainFile, ...] = ()
+    """Files of event lines that other programs append to, by their names, without `*`; followed, rotation and all,
+    from when they exist."""
     http: Address | None = Field(None, examples=["127.0.0.1:8001"])
     """Where `POST /events` is answered; an address that other machines reach needs a token in the
     environment variable HONED_HTTP_TOKEN, or as the systemd credential http-token."""

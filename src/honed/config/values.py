@@ -1,8 +1,10 @@
 """Values that TOML has no type for: spans of time, sizes in bytes, rules."""
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -156,6 +158,19 @@ def check_address(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(check_address)]
+
+
+def check_no_pattern(value: Path) -> Path:
+    """A file's path as it was given; raises ValueError where it is a pattern, and no file has that very name."""
+    if has_magic(str(value)) and not os.path.lexists(value.expanduser()):
+        raise ValueError(
+            f"{str(value)!r} is a pattern, and files are followed by their names alone: name each of them, or set "
+            "events.inbox to a folder, whose .jsonl files are all followed"
+        )
+    return value
+
+
+PlainFile = Annotated[Path, AfterValidator(check_no_pattern)]
 
 
 def plain(value: Any, *, is_size: bool = False) -> Any:

@@ -98,6 +98,8 @@ class FileSource:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._run)
             log.get().info(log.SOURCE_OPENED, path=str(self._inbox or self._files[0]))
+            for path in _absent(self._files):
+                log.get().info(log.FILE_AWAITED, path=str(path))
             try:
                 yield
             finally:
@@ -206,6 +208,10 @@ def _where_to_start(file: BinaryIO, path: Path, known: FilePosition | None) -> F
     if known is not None and is_same and known.head == _head(file, known.position):
         return known
     return FilePosition(str(path), inode, 0, _head(file, 0))
+
+
+def _absent(paths: Sequence[Path]) -> list[Path]:
+    return [path for path in paths if not os.path.lexists(path)]
 
 
 def _identity(file: BinaryIO) -> tuple[int, int]:

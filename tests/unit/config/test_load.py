@@ -141,3 +141,27 @@ def test_a_folder_with_odd_characters_holds_its_own_database(tmp_path: Path) -> 
     folder = tmp_path / "a?b%20c"
     url = load_config(scenario="a", data_dir=folder).database
     assert make_url(url).database == str(folder / "honed.db")
+
+
+def test_a_pattern_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    """It would follow nothing; a file that has such a name is taken."""
+    file = tmp_path / "honed.toml"
+    named = tmp_path / "run[1].jsonl"
+    file.write_text(f'scenario = "a"\n[events]\nfiles = ["{tmp_path}/*.jsonl", "{named}"]\n')
+    with pytest.raises(ConfigError, match=r"events\.files.*events\.inbox") as caught:
+        load_config(file)
+    assert len(caught.value.faults) == 2
+    named.touch()
+    file.write_text(f'scenario = "a"\n[events]\nfiles = ["{named}"]\n')
+    assert load_config(file).events.files == (named,)
+
+
+def test_the_base_model_none_is_no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The word that `honed init` takes means the same in the file, and in a variable that overrules it."""
+    file = tmp_path / "honed.toml"
+    file.write_text('scenario = "a"\nbase_model = "none"\n')
+    assert load_config(file).base_model is None
+    assert not load_config(file).mode.trains
+    file.write_text('scenario = "a"\nbase_model = "org/model"\n')
+    monkeypatch.setenv("HONED__BASE_MODEL", "none")
+    assert load_config(file).base_model is None

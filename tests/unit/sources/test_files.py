@@ -69,6 +69,19 @@ async def test_a_line_counts_once_it_has_its_newline(tmp_path: Path) -> None:
         assert source.num_rejected == 0
 
 
+async def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    """The log says so once, and only of that one: a mistyped name is not passed over without a word."""
+    here, later = tmp_path / "here.jsonl", tmp_path / "later.jsonl"
+    write(here, action())
+    with capture_logs() as logs:
+        async with following(tmp_path, here, later) as (intake, _):
+            assert await stored(intake, 1) == 1
+            write(later, action(task_id="t2"))
+            assert await stored(intake, 2) == 2
+    told = [each["path"] for each in logs if each["event"] == "file.awaited"]
+    assert told == [str(later)]
+
+
 async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
     """Events without an id would be doubled by reading them again: none is."""
     path = tmp_path / "swarm.jsonl"
