@@ -82,6 +82,9 @@ class DataSink(Protocol):
             StoreError: nothing of the batch was acknowledged; send it again.
         """
 
+    def reject(self, count: int) -> None:
+        """Count lines that a source has refused before they came here: too long, or without an end."""
+
     def clean(self, text: str) -> str:
         """A text that quotes what came in, without what must not be kept: for log lines and answers."""
 

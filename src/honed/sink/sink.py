@@ -40,6 +40,8 @@ _EVERYBODY: Final = Consent()
 _NO_REDACTION: Final = Redaction()
 _NOTHING: Final[Mapping[int, Looked]] = {}
 
+_BY_BYTES: Final = ": the bytes of the two are compared, spacing included"
+
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 """Values stay as they were sent: what the event's type does not know may be more than Python reads."""
 
@@ -167,6 +169,10 @@ class Sink:
         return Ingested(
             dispositions.count("stored"), dispositions.count("duplicate"), tuple(rejected)
         )
+
+    def reject(self, count: int) -> None:
+        """Count lines that a source has refused before they came here."""
+        self._num_rejected += count
 
     def clean(self, text: str) -> str:
         """A text that quotes what came in, without what must not be kept: for log lines and answers."""
@@ -367,7 +373,7 @@ def _refused(
     rejected: list[Rejected] = []
     for position, event, disposition in zip(positions, events, dispositions, strict=True):
         if disposition == "conflict":
-            message = f"event_id {event.event_id} is stored already, with other content"
+            message = f"event_id {event.event_id} is stored already, with other content{_BY_BYTES}"
             rejected.append(Rejected(position, "conflict", message, "$.event_id"))
         elif disposition == "refused":
             message = "an id holds NUL or is too long: the database cannot keep it"

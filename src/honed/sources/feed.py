@@ -75,6 +75,7 @@ class Feed:
         """What to say to a peer that has closed its side: a line without an end is not stored."""
         if not self._cutter.has_half_line:
             return Reply(b"", ends=True)
+        self._sink.reject(1)
         message = "the line has no end: expected a newline before the connection closes"
         return Reply(_error(self.num_lines + 1, "invalid", message, path="$"), ends=True)
 
@@ -147,6 +148,7 @@ class Feed:
         return Reply(_error(0, "protocol", message, advice=advice), ends=True)
 
     def _too_long(self) -> bytes:
+        self._sink.reject(1)
         message = f"line {self.num_lines + 1} is longer than {self._line_max} bytes"
         advice = "raise events.line_max, or send less in one event"
         return _error(self.num_lines + 1, "too_long", message, advice=advice)

@@ -50,6 +50,8 @@ _JSON: Final = "application/json"
 _PROTOBUF: Final = "application/x-protobuf"
 _EVENT_TYPES: Final = (_JSON, "application/x-ndjson", "application/jsonl")
 _TRACE_TYPES: Final = (_PROTOBUF, _JSON)
+_TOKEN_ADVICE: Final = "send the token that the daemon has in HONED_HTTP_TOKEN or its credential"
+_GZIP_ADVICE: Final = "pack the whole body with gzip, or leave the header content-encoding out"
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -59,7 +61,7 @@ _any = msgspec.json.Decoder(msgspec.Raw)
 class _RefusedError(HonedError):
     """A request that is answered with an error."""
 
-    def __init__(self, status: int, code: str, message: str, *, advice: str | None = None) -> None:
+    def __init__(self, status: int, code: str, message: str, *, advice: str | None) -> None:
         super().__init__(message, advice=advice)
         self.status = status
         self.code = code
@@ -153,7 +155,8 @@ class HttpSource:
                 if self._num_waiting >= AT_A_TIME:
                     self.num_turned_away += 1
                     message = f"{AT_A_TIME} requests wait for their commit"
-                    raise _RefusedError(429, "QUEUE_FULL", message)
+                    advice = f"send it again after {_RETRY_AFTER_S} s"
+                    raise _RefusedError(429, "QUEUE_FULL", message, advice=advice)
                 self._num_waiting += 1
                 try:
                     return await answer(request)
@@ -180,7 +183,11 @@ class HttpSource:
             # An export may hold thousands of spans, and the daemon's loop has events to commit.
             mapped = await to_thread.run_sync(lambda: otlp.events_of(read(body)))
         except ValidationError as error:
-            raise _RefusedError(400, "INVALID_INPUT", self._sink.clean(str(error))) from error
+            advice = (
+                f"send what an OTLP/HTTP exporter sends, an ExportTraceServiceRequest as {kind}"
+            )
+            message = self._sink.clean(str(error))
+            raise _RefusedError(400, "INVALID_INPUT", message, advice=advice) from error
         self.num_without_content += mapped.num_without_content
         refused = [self._sink.clean(fault) for fault in mapped.faults]
         for start in range(0, len(mapped.lines), _SLICE):
@@ -203,6 +210,7 @@ class HttpSource:
             if len(event) > self._line_max:
                 message = f"the event has {len(event)} bytes: events.line_max is {self._line_max}"
                 rejected.append(_rejection(i, "too_long", message, "$"))
+        self._sink.reject(len(rejected))
         for start in range(0, len(shown), _SLICE):
             part = shown[start : start + _SLICE]
             try:
@@ -220,22 +228,28 @@ class HttpSource:
         said = {"accepted": accepted, "duplicates": duplicates, "rejected": rejected}
         if events and len(rejected) == len(events):
             first = f"no event was good; the first: {rejected[0]['message']}"
+            advice = "mend the events as `rejected` says of each, and send them again"
             return _response(
-                422, {"code": "INVALID_INPUT", "message": first, "advice": None} | said
+                422, {"code": "INVALID_INPUT", "message": first, "advice": advice} | said
             )
         return _response(200, said)
 
     def _check_sender(self, request: Request) -> None:
         if self._is_local and request.url.hostname not in _LOCAL_NAMES:
             raise _RefusedError(
-                403, "FORBIDDEN", f"host {request.url.hostname} is not this machine"
+                403,
+                "FORBIDDEN",
+                f"host {request.url.hostname} is not this machine",
+                advice=f"send to one of {', '.join(_LOCAL_NAMES)}",
             )
         if self._token is not None:
             scheme, _, told = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer":
-                raise _RefusedError(401, "UNAUTHORIZED", "expected Authorization: Bearer TOKEN")
+                message = "expected Authorization: Bearer TOKEN"
+                raise _RefusedError(401, "UNAUTHORIZED", message, advice=_TOKEN_ADVICE)
             if not hmac.compare_digest(told.strip().encode(), self._token):
-                raise _RefusedError(403, "FORBIDDEN", "the token is another one")
+                message = "the token is another one"
+                raise _RefusedError(403, "FORBIDDEN", message, advice=_TOKEN_ADVICE)
 
 
 def _kind(request: Request, expected: Sequence[str]) -> str:
@@ -243,7 +257,8 @@ def _kind(request: Request, expected: Sequence[str]) -> str:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in expected:
         message = f"content type {kind or 'none'}: expected one of {', '.join(expected)}"
-        raise _RefusedError(415, "INVALID_INPUT", message)
+        advice = "name the form of the body in the header content-type"
+        raise _RefusedError(415, "INVALID_INPUT", message, advice=advice)
     return kind
 
 
@@ -251,7 +266,9 @@ async def _body(request: Request) -> bytes:
     """The body, unpacked; bounded while it comes in, so that a bomb is never held."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
-        raise _RefusedError(415, "INVALID_INPUT", f"content encoding {encoding}: expected gzip")
+        message = f"content encoding {encoding}: expected gzip"
+        advice = "send the body packed with gzip, or as it is and without content-encoding"
+        raise _RefusedError(415, "INVALID_INPUT", message, advice=advice)
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if encoding == "gzip" else None
     body = bytearray()
     try:
@@ -266,9 +283,11 @@ async def _body(request: Request) -> bytes:
         message = f"the body did not come within {BODY_TIMEOUT_S:g} s"
         raise _RefusedError(408, "TIMEOUT", message, advice="send it in smaller parts") from None
     except zlib.error as error:
-        raise _RefusedError(422, "INVALID_INPUT", f"the body is not gzip: {error}") from error
+        message = f"the body is not gzip: {error}"
+        raise _RefusedError(422, "INVALID_INPUT", message, advice=_GZIP_ADVICE) from error
     if unpacker is not None and not unpacker.eof:
-        raise _RefusedError(422, "INVALID_INPUT", "the gzip body ends before its end")
+        message = "the gzip body ends before its end"
+        raise _RefusedError(422, "INVALID_INPUT", message, advice=_GZIP_ADVICE)
     if unpacker is not None and unpacker.unused_data:
         message = "the gzip body has more than one member: expected one"
         raise _RefusedError(422, "INVALID_INPUT", message, advice="compress it as a whole")
@@ -284,7 +303,8 @@ def split_events(body: bytes, kind: str) -> list[bytes]:
             many = bytes(_any.decode(body)).lstrip().startswith(b"[")
             events = [bytes(raw) for raw in _array.decode(body)] if many else [body]
         except (msgspec.DecodeError, RecursionError) as error:
-            message = f"the body is not one JSON text: {error}"
+            what = "it nests too deep" if isinstance(error, RecursionError) else error
+            message = f"the body is not one JSON text: {what}"
             advice = "send several objects as an array, or as lines of application/x-ndjson"
             raise _RefusedError(422, "INVALID_INPUT", message, advice=advice) from error
     if len(events) > EVENTS_MAX:

@@ -110,6 +110,29 @@ async def test_what_is_no_events_is_refused_with_advice(web: Web) -> None:
     assert (await web.intake.store.stats()).num_records == 0
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "advice"),
+    [
+        (401, b"{}", {"authorization": "Basic x"}, "HONED_HTTP_TOKEN"),
+        (403, b"{}", {"authorization": "Bearer other"}, "HONED_HTTP_TOKEN"),
+        (403, b"{}", {"host": "evil.example"}, "127.0.0.1"),
+        (415, b"{}", {"kind": "text/plain"}, "content-type"),
+        (415, b"{}", {"content_encoding": "br"}, "gzip"),
+        (422, b"{}", {"content_encoding": "gzip"}, "gzip"),
+        (422, gzip.compress(b"{}")[:-5], {"content_encoding": "gzip"}, "gzip"),
+        (422, b"{}", {}, "rejected"),
+    ],
+)
+async def test_every_refusal_says_what_to_do(
+    tmp_path: Path, status: int, body: bytes, headers: dict[str, str], advice: str
+) -> None:
+    """One sentence, beside what was expected and found."""
+    async with open_web(tmp_path, token="s3cret") as web:
+        refused = await web.post(body, **{"authorization": "Bearer s3cret", **headers})
+    assert refused.status_code == status
+    assert advice in refused.json()["advice"]
+
+
 async def test_limits_hold_while_the_body_comes_in(web: Web) -> None:
     """Too many events, too many bytes, and a small body that unpacks to gigabytes."""
     many = b"\n".join([b"{}"] * (EVENTS_MAX + 1))
@@ -126,6 +149,7 @@ async def test_an_event_that_is_too_long_is_rejected_alone(tmp_path: Path) -> No
         rows = [action(), action(target="x" * 3_000), action(tick="soon")]
         said = (await web.post(json.dumps(rows).encode())).json()
     assert said["accepted"] == 1
+    assert web.intake.sink.counts().rejected == 2
     assert [(r["index"], r["code"]) for r in said["rejected"]] == [(1, "too_long"), (2, "invalid")]
 
 

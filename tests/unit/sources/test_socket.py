@@ -191,6 +191,7 @@ async def test_a_conflict_is_told_and_the_connection_lives_on(feed: Intake, tmp_
         error = await peer.hear()
         assert (error["line"], error["code"], error["path"]) == (2, "conflict", "$.event_id")
         assert "event_id" in error["advice"]
+        assert "spacing included" in error["message"]
         assert (await peer.hear())["stored"] == 1
 
 
@@ -204,6 +205,7 @@ async def test_half_a_line_before_the_end_is_not_stored(feed: Intake, tmp_path: 
         assert (error["line"], error["code"]) == (2, "invalid")
         assert await peer.is_cut_off()
     assert (await feed.store.stats()).num_records == 1
+    assert feed.sink.counts().rejected == 1
 
 
 async def test_a_peer_that_vanishes_in_mid_line_harms_nobody(feed: Intake, tmp_path: Path) -> None:
@@ -227,6 +229,7 @@ async def test_a_line_over_the_limit_ends_the_connection(
         assert (replies[1]["code"], replies[1]["line"]) == ("too_long", 2)
         assert "4000" in replies[1]["message"]
         assert await peer.is_cut_off()
+    assert feed.sink.counts().rejected == 1
 
 
 async def test_a_line_without_an_end_does_not_grow_the_memory(feed: Intake, tmp_path: Path) -> None:

@@ -231,7 +231,9 @@ async def test_json_and_protobuf_say_the_same(traced: tuple[Intake, HttpSource, 
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.post(url, json=body)
         assert (answer.status_code, answer.json()) == (200, {})
-        assert (await client.post(url, json={"resourceSpans": 7})).status_code == 400
+        number = await client.post(url, json={"resourceSpans": 7})
+        assert number.status_code == 400
+        assert "ExportTraceServiceRequest as application/json" in number.json()["advice"]
         broken = await client.post(
             url, content=b"\xff\xff", headers={"content-type": "application/x-protobuf"}
         )
