@@ -125,8 +125,10 @@ def test_cleanup_says_what_would_go(tmp_path: Path) -> None:
         place.until(lambda: place.status()["episodes"] == 30, "the episodes are made")
         seen = json.loads(cli(place, "cleanup", "--dry-run", "--json"))
         assert (seen["episodes"], seen["records"], seen["done"]) == (30, 90, False)
-        assert "30 episodes" in cli(place, "cleanup")
         assert "another daemon" in cli(place, "cleanup", "--compact", status=1)
+        assert "gone: 90 records, 30 episodes" in cli(
+            place, "cleanup"
+        )  # so nothing was gone before
         assert place.status()["episodes"] == 30
         with pytest.raises(httpx.HTTPStatusError):
             place.ask("POST", "/v1/forget", {"kind": "colour", "name": "red"})
@@ -143,3 +145,22 @@ def test_a_dry_run_says_that_what_no_training_has_seen_stays(tmp_path: Path) -> 
         place.until(lambda: place.status()["episodes"] == 1, "the episode is made")
         assert "nothing would go for that" in cli(place, "cleanup", "--dry-run")
         assert "gone: 0 records, 0 episodes" in cli(place, "cleanup")
+
+
+def test_cleanup_never_goes_by_other_limits_than_the_config_says(tmp_path: Path) -> None:
+    """A running daemon has those of its start: it refuses, even to look, and names what differs."""
+    with honed(tmp_path / "loop", SETTINGS) as place:
+        place.start("run")
+        with HonedClient(place.data_dir / "feed.sock") as client:
+            client.send(*events("t1"))
+        place.until(lambda: place.status()["episodes"] == 1, "the episode is made")
+        assert "gone: 0 records" in cli(place, "cleanup")
+        with place.config.open("a") as file:
+            file.write('\n[keep]\nuntrained = "0.001s"\n')
+        for arguments in (["cleanup", "--dry-run"], ["cleanup"]):
+            told = cli(place, *arguments, status=1)
+            assert "keep.untrained" in told
+            assert "restart the daemon" in told
+        assert place.ask("POST", "/v1/cleanup", {"dry": True})["episodes"] == 0
+        assert place.stop("run") == 0
+        assert "gone: 3 records, 1 episodes" in cli(place, "cleanup")

@@ -79,8 +79,8 @@ class Keeps(Protocol):
     async def forget(self, whose: Whose, *, dry: bool) -> Struct:
         """Take all of somebody's data out, or only look at it."""
 
-    async def cleanup(self, *, dry: bool) -> Struct:
-        """Clear away what is old, or only look at it."""
+    async def cleanup(self, *, dry: bool, expected: Mapping[str, Any] | None = None) -> Struct:
+        """Clear away what is old, or only look at it; refused where the limits are not the expected ones."""
 
 
 class _Forget(Struct, forbid_unknown_fields=True):
@@ -91,6 +91,8 @@ class _Forget(Struct, forbid_unknown_fields=True):
 
 class _Cleanup(Struct, forbid_unknown_fields=True):
     dry: bool = False
+    keep: dict[str, Any] | None = None
+    """The section `keep` that whoever asks believes in; None: whatever the daemon's says."""
 
 
 class _TrainNow(Struct, forbid_unknown_fields=True):
@@ -169,7 +171,7 @@ def control_app(
 
     async def cleanup(request: Request) -> Any:
         order = await read_body(request, _Cleanup)
-        return await keeper.cleanup(dry=order.dry)
+        return await keeper.cleanup(dry=order.dry, expected=order.keep)
 
     async def feedback(request: Request) -> Any:
         told = await read_body(request, _Feedback)

@@ -195,10 +195,12 @@ def cleanup(
 ) -> None:
     """Clear away what is older than the config's section keep allows."""
     found = config_from(config)
+    if compact and not dry_run:
+        _check_stopped(found)
     cleaned = _asked(
         found,
         "/v1/cleanup",
-        {"dry": dry_run},
+        {"dry": dry_run, "keep": found.keep.model_dump(mode="json")},
         Cleaned,
         lambda keeper: keeper.cleanup(dry=dry_run),
     )
@@ -230,6 +232,15 @@ def _told_of_room(cleaned: Cleaned) -> str:
         f"the data take {beyond}: the oldest would go until the rest fits, or nothing more may go;"
         f" found so far: {cleaned.room_records} records, {cleaned.room_episodes} episodes"
     )
+
+
+def _check_stopped(config: Config) -> None:
+    """Leave, before anything is cleaned, where a daemon is in the way of compacting."""
+    try:
+        with only_daemon_of(config.data_dir):
+            pass
+    except HonedError as error:
+        leave(error)
 
 
 def _compact(config: Config) -> int:

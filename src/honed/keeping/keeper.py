@@ -1,17 +1,17 @@
 """Keeps one data folder: forgets on request, clears away what is old once a day."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
 from honed import log
 from honed.config import Config
 from honed.domain.times import now_ms
-from honed.errors import ConfigError, StoreError
+from honed.errors import ConfigError, ControlError, StoreError
 from honed.keeping.cleanup import Cleaned, Cleanup, KeepFor
 from honed.keeping.forgetting import Forgetting, Forgotten, Forms, as_it_is
 from honed.ports import Keeping, Store, Whose
@@ -55,6 +55,7 @@ class Keeper:
                 advice="leave it 0, and limit the data by age",
             )
         self._told_s = 0.0
+        self._keep: Mapping[str, Any] = keep.model_dump(mode="json")
         self._cleanup = Cleanup(
             store,
             keeping,
@@ -102,8 +103,17 @@ class Keeper:
         )
         return forgotten
 
-    async def cleanup(self, *, dry: bool) -> Cleaned:
-        """Clear away what is old, or only look at it."""
+    async def cleanup(self, *, dry: bool, expected: Mapping[str, Any] | None = None) -> Cleaned:
+        """Clear away what is old, or only look at it.
+
+        Args:
+            dry: only look.
+            expected: the section `keep`, as JSON, of whoever asks; None takes it as it is here.
+
+        Raises:
+            ControlError: what is expected differs, and would be cleaned by other limits than were asked for.
+        """
+        self._check(self._keep if expected is None else expected)
         cleaned = await self._cleanup.clean(now_ms=now_ms(), dry=dry)
         if not dry:
             self._log.info(
@@ -117,6 +127,15 @@ class Keeper:
             if cleaned.over_bytes:
                 self._log.warning(log.STORE_TOO_LARGE, over_bytes=cleaned.over_bytes)
         return cleaned
+
+    def _check(self, expected: Mapping[str, Any]) -> None:
+        keys = dict.fromkeys([*self._keep, *expected])
+        if other := [key for key in keys if self._keep.get(key) != expected.get(key)]:
+            raise ControlError(
+                f"the daemon was started with another {', '.join(f'keep.{key}' for key in other)} than the config says"
+                " now: nothing was looked at or cleaned",
+                advice="restart the daemon, which then keeps to it; or stop it, and clean up without it",
+            )
 
     def _on_step(self, used_bytes: int, episodes: int) -> None:
         """Log how far a cleaning is."""
