@@ -141,7 +141,7 @@ async def test_the_event_stream_tells_what_happens_from_now_on(asked: httpx.Asyn
     """A listener gets events as server-sent events."""
     async with asked.stream("GET", "/v1/events") as answer:
         lines = answer.aiter_lines()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while not asked.events._listeners:  # type: ignore[attr-defined]
                 await anyio.sleep(0.01)
             asked.events.publish("episode.created", {"episode_id": "e"})  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def coming_up(folder: Path, *, hold_s: float = 20) -> Lane:
 
 
 async def until_held(lane: Lane, count: int) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while lane.waiting.num != count:
             await anyio.sleep(0.001)
 

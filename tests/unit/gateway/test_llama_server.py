@@ -183,7 +183,7 @@ async def test_wrapper_of_the_operator_leaves_no_server_behind(
     finally:
         await server.stop()
     assert not is_alive(server.pid)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while any(map(is_alive, started)):
             await anyio.sleep(0.01)
 

@@ -45,7 +45,7 @@ async def episodes(*events: dict[str, Any], count: int = 1) -> list[Episode]:
     async with open_intake(None, learn_models=[MODEL]) as intake:
         done = await intake.sink.ingest([line(event) for event in events])
         assert not done.rejected
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             return [await intake.episodes.receive() for _ in range(count)]
 
 
@@ -101,7 +101,7 @@ async def test_prompt_and_answer_of_the_record_are_those_of_the_preference_row()
     ends = [success(task_id="t1"), success(task_id="t2"), failure("no", task_id="t3")]
     async with open_intake(None, learn_models=[MODEL]) as intake:
         await intake.sink.ingest([line(event) for event in (wrong, right, lost, *ends)])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = [await intake.episodes.receive() for _ in range(3)]
         for episode in made:
             [record] = (await intake.store.get_episode(episode.id)).records_of(

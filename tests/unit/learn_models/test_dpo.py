@@ -229,7 +229,7 @@ def test_inferences_of_dependencies_are_compared_from_call_to_pair() -> None:
     async def main() -> list[Episode]:
         async with open_intake(None, learn_models=[dpo]) as intake:
             await intake.sink.ingest([line(event) for event in events])
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 return [await intake.episodes.receive() for _ in range(2)]
 
     made = anyio.run(main)
@@ -255,7 +255,7 @@ def test_conversations_are_compared_from_the_first_turn_that_differs() -> None:
     async def main() -> list[Episode]:
         async with open_intake(None, learn_models=[dpo]) as intake:
             await intake.sink.ingest([line(event) for event in events])
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 return [await intake.episodes.receive() for _ in range(2)]
 
     (pair,) = dpo.build_pairs(anyio.run(main))

@@ -121,7 +121,7 @@ async def test_a_gateway_that_forgot_is_told_again(
     serving.served, serving.fault = None, ApplyError("the gateway does not answer")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(service.follow)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while service.problem is None:
                 await anyio.sleep(0.005)
             assert service.problem == "the gateway does not answer"
@@ -204,7 +204,7 @@ async def test_another_base_in_service_is_a_problem_of_the_base(
     service = _in_service(store, serving)
 
     async def until(base_problem: str | None, problem: str | None) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             while (service.base_problem, service.problem) != (base_problem, problem):
                 await anyio.sleep(0.005)
 

@@ -64,7 +64,7 @@ class Parts(NamedTuple):
 
     async def ended(self, count: int) -> list[Any]:
         """Runs, once so many have ended; newest first."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while True:
                 runs = [r for r in await self.store.list_runs(SCENARIO) if r.state != "running"]
                 if len(runs) >= count:
@@ -133,7 +133,7 @@ async def test_lines_train_in_turn(store: SqlStore, tmp_path: Path) -> None:
         ids = [parts.lines.train_now(learn_model=name) for name in NAMES]
         with pytest.raises(BusyError, match=ids[0]):
             parts.lines.train_now()
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await parts.training.started.wait()
         assert parts.training.at_once == 1
         with pytest.raises(ControlError, match="in progress"), parts.lines.at_rest():

@@ -93,7 +93,7 @@ class Parts:
         return await self.store.list_runs(SCENARIO)
 
     async def until(self, look: Callable[[], Awaitable[Any]]) -> Any:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not (found := await look()):
                 await anyio.sleep(0.005)
         return found
@@ -472,7 +472,7 @@ async def test_a_full_disk_holds_runs_off_and_the_loop_goes_on(
         with monkeypatch.context() as disk:
             disk.setattr(store, "add_run", full)
             await parts.add(1, 3)
-            with anyio.fail_after(5):
+            with anyio.fail_after(60):
                 await tried.wait()
         (run,) = await parts.ended()
     assert run.state == "done"

@@ -287,7 +287,7 @@ with open({str(pipe)!r}, "wb") as out:
 
 async def wait_readable(fd: int) -> None:
     """Until the process behind the pidfd has ended."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await anyio.wait_readable(fd)
 
 

@@ -102,7 +102,7 @@ async def test_feedback_finds_an_attempt_by_the_id_that_people_know(name: str) -
     end = {key: value for key, value in names.items() if key != "receipt_id"}
     async with open_intake(None, redaction=ON) as intake:
         await intake.sink.ingest([line(call(**names)), line(success(**end))])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
         taken = await intake.sink.feedback(
             {name: JANE, "outcome": {"type": "failure", "reason": f"said {JANE}"}}
@@ -120,7 +120,7 @@ async def test_feedback_finds_what_was_stored_under_other_rules(
     database = tmp_path / "honed.db"
     async with open_intake(database, redaction=before.redaction(SECRET)) as intake:
         await intake.sink.ingest([line(call(task_id=task)), line(success(task_id=task))])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
     now = RedactSection(kinds=("default", "ip") if not before.enabled else ("default",))
     async with open_intake(database, redaction=now.redaction(SECRET)) as intake:

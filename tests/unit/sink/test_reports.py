@@ -119,7 +119,7 @@ async def test_reports_are_joined_for_every_learn_model(name: str) -> None:
     told = [by_client(1, receipt_id="r-1"), by_gateway(1), line(success(task_id="t1"))]
     async with open_intake(None, settle=timedelta(0), learn_models=[model]) as intake:
         await intake.sink.ingest(told)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
     assert (made.learn_model, reporters(made)) == (model.name, ["gateway"])
 

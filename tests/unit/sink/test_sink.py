@@ -110,7 +110,7 @@ async def test_an_ended_task_becomes_an_episode() -> None:
     events = [call(task_id="t1"), action(task_id="t2"), action(task_id="t1"), success(task_id="t1")]
     async with open_intake(None) as intake:
         await intake.sink.ingest([line(event) for event in events])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
         assert await intake.store.get_episode(made.id) == made
         assert (await intake.store.stats()).num_episodes == 1
@@ -126,7 +126,7 @@ async def test_events_of_another_scenario_are_stored_under_it() -> None:
     events = [action(scenario="rail"), success(task_id="t1", scenario="rail")]
     async with open_intake(None) as intake:
         await intake.sink.ingest([line(event) for event in events])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
         assert await intake.store.count_episodes(EpisodeFilter(scenario="airline")) == 0
     assert made.metadata.scenario == "rail"
@@ -136,7 +136,7 @@ async def test_an_idle_task_is_closed_as_it_is() -> None:
     """Without a verdict its outcome is unknown."""
     async with open_intake(None, idle=timedelta(milliseconds=100)) as intake:
         await intake.sink.ingest([line(action())])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
     assert made.outcome == Unknown()
 
@@ -148,7 +148,7 @@ async def test_records_stay_when_no_episode_comes_of_them() -> None:
     events = [action(name="look"), action(name="done")]
     async with open_intake(None, learn_models=[model], idle=timedelta(milliseconds=50)) as intake:
         await intake.sink.ingest([line(event) for event in events])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not intake.sink.counts().groups_without_episode:
                 await anyio.sleep(0.01)
         kept = [record async for record in intake.store.records.query(RecordFilter())]
@@ -164,7 +164,7 @@ async def test_an_episode_spans_batches() -> None:
     async with open_intake(None) as intake:
         for n, event in enumerate(events):
             await intake.sink.ingest([line(action(task_id=f"other{n}")), line(event)])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
     assert [record.event_id for record in made.records] == [event["event_id"] for event in events]
 
@@ -175,7 +175,7 @@ async def test_a_record_on_its_way_is_waited_for() -> None:
     async with open_intake(None, settle=timedelta(milliseconds=300)) as intake:
         await intake.sink.ingest([line(success(task_id="t1"))])
         await intake.sink.ingest([line(call(task_id="t1"))])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
     assert len(made.records) == 2
 
@@ -184,7 +184,7 @@ async def test_a_verdict_that_overtakes_its_task_closes_nothing_empty() -> None:
     """The group waits for the records that the verdict is about."""
     async with open_intake(None, settle=timedelta(0)) as intake:
         await intake.sink.ingest([line(success(task_id="t1"))])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not intake.sink._closer._held:
                 await anyio.sleep(0.01)
             await intake.sink.ingest([line(call(task_id="t1"))])
@@ -200,7 +200,7 @@ async def test_a_group_left_by_a_former_process_is_closed(tmp_path: Path) -> Non
     async with open_intake(database, settle=timedelta(hours=1)) as intake:
         await intake.sink.ingest([line(call(task_id="t1")), line(success(task_id="t1"))])
     async with open_intake(database) as intake:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
     assert made.task_id == "t1"
 
@@ -211,7 +211,7 @@ async def test_a_fault_of_a_learn_model_is_tried_again() -> None:
     with capture_logs() as logs:
         async with open_intake(None, learn_models=[model]) as intake:
             await intake.sink.ingest([line(call(task_id="t1")), line(success(task_id="t1"))])
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while not intake.sink.counts().refused_groups:
                     await anyio.sleep(0.01)
                 await intake.sink.ingest([line(call(task_id="t2")), line(success(task_id="t2"))])
@@ -238,7 +238,7 @@ async def test_a_stop_does_not_wait_for_the_backlog(tmp_path: Path) -> None:
             on_episode=lambda _: scope.cancel(),
         )
         await sink.ingest([line(event) for event in events])
-        with anyio.fail_after(10), scope:
+        with anyio.fail_after(60), scope:
             await sink.run()
         stats = await store.stats()
     assert 0 < stats.num_episodes <= 100
@@ -262,7 +262,7 @@ async def test_a_faulty_episode_holds_only_its_own_group() -> None:
     with capture_logs() as logs:
         async with open_intake(None, learn_models=[Inventing()]) as intake:
             await intake.sink.ingest([line(event) for event in events])
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 made = {(await intake.episodes.receive()).task_id for _ in range(2)}
                 while not intake.sink.counts().refused_groups:
                     await anyio.sleep(0.01)
@@ -296,7 +296,7 @@ async def test_two_learn_models_read_the_same_records() -> None:
     events = [action(name=name) for name in ("a", "b", "c")] + [action(name="done")]
     async with open_intake(None, learn_models=models) as intake:
         await intake.sink.ingest([line(event) for event in events])
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = {(await intake.episodes.receive()).learn_model for _ in range(2)}
     assert made == {"chat", "worker_decision_sequence"}
 
@@ -307,7 +307,7 @@ async def test_a_later_verdict_on_a_call_reaches_the_episode() -> None:
         await intake.sink.ingest(
             [line(call(task_id="t1", receipt_id="r1")), line(success(task_id="t1"))]
         )
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             made = await intake.episodes.receive()
             await intake.sink.ingest([line(failure("refund asked", receipt_id="r1"))])
         assert (await intake.store.get_episode(made.id)).outcome == Failure("refund asked")

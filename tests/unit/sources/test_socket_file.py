@@ -22,7 +22,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(look: Callable[[], object]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not look():
             await anyio.sleep(0.01)
 

@@ -62,7 +62,7 @@ async def _stored(
         await sink.ingest([_line(0, CALL), *(_line(n, told) for n, told in enumerate(early, 1))])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(sink.run)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while not closed:
                     await anyio.sleep(0.005)
             tasks.cancel_scope.cancel()
@@ -138,7 +138,7 @@ async def test_a_verdict_that_moves_the_outcome_marks_the_episode_changed() -> N
         await sink.ingest([_line(0, CALL), _line(1, TESTS)])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(sink.run)
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while not closed:
                     await anyio.sleep(0.005)
             tasks.cancel_scope.cancel()

@@ -114,12 +114,12 @@ async def test_a_dead_writer_hangs_nobody(store: SqlStore, monkeypatch: pytest.M
         raise SystemExit("gone")
 
     monkeypatch.setattr(SqliteWriting, "commit", die)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         failed = await asyncio.gather(
             *[store.append([incoming(action())]) for _ in range(30)], return_exceptions=True
         )
         assert [type(result) for result in failed] == [StoreError] * 30
-        with pytest.raises(StoreError, match="writer has ended"), anyio.fail_after(5):
+        with pytest.raises(StoreError, match="writer has ended"), anyio.fail_after(60):
             await store.watch()  # and the daemon hears of it
         with pytest.raises(StoreError, match="writer has ended"):
             await store.append([incoming(action())])

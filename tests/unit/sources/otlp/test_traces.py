@@ -129,7 +129,7 @@ async def test_a_traced_agent_becomes_an_episode(traced: tuple[Intake, HttpSourc
     """Calls with tools and results, the tool's action, the evaluation: one attempt, judged."""
     intake, _, url = traced
     assert await export(url, agent(weather)) is SpanExportResult.SUCCESS
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         made = await intake.episodes.receive()
     assert made.outcome == Success(0.75)
     first, second = made.records_of(LlmCallRecord)
