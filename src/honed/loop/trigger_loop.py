@@ -12,13 +12,15 @@ from honed import log
 from honed.domain.run import LearningState, Run
 from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection
-from honed.errors import BusyError, ControlError, StoreError, TriggerError
+from honed.errors import BusyError, ControlError, HonedError, StoreError
 from honed.loop.approval import Approval
 from honed.loop.offline_run import OfflineRuns
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.ports import Store
 from honed.triggers.trigger import TrainTrigger, Verdict
 
+_FAULTS = HonedError, OSError
+"""What may go wrong while it looks, a full disk under a preview among it: told, and looked at again later."""
 _STORE_BACKOFF_S = 30.0
 """How long a run that could not be written down holds the next one off."""
 
@@ -208,7 +210,7 @@ class TriggerLoop:
             if _material(state) == self._seen_material:
                 return None  # nothing more since a training that was cancelled
             verdict = await self.verdict()
-        except (TriggerError, StoreError) as error:
+        except _FAULTS as error:
             self._log.error(log.TRIGGER_FAILED, error=str(error))
             return None
         if not verdict.fires or self._num_holds:
@@ -223,7 +225,7 @@ class TriggerLoop:
             return order
         try:
             await self.approval.hold(order)
-        except StoreError as error:
+        except _FAULTS as error:
             self._log.error(log.TRIGGER_FAILED, error=str(error))
         return None
 

@@ -208,9 +208,10 @@ class Asking:
         if episode.id not in ids or (ids.index(episode.id) + 1) % self._group_size:
             return
         end = ids.index(episode.id) + 1
-        group = await self._rewards.episodes(ids[end - self._group_size : end])
+        attempts = await self._rewards.episodes(ids[end - self._group_size : end])
+        group = [attempt for attempt in attempts if attempt.may_teach]  # the others are told nobody
         wanted = [attempt for attempt in group if self._wants(attempt)]
-        if len(group) < self._group_size or not wanted:
+        if len(attempts) < self._group_size or len(group) < 2 or not wanted:
             return
         answers = await self._ranks.rank(group)
         told = zip(group, answers, strict=True)

@@ -154,6 +154,27 @@ async def test_a_failed_run_is_tried_again_without_asking_unless_its_data_have_c
         assert len(await parts.runs()) == 2
 
 
+async def test_a_disk_that_takes_no_preview_ends_no_loop(store: SqlStore, tmp_path: Path) -> None:
+    """What cannot be looked at now is looked at again."""
+    async with reviewed(store, tmp_path) as parts:
+        parts.training.fault = TrainingError("out of memory")
+        await parts.tell(0, 1)
+        await parts.waiting()
+        await parts.approval.approve(said_by="ann")
+        await parts.ended(1)
+        runs = tmp_path / "runs"
+        runs.rename(tmp_path / "aside")
+        runs.touch()
+        await _forget_backoff(store)
+        await parts.loop.beat()
+        await parts.loop.beat()
+        assert len(await parts.runs()) == 1
+        runs.unlink()
+        (tmp_path / "aside").rename(runs)
+        parts.loop.notify()
+        assert len(await parts.ended(2)) == 2
+
+
 async def _forget_backoff(store: SqlStore) -> None:
     """As if the wait after a failure were over."""
     run = (await store.list_runs(SCENARIO))[0]

@@ -320,6 +320,19 @@ async def test_attempts_of_a_group_are_ranked_when_the_last_is_there() -> None:
         ]
 
 
+async def test_what_may_not_be_learned_from_is_not_shown_to_who_ranks() -> None:
+    """It counts as an attempt of its group; the others are ranked without it, and one alone is not."""
+    async with open_quiet(None) as intake:
+        await _ready(intake)
+        verifier = Scripted(lambda _: Answer(Success(0.25)))
+        asking = _asking(intake, verifier, ranks=verifier, group_size=3)
+        for number in range(6):
+            await _made(intake, task_id=f"t{number}", group_id="g", train=number in (0, 2, 5))
+        async with _running(asking):
+            await _until(lambda: asking.counts.told == 2)
+        assert verifier.asked == ["t0+t2"]
+
+
 async def test_status_shows_questions_and_agreement() -> None:
     """What a judge says against what others say of the same, from the stored verdicts."""
     async with open_quiet(None) as intake:
