@@ -17,7 +17,7 @@ SHOWN = "[/b][red]\\x1b]0;owned\\x07\\x1b[2J"
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     """A scenario whose one episode bears a name that means to harm a terminal."""
-    settings = f'scenario = "airline"\nbase_model = "nobody/nothing"\ndata_dir = "{tmp_path / "d"}"\n'
+    settings = f'scenario = "airline"\nbase_model = "no/base"\ndata_dir = "{tmp_path / "d"}"\n'
     (tmp_path / "honed.toml").write_text(settings)
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": HOSTILE}]
     rows = [
