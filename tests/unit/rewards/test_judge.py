@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from honed.domain.outcome import Failure, Success
@@ -286,9 +287,13 @@ async def test_rankings_that_leave_an_attempt_out_are_garbage() -> None:
 
 async def test_rankings_that_contradict_each_other_show_it() -> None:
     """Votes for the place in which an attempt is shown cancel out, and agree little."""
-    group = [made(called(answer=f"answer {n}")) for n in range(4)]
+    # orders follow from the ids, so these are said
+    group = [
+        msgspec.structs.replace(made(called(answer=f"answer {n}")), id=f"1700000000000-0000000{n}")
+        for n in range(4)
+    ]
     with judge_stub(lambda _, __: saying('{"ranking": [1, 2, 3, 4]}')) as stub:
-        judge = _judge(stub, votes=9)
+        judge = _judge(stub, votes=99)
         await judge.rank(group)
     assert judge.counts.agreement is not None
     assert judge.counts.agreement < 0.8
