@@ -131,7 +131,7 @@ def _fine_tune(
     import msgspec
     import torch
 
-    from honed.worker.sft import fine_tune
+    from honed.worker.fine_tune import fine_tune
 
     model = load_model(base.folder, base.device)
     num_parameters = model.num_parameters()

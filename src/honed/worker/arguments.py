@@ -1,0 +1,33 @@
+"""What every method's trainer is told alike, in the names of transformers' TrainingArguments."""
+
+from pathlib import Path
+from typing import Any
+
+from honed.domain.job import TrainSettings
+
+
+def arguments(settings: TrainSettings, scratch: Path, *, on_cpu: bool) -> dict[str, Any]:
+    """Keywords of SFTConfig, DPOConfig and KTOConfig; checkpoints go into `scratch`."""
+    return {
+        "output_dir": str(scratch),
+        "num_train_epochs": settings.num_train_epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "max_length": settings.max_length,
+        "seed": settings.seed,
+        "logging_steps": settings.logging_steps,
+        "use_cpu": on_cpu,
+        "bf16": not on_cpu,
+        # Trades a third more time for memory; worth it where memory is short, which is not the CPU.
+        "activation_checkpointing": not on_cpu,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        # With the filter on, a NaN is logged as a loss of 0.0 and the run looks fine.
+        "logging_nan_inf_filter": False,
+    }

@@ -1,0 +1,59 @@
+"""Watches a trainer: reports each logged step, and stops a run that has lost its numbers."""
+
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from honed.domain.job import Progress
+from honed.errors import TrainingError
+from honed.worker.memory import rss_mb
+from honed.worker.reporting import Report
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports each logged step and stops a run whose loss or gradient is no number."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._tokens = 0.0
+        self._at = time.monotonic()
+        self.losses: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Tell how long the run will be."""
+        self._at = time.monotonic()
+        self._report(
+            Progress(phase="training", step=0, total_steps=state.max_steps, rss_mb=rss_mb())
+        )
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any
+    ) -> None:
+        """Report the step; raises TrainingError when loss or gradient is not finite."""
+        if logs is None or "loss" not in logs:
+            return
+        loss, gradient = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+        if not (math.isfinite(loss) and math.isfinite(gradient)):
+            raise TrainingError(
+                f"the loss of step {state.global_step} is {loss} and its gradient norm {gradient}: "
+                "expected finite numbers",
+                advice="lower train.learning_rate to 1e-4 or 5e-5; check the base model",
+            )
+        self.losses.append(loss)
+        tokens, now = float(logs.get("num_tokens", 0.0)), time.monotonic()
+        rate = (tokens - self._tokens) / max(now - self._at, 1e-6)
+        self._tokens, self._at = tokens, now
+        self._report(
+            Progress(
+                phase="training",
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=state.epoch,
+                loss=loss,
+                learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
+                tokens_per_second=rate,
+                rss_mb=rss_mb(),
+            )
+        )
