@@ -145,6 +145,7 @@ episodes = Table(
     Index("episodes_task", "task_id"),
     Index("episodes_group", "group_id"),
     Index("episodes_source", "source_group"),
+    Index("episodes_in_order", "scenario", "learn_model", "id"),
 )
 """`number` counts from 1 within scenario and learn model; `outcome` is the verdict that stands.
 

@@ -21,6 +21,7 @@ from honed.stores.migrations import step_0006_facts_for_triggers as step_0006
 from honed.stores.migrations import step_0007_sides as step_0007
 from honed.stores.migrations import step_0008_verifiers_and_alarms as step_0008
 from honed.stores.migrations import step_0009_reviews as step_0009
+from honed.stores.migrations import step_0010_episodes_in_order as step_0010
 from honed.stores.postgres.schema import translated
 
 STEPS: Final = (
@@ -33,6 +34,7 @@ STEPS: Final = (
     step_0007.STATEMENTS,
     step_0008.STATEMENTS,
     step_0009.STATEMENTS,
+    step_0010.STATEMENTS,
 )
 """Step n (from 1) leads from version n - 1 to version n."""
 
