@@ -124,17 +124,29 @@ def test_rows_are_shown_with_what_counts_in_the_loss(tmp_path: Path, tiny_base: 
 
 
 def test_train_now_does_not_get_past_the_review(tmp_path: Path) -> None:
-    """With `--wait` it leaves at once and says what the run waits for; status says it too."""
+    """With and without `--wait` it says what the run waits for; so do status and, even without a daemon, why."""
     settings = SETTINGS.replace("BASE", str(tmp_path / "no-model")).replace("count(6)", "manual()")
     with honed(tmp_path, settings) as daemon:
         daemon.start("run")
-        command = [sys.executable, "-m", "honed", "train-now", "--wait"]
-        command += ["--config", str(daemon.config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+        def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "honed", *arguments, "--config", str(daemon.config)]
+            return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+        done = said("train-now")
+        assert (done.returncode, "waits for a review" in done.stdout) == (0, True), done.stderr
+        assert "`honed review approve` lets it run" in done.stdout
+        done = said("train-now", "--wait")
         assert (done.returncode, "waits for a review" in done.stderr) == (1, True), done.stderr
         [waiting] = daemon.status()["reviews"]
         assert (waiting["reason"], waiting["approved_by"]) == ("train-now", None)
-        command = [sys.executable, "-m", "honed", "status", "--config", str(daemon.config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = said("status")
         assert f"review      run {waiting['run_id']} (0 episodes) waits since" in done.stdout
+        waits = f"run {waiting['run_id']} waits for a review: `honed review`"
+        running = json.loads(said("why", "--json").stdout)
         assert daemon.stop("run") == 0
+        alone = json.loads(said("why", "--json").stdout)
+        for found in (running, alone):
+            assert (found["prospect"], found["fires_at"]) == ("held", None)
+            assert found["waits_for"][0] == waits
+        assert "fires      not before that run has ended" in said("why").stdout

@@ -40,7 +40,8 @@ def test_why_tells_figures_and_when_with_a_daemon_and_without(tmp_path: Path) ->
         assert (running["running"], alone["running"]) == (True, False)
         assert running["waits_for"] == ["no base_model is configured: nothing can train"]
         assert alone["waits_for"] == [
-            "the daemon does not run: `honed up` or `honed run` starts it"
+            "the daemon does not run: `honed up` or `honed run` starts it",
+            "no base_model is configured: nothing can train",
         ]
         for found in (running, alone):
             assert not found["verdict"]["fires"]
@@ -55,6 +56,30 @@ def test_why_tells_figures_and_when_with_a_daemon_and_without(tmp_path: Path) ->
             r"^fires      in 1h59m\d+s, at 20..-..-.. ..:..:.. UTC", text, re.MULTILINE
         )
         assert "quality(below=0.1, window=50, min_samples=10) is taken as it stands" in text
+
+
+def test_why_tells_each_learn_model_and_that_nothing_is_trained_offline(tmp_path: Path) -> None:
+    """All of them unless one is named; an unknown one is refused with those that there are."""
+    settings = SETTINGS.replace("[apply]", 'processor_mode = "offline"\n[apply]')
+    settings += '[learn]\nmodel = ["chat", "worker_task"]\n'
+    with honed(tmp_path, settings) as daemon:
+        daemon.start("run")
+        config = ("--config", str(daemon.config))
+        _honed(tmp_path, "import", str(EXCERPT), *config)
+        daemon.until(lambda: daemon.status()["episodes"], "episodes are made")
+        found = json.loads(_honed(tmp_path, "why", "--json", *config).stdout)
+        assert found["learn_model"] == "chat"
+        assert [each["learn_model"] for each in found["others"]] == ["worker_task"]
+        assert "nothing is new since" in found["others"][0]["waits_for"][-1]
+        assert found["waits_for"][0].startswith("processor_mode is offline: nothing is trained")
+        text = _honed(tmp_path, "why", *config).stdout
+        assert text.startswith("learn model chat\n")
+        assert "\nlearn model worker_task\n" in text
+        one = _honed(tmp_path, "why", "--json", "--learn-model", "worker_task", *config).stdout
+        assert (json.loads(one)["learn_model"], json.loads(one)["others"]) == ("worker_task", [])
+        other = _honed(tmp_path, "why", "--learn-model", "dpo", *config)
+        assert (other.returncode, "expected one of: chat, worker_task" in other.stderr) == (1, True)
+        assert daemon.stop("run") == 0
 
 
 async def _fill(path: Path, *, days: int) -> None:

@@ -1,7 +1,7 @@
 """Commands that change what a running daemon does: train-now, cancel, reload, apply, rollback."""
 
 import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +26,19 @@ _PANEL: Final = "Learning"
 _LOOK_S: Final = 0.3
 _LOST_S: Final = 60.0
 """From when on a run that is neither in progress nor written down is not waited for; the disk may be full."""
+
+
+_TAKEN_S: Final = 10.0
+"""Until when it is waited for what becomes of an order; another learn model's run may be before it."""
+_TAKEN_LOOK_S: Final = 0.05
+_REVIEW: Final = "`honed review` shows what it would learn from, `honed review approve` lets it run"
+
+Became = Literal["started", "waits", "ordered"]
+_BECAME: Final[dict[Became, str]] = {
+    "started": "started",
+    "waits": f"waits for a review ({_REVIEW})",
+    "ordered": "is ordered; `honed status` shows when it begins",
+}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,8 +76,10 @@ def train_now(
 ) -> None:
     """Start a training run past the trigger.
 
-    Exit status: 0 started (with --wait: done), 1 another run is in progress (with --wait: it failed, was skipped or
-    was stopped), 3 no daemon runs.
+    With `learn.review = true` it waits for a review first: `honed review`.
+
+    Exit status: 0 started, or waits for a review (with --wait: done), 1 another run is in progress or waits (with
+    --wait: it failed, was skipped, was stopped or waits), 3 no daemon runs.
     """
     found = config_from(config)
     order = {
@@ -73,7 +88,8 @@ def train_now(
     } | ({"learn_model": learn_model} if learn_model else {})
     if not wait:
         answer = ask_daemon(found, "POST", "/v1/train-now", order)
-        _show(answer, f"run {answer['run_id']} started", as_json)
+        became = _became(found, answer["run_id"])
+        _show(answer | {"became": became}, f"run {answer['run_id']} {_BECAME[became]}", as_json)
         return
     run = _followed(found, _started(found, order, quiet=as_json), quiet=as_json)
     _show(run, f"run {ending(run, now_ms())}", as_json)
@@ -126,6 +142,25 @@ def rollback(config: ConfigFile = None, as_json: AsJson = False) -> None:
     _show(answer, f"{answer['model_id'] or 'the base model'} is in service", as_json)
 
 
+def _became(config: Config, run_id: str) -> Became:
+    """What the daemon has made of an order by now."""
+    until_s = time.monotonic() + _TAKEN_S
+    while time.monotonic() < until_s:
+        status = ask_daemon(config, "GET", "/v1/status")
+        if _waits(status, run_id):
+            return "waits"
+        if any(run and run_id in run.values() for run in (status["training"], status["last_run"])):
+            return "started"
+        time.sleep(_TAKEN_LOOK_S)
+    return "ordered"
+
+
+def _waits(status: dict[str, Any], run_id: str) -> bool:
+    """Whether nobody has let the run begin."""
+    reviews = status.get("reviews") or ()
+    return any(each["run_id"] == run_id and not each["approved_by"] for each in reviews)
+
+
 def _started(config: Config, order: dict[str, str], *, quiet: bool) -> str:
     """The id of the run that was ordered, once those that were in progress have ended."""
     while (answer := ask_unless_busy(config, "POST", "/v1/train-now", order)) is None:
@@ -150,11 +185,8 @@ def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
         while True:
             status = ask_daemon(config, "GET", "/v1/status")
             now = status["training"]
-            if any(
-                r["run_id"] == run_id and not r["approved_by"] for r in status.get("reviews") or ()
-            ):
-                advice = "`honed review` shows what it would learn from, `honed review approve` lets it run"
-                leave(ControlError(f"run {run_id} waits for a review", advice=advice))
+            if _waits(status, run_id):
+                leave(ControlError(f"run {run_id} waits for a review", advice=_REVIEW))
             if now is None or now["run_id"] != run_id:
                 runs: list[dict[str, Any]] = ask_daemon(config, "GET", "/v1/runs")["runs"]
                 ended = [run for run in runs if run["id"] == run_id and run["state"] != "running"]

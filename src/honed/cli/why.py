@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 from msgspec import Struct
@@ -17,11 +17,13 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.figures import plain
 from honed.cli.printing import say
 from honed.config import Config
+from honed.domain.processing import OFFLINE_IS_MISSING, ProcessorMode
 from honed.domain.times import now_ms
-from honed.errors import TriggerError, TriggerSyntaxError
-from honed.ports import EpisodeFilter
+from honed.errors import HonedError, TriggerError, TriggerSyntaxError
+from honed.ports import EpisodeFilter, Review
 from honed.stores import SqlStore
 from honed.triggers import TrainTrigger, TriggerContext, Verdict, parse
 from honed.triggers.duration import format_duration, whole_seconds
@@ -29,6 +31,8 @@ from honed.triggers.forecast import Forecast, forecast
 
 _PACE_OF: Final = 1_000
 """Newest episodes that tell how fast they come in."""
+_RUNS: Final = 20
+"""Newest runs among which the one in progress is."""
 _MOMENT: Final = timedelta(seconds=1)
 
 
@@ -51,28 +55,49 @@ class VerdictTree(Struct, frozen=True, kw_only=True):
     parts: list["VerdictTree"]
 
 
-class Why(Struct, frozen=True, kw_only=True):
-    """What `honed why --json` prints."""
+class Line(Struct, frozen=True, kw_only=True):
+    """What one learn model waits for."""
 
-    scenario: str
-    running: bool
-    """Whether a daemon judges it."""
+    learn_model: str
     verdict: VerdictTree
     waits_for: list[str]
     """What beside the rule keeps a training from starting."""
     pace: Pace | None
     """None with too few episodes to tell."""
     prospect: str
-    """`now`, `later`, `open` (outcomes decide it) or `not` (within a year at this pace)."""
+    """`now`, `later`, `open` (outcomes decide it), `not` (within a year at this pace), or `held`: a run waits for a
+    review or is in progress, and the rule is not asked before it has ended."""
     fires_at: str | None
     in_s: float | None
     as_they_stand: list[str]
     """Conditions that were taken as they stand, for the forecast."""
 
 
+class Why(Line, frozen=True, kw_only=True):
+    """What `honed why --json` prints: the learn model that was asked about, else the first."""
+
+    scenario: str
+    running: bool
+    """Whether a daemon judges it."""
+    others: list[Line]
+    """The other learn models, where there are several and none was asked about."""
+
+
 class _Found(NamedTuple):
     facts: TriggerContext
     pace: Pace | None
+    review: Review | None
+    """The run that waits, where no daemon could tell."""
+    run_id: str | None
+    """The run of this learn model that is in progress."""
+
+
+class _Told(NamedTuple):
+    line: Line
+    verdict: Verdict
+    when: Forecast
+    now: datetime
+    held: str | None
 
 
 def add_to(app: typer.Typer) -> None:
@@ -80,34 +105,66 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Looking")(why)
 
 
-def why(config: ConfigFile = None, as_json: AsJson = False) -> None:
+def why(
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    learn_model: Annotated[
+        str | None,
+        typer.Option(help="Only this one, where learn.model names several; default: all of them."),
+    ] = None,
+) -> None:
     """Show why it trains or does not, with the figures, and when it will at the present rate."""
     found = config_from(config)
+    names = _names(found, learn_model)
     status: dict[str, Any] | None = ask_if_running(found, "/v1/status")
     trigger = _rule(found, status)
-    facts, pace = with_store(found, partial(_look, found, trigger))
+    told = [_tell(found, name, trigger, status) for name in names]
+    if as_json:
+        print_json(_why(found, status, [each.line for each in told]))
+        return
+    for number, each in enumerate(told):
+        if len(told) > 1:
+            say(f"{'' if number == 0 else chr(10)}learn model {each.line.learn_model}")
+        for line in (*each.verdict.lines(), "", *_sentences(each)):
+            say(line)
+
+
+def _names(config: Config, wanted: str | None) -> list[str]:
+    names = [model.name for model in config.learn.models()]
+    if wanted is None:
+        return names
+    if wanted not in names:
+        advice = f"expected one of: {', '.join(names)} (`learn.model` in the config)"
+        leave(HonedError(f"nothing learns by {wanted!r} here", advice=advice))
+    return [wanted]
+
+
+def _why(config: Config, status: dict[str, Any] | None, lines: list[Line]) -> Why:
+    first, *others = lines
+    fields = {name: getattr(first, name) for name in Line.__struct_fields__}
+    return Why(scenario=config.scenario, running=status is not None, others=others, **fields)
+
+
+def _tell(config: Config, name: str, trigger: TrainTrigger, status: dict[str, Any] | None) -> _Told:
+    """Judge, and say when it fires, for one learn model."""
+    facts, pace, review, run_id = with_store(config, partial(_look, config, name, trigger, status))
+    held = _held(name, review, run_id, status)
     backoff_ms = (status or {}).get("backoff_until_ms")
     not_before = datetime.fromtimestamp(backoff_ms / 1000, UTC) if backoff_ms else None
     when = forecast(trigger, facts, per_hour=pace.per_hour if pace else 0.0, not_before=not_before)
-    answer = Why(
-        scenario=found.scenario,
-        running=status is not None,
-        verdict=_tree(trigger.judge(facts)),
-        waits_for=list(_waits_for(facts, status)),
+    at = None if held else when.at
+    verdict = trigger.judge(facts)
+    line = Line(
+        learn_model=name,
+        verdict=_tree(verdict),
+        waits_for=list(_waits_for(config, facts, held, status)),
         pace=pace,
-        prospect=when.prospect,
-        fires_at=when.at.isoformat(timespec="seconds") if when.at else None,
-        in_s=(when.at - facts.now).total_seconds() if when.at else None,
-        as_they_stand=[str(condition) for condition in when.as_they_stand],
+        prospect="held" if held else when.prospect,
+        fires_at=at.isoformat(timespec="seconds") if at else None,
+        in_s=(at - facts.now).total_seconds() if at else None,
+        as_they_stand=[] if held else [str(condition) for condition in when.as_they_stand],
     )
-    if as_json:
-        print_json(answer)
-        return
-    for line in trigger.judge(facts).lines():
-        say(line)
-    say()
-    for line in _sentences(answer, when, facts.now):
-        say(line)
+    return _Told(line, verdict, when, facts.now, held)
 
 
 def _rule(config: Config, status: dict[str, Any] | None) -> TrainTrigger:
@@ -120,22 +177,35 @@ def _rule(config: Config, status: dict[str, Any] | None) -> TrainTrigger:
         leave(TriggerSyntaxError(str(error), advice=advice))
 
 
-async def _look(config: Config, trigger: TrainTrigger, store: SqlStore) -> _Found:
-    learn_model, now = config.learn.models()[0].name, now_ms()
+async def _look(
+    config: Config,
+    learn_model: str,
+    trigger: TrainTrigger,
+    status: dict[str, Any] | None,
+    store: SqlStore,
+) -> _Found:
+    now = now_ms()
     try:
         facts = await store.trigger_context(
             config.scenario, learn_model, now_ms=now, needs=trigger.needs
         )
     except TriggerError as error:
         raise TriggerError(str(error), advice="`honed up` or `honed run` starts it") from error
+    # without `learn.review` a daemon forgets what waits when it starts
+    is_asked = status is None and config.learn.review
+    review = await store.reviews.waiting(config.scenario, learn_model) if is_asked else None
+    training = ((status or {}).get("training") or {}).get("run_id")
+    runs = await store.list_runs(config.scenario, limit=_RUNS) if training else ()
+    mine = next((r.id for r in runs if r.id == training and r.learn_model == learn_model), None)
     newest = EpisodeFilter(
         scenario=config.scenario, learn_model=learn_model, newest_first=True, limit=_PACE_OF
     )
     made = [episode.created_at_ms for episode in await store.list_episodes(newest)]
     if len(made) < 2 or min(made) >= now:
-        return _Found(facts, None)
+        return _Found(facts, None, review, mine)
     hours = (now - min(made)) / 3_600_000
-    return _Found(facts, Pace(per_hour=len(made) / hours, episodes=len(made), hours=hours))
+    pace = Pace(per_hour=len(made) / hours, episodes=len(made), hours=hours)
+    return _Found(facts, pace, review, mine)
 
 
 def _tree(verdict: Verdict) -> VerdictTree:
@@ -147,36 +217,66 @@ def _tree(verdict: Verdict) -> VerdictTree:
     )
 
 
-def _waits_for(facts: TriggerContext, status: dict[str, Any] | None) -> Iterator[str]:
+def _held(
+    learn_model: str, review: Review | None, run_id: str | None, status: dict[str, Any] | None
+) -> str | None:
+    """The run of this learn model that must end before its rule is asked again, and what it waits for."""
+    if run_id:
+        return f"run {run_id} is in progress"
+    waiting = [(review.learn_model, review.id, review.approved_by)] if review else []
+    reviews = (status or {}).get("reviews") or ()
+    waiting += [(each["learn_model"], each["run_id"], each["approved_by"]) for each in reviews]
+    for name, waits, approved_by in waiting:
+        if name == learn_model and not approved_by:
+            return f"run {waits} waits for a review: `honed review`"
+        if name == learn_model:
+            return f"run {waits} was approved by {approved_by} and has not ended"
+    return None
+
+
+def _waits_for(
+    config: Config, facts: TriggerContext, held: str | None, status: dict[str, Any] | None
+) -> Iterator[str]:
+    if held:
+        yield held
     if status is None:
         yield "the daemon does not run: `honed up` or `honed run` starts it"
-    else:
-        if status["training"]:
-            yield f"run {status['training']['run_id']} is in progress"
-        for review in status.get("reviews") or ():
-            if not review["approved_by"]:
-                yield f"run {review['run_id']} waits for a review: `honed review`"
-        if status["base_model"] is None:
-            yield "no base_model is configured: nothing can train"
+    elif (
+        status["training"]
+        and (told := f"run {status['training']['run_id']} is in progress") != held
+    ):
+        yield told
+    base_model = status["base_model"] if status else config.base_model
+    mode = status["processor_mode"] if status else str(config.mode)
+    if config.processor_mode is not None and mode == str(ProcessorMode.OFFLINE):
+        yield f"processor_mode is offline: nothing is trained, and {OFFLINE_IS_MISSING}"
+    elif base_model is None:
+        yield "no base_model is configured: nothing can train"
+    if status is not None:
         if status["base_problem"]:
             yield f"the base model is not the one that is served: {status['base_problem']}"
         if (until := status["backoff_until_ms"]) and until > now_ms():
-            yield f"the last run failed: the next try is at {_time(datetime.fromtimestamp(until / 1000, UTC))}"
-    if not facts.count:
+            at = _time(datetime.fromtimestamp(until / 1000, UTC))
+            yield f"the last run failed: the next try is at {at}"
+    if not facts.count and not held:
         yield "nothing is new since the last training: the next episode, or another outcome"
 
 
-def _sentences(answer: Why, when: Forecast, now: datetime) -> Iterator[str]:
-    for what in answer.waits_for:
+def _sentences(told: _Told) -> Iterator[str]:
+    for what in told.line.waits_for:
         yield f"waits for  {what}"
-    pace = answer.pace
+    pace = told.line.pace
     if pace is None:
         yield "pace       unknown: fewer than two episodes"
     else:
         span = format_duration(whole_seconds(timedelta(hours=pace.hours)))
-        yield f"pace       {pace.per_hour:.3g} episodes an hour (the last {pace.episodes}, in {span})"
-    yield f"fires      {_prospect(when, now, knows_pace=pace is not None)}"
-    for condition in answer.as_they_stand:
+        rate = f"{plain(pace.per_hour)} episodes an hour"
+        yield f"pace       {rate} (the last {pace.episodes}, in {span})"
+    if told.held:
+        yield "fires      not before that run has ended; what comes in meanwhile is the next one's"
+        return
+    yield f"fires      {_prospect(told.when, told.now, knows_pace=pace is not None)}"
+    for condition in told.line.as_they_stand:
         yield f"           {condition} is taken as it stands: outcomes change it, no rate tells when"
 
 

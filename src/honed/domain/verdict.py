@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from honed.domain.outcome import Outcome, score
+
+UNSIGNED: Final = "unsigned"
+"""How a verdict is named that says not who gave it, and the attempt's own."""
 
 
 class Told(NamedTuple):
