@@ -367,6 +367,26 @@ sides = Table(
 )
 """Keyed digests of the names of attempts that a training has learned from or held out; never changed."""
 
+held_texts = Table(
+    "held_texts",
+    metadata,
+    Column("id", Integer, primary_key=True, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("parts", LargeBinary, nullable=False),
+    Index("held_texts_digest", "digest", unique=True),
+)
+"""What is remembered for ever of texts that were held out (`domain.held_text`); never changed, never taken out."""
+
+held_bands = Table(
+    "held_bands",
+    metadata,
+    Column("band", Integer, nullable=False),
+    Column("text_id", Integer, nullable=False),
+    PrimaryKeyConstraint("band", "text_id"),
+    sqlite_with_rowid=False,
+)
+"""Where those are found that may say nearly the same."""
+
 removed = Table(
     "removed",
     metadata,
