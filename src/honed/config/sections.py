@@ -196,6 +196,12 @@ class TrainSection(Section):
     """CPU threads of torch; 0 means all cores but one, which serving needs."""
     logging_steps: int = 5
     """Steps between two reports of progress."""
+    save_steps: int = 500
+    """Steps between two checkpoints, 5 minutes at most; a run that is cut off goes on from the last one."""
+    validation_fraction: float = 0.1
+    """Share of the groups that a run of 20 conversations or more does not learn from: they tell it when to stop."""
+    early_stopping_patience: int = 5
+    """Epochs without a better loss on those after which a run ends; 0 goes on. The best weights are kept."""
     max_episodes: int = Field(5_000, ge=1)
     """Newest episodes that a run looks at."""
     min_score: float = Field(0.0, ge=0.0, le=1.0)

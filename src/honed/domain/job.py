@@ -45,6 +45,13 @@ class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     threads: Annotated[int, Meta(ge=0)] = 0
     """CPU threads of torch; 0 means all cores but one (llama-server needs the other)."""
     logging_steps: Annotated[int, Meta(ge=1)] = 5
+    save_steps: Annotated[int, Meta(ge=1)] = 500
+    """Steps between two checkpoints, where the run may go on from one."""
+    validation_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    """Share of the groups that is not trained on but tells when to stop; of 20 conversations or more."""
+    early_stopping_patience: Annotated[int, Meta(ge=0)] = 5
+    """Evaluations, one each epoch, without a better one after which the run ends; 0 goes on. The best weights are
+    kept."""
 
 
 class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
@@ -79,6 +86,10 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     """Episodes that the data were not made of, by reason."""
     forks: dict[str, int] = {}
     """Conversations that are in no row beside the one of their attempt that is, by why they began."""
+    metadata_path: str | None = None
+    """JSON lines beside the data; `group` keeps conversations on one side of the validation split."""
+    checkpoints_path: str | None = None
+    """Folder of the checkpoints of this run; the run goes on from the last complete one. None writes none."""
 
 
 class ScoreJob(Struct, frozen=True, kw_only=True, tag="score", tag_field="job"):
@@ -172,6 +183,9 @@ class Progress(
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     rss_mb: float | None = None
+    validation_loss: float | None = None
+    note: str | None = None
+    """Something to tell the operator once, for example that the run goes on with a smaller batch."""
 
 
 class EpisodeScore(Struct, frozen=True, kw_only=True):

@@ -1,18 +1,22 @@
 """What every method's trainer is told alike, in the names of transformers' TrainingArguments."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from honed.domain.job import TrainSettings
+from honed.worker.checkpoints import KEPT
 
 
-def arguments(settings: TrainSettings, scratch: Path, *, on_cpu: bool) -> dict[str, Any]:
+def arguments(
+    settings: TrainSettings, scratch: Path, *, on_cpu: bool, validates: bool
+) -> dict[str, Any]:
     """Keywords of SFTConfig, DPOConfig and KTOConfig; checkpoints go into `scratch`."""
     return {
         "output_dir": str(scratch),
         "num_train_epochs": settings.num_train_epochs,
         "max_steps": settings.max_steps or -1,
         "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "per_device_eval_batch_size": settings.per_device_train_batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_scheduler_type,
@@ -25,9 +29,19 @@ def arguments(settings: TrainSettings, scratch: Path, *, on_cpu: bool) -> dict[s
         "bf16": not on_cpu,
         # Trades a third more time for memory; worth it where memory is short, which is not the CPU.
         "activation_checkpointing": not on_cpu,
-        "save_strategy": "no",
+        "save_strategy": "epoch" if validates else "no",  # else when `Saving` asks
+        "save_total_limit": KEPT,
         "report_to": "none",
         "disable_tqdm": True,
         # With the filter on, a NaN is logged as a loss of 0.0 and the run looks fine.
         "logging_nan_inf_filter": False,
-    }
+    } | (_EVALUATION if validates else {})
+
+
+_EVALUATION: Final = {
+    "eval_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
+}
+"""Every epoch; the weights of the best one are those that are kept."""

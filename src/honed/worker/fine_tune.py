@@ -2,57 +2,98 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
-from honed.domain.job import TrainSettings
+from honed.domain.job import Progress, TrainSettings
 from honed.domain.trained_model import TrainingMetrics
 from honed.errors import TrainingError
+from honed.worker.checkpoints import Checkpoints, Saving, step_of
 from honed.worker.memory import peak_rss_mb
 from honed.worker.reporting import Report
-from honed.worker.rows import Row
 from honed.worker.sft import sft_trainer
+from honed.worker.split import Split
+from honed.worker.stopping import StoppedError, Stopping
 from honed.worker.watch import Watch
 
 
 def fine_tune(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[Row],
+    split: Split,
     settings: TrainSettings,
     folder: Path,
     report: Report,
+    *,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingMetrics:
-    """Train a LoRA adapter on `rows` and save it with its config into `folder`, in PEFT's format.
+    """Train a LoRA adapter and save it with its config into `folder`, in PEFT's format.
 
-    The same rows, settings, threads and device give the same adapter, bit for bit on CPU.
+    The same rows, settings, threads and device give the same adapter, bit for bit on CPU, whether the run went
+    through or was cut off and went on from one of its `checkpoints`.
 
     Raises:
         TrainingError: the loss is not finite, or the settings do not fit the model.
+        StoppedError: SIGTERM came, and there is a checkpoint to go on from.
     """
     set_seed(settings.seed)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".trainer") as scratch:
-        trainer = sft_trainer(model, tokenizer, rows, settings, Path(scratch))
-        watch = Watch(report)
+    with _scratch(folder, checkpoints) as scratch:
+        trainer = sft_trainer(model, tokenizer, split, settings, scratch)
+        watch, stopping = Watch(report), Stopping()
         trainer.remove_callback(PrinterCallback)  # prints every log line
         trainer.add_callback(watch)
-        trainer.train()
+        if split.validation and settings.early_stopping_patience:
+            trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+        newest = checkpoints.newest() if checkpoints else None
+        if newest is not None:
+            report(Progress(phase="training", note=f"goes on after step {step_of(newest)}"))
+        if checkpoints is None:
+            trainer.train()
+        else:
+            trainer.add_callback(Saving(settings.save_steps))
+            trainer.add_callback(stopping)
+            with stopping.on_sigterm():
+                trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        if stopping.is_asked:
+            raise StoppedError(trainer.state.global_step)
     _check_weights(trainer.model)
     trainer.model.save_pretrained(folder, safe_serialization=True)
-    num_targets = sum(row.num_targets for row in rows)
+    return _metrics(trainer, split, time.monotonic() - started)
+
+
+@contextmanager
+def _scratch(folder: Path, checkpoints: Checkpoints | None) -> Iterator[Path]:
+    """Where the trainer writes: the run's checkpoints, else a folder that goes when it is done."""
+    if checkpoints is not None:
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        yield checkpoints.folder
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".trainer") as scratch:
+        yield Path(scratch)
+
+
+def _metrics(trainer: Any, split: Split, seconds: float) -> TrainingMetrics:
+    """Of the whole run, also of the part before it was cut off."""
+    state = trainer.state
+    losses = [line["loss"] for line in state.log_history if "loss" in line]
+    evaluated = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
+    extra = {"first_loss": losses[0]} if losses else {}
+    if evaluated:
+        extra |= {"best_validation_loss": min(evaluated), "num_evaluations": len(evaluated)}
     return TrainingMetrics(
-        final_loss=watch.losses[-1] if watch.losses else None,
-        mean_loss=sum(watch.losses) / len(watch.losses) if watch.losses else None,
-        training_time_secs=time.monotonic() - started,
-        gpu_memory_mb=_gpu_memory_mb(model),
+        final_loss=losses[-1] if losses else None,
+        mean_loss=sum(losses) / len(losses) if losses else None,
+        training_time_secs=seconds,
+        gpu_memory_mb=_gpu_memory_mb(trainer.model),
         peak_rss_mb=peak_rss_mb(),
-        num_steps=trainer.state.global_step,
-        num_tokens=num_targets,
-        extra={"first_loss": watch.losses[0]} if watch.losses else {},
+        num_steps=state.global_step,
+        num_tokens=sum(row.num_targets for row in split.train),
+        extra=extra,
     )
 
 

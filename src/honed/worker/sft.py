@@ -12,10 +12,11 @@ from honed.errors import TrainingError
 from honed.worker.arguments import arguments
 from honed.worker.lora import lora_config
 from honed.worker.rows import Row
+from honed.worker.split import Split
 
 
 def sft_trainer(
-    model: Any, tokenizer: Any, rows: Sequence[Row], settings: TrainSettings, scratch: Path
+    model: Any, tokenizer: Any, split: Split, settings: TrainSettings, scratch: Path
 ) -> SFTTrainer:
     """The trainer of a run, its adapter already around the model.
 
@@ -23,18 +24,21 @@ def sft_trainer(
         TrainingError: the settings do not fit the model.
     """
     config = SFTConfig(
-        **arguments(settings, scratch, on_cpu=model.device.type == "cpu"),
+        **arguments(
+            settings,
+            scratch,
+            on_cpu=model.device.type == "cpu",
+            validates=bool(split.validation),
+        ),
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    dataset = datasets.Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
     )
     try:
         return SFTTrainer(
             model=model,
             args=config,
-            train_dataset=dataset,
+            train_dataset=_dataset(split.train),
+            eval_dataset=_dataset(split.validation) if split.validation else None,
             processing_class=tokenizer,
             peft_config=lora_config(settings),
         )
@@ -43,3 +47,9 @@ def sft_trainer(
             f"the settings do not fit the base model: {error}",
             advice="check train.target_modules against the model's module names",
         ) from error
+
+
+def _dataset(rows: Sequence[Row]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )

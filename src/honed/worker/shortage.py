@@ -15,7 +15,7 @@ def shortage(error: Exception) -> JobFailed | None:
     """What the operator is told of an error that comes from a shortage; None for any other."""
     text = str(error)
     first_line = text.splitlines()[0] if text else "no detail"
-    if _is_out_of_memory(error, text):
+    if is_out_of_memory(error):
         return JobFailed(
             kind=TrainingError.__name__,
             message=f"out of memory: {first_line}",
@@ -31,8 +31,9 @@ def shortage(error: Exception) -> JobFailed | None:
     return None
 
 
-def _is_out_of_memory(error: Exception, text: str) -> bool:
-    """torch has a class of its own for CUDA, and a plain RuntimeError for the CPU's allocator."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch has a class of its own for CUDA, and a plain RuntimeError for the CPU."""
+    text = str(error)
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

@@ -5,9 +5,12 @@ trainer leaves its own model patched.
 """
 
 import gc
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from honed.adapter_files import adapter_digest, file_digest
 from honed.domain.base_facts import BaseDigests
@@ -34,6 +37,9 @@ from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.reporting import Report
 from honed.worker.rows import Prepared, prepare
 from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
+from honed.worker.shortage import is_out_of_memory
+from honed.worker.smaller import smaller, told
+from honed.worker.split import read_groups, split_rows
 
 
 class _Base(NamedTuple):
@@ -48,6 +54,15 @@ class _Base(NamedTuple):
     threads: int
 
 
+class _Tuned(NamedTuple):
+    """What came out of the trainer."""
+
+    metrics: TrainingMetrics
+    num_parameters: int
+    """Of the base model."""
+    num_trainable: int
+
+
 def train(job: TrainJob, report: Report) -> TrainResult:
     """Do a TrainJob; `output_path` then holds the whole adapter, synced to disk.
 
@@ -57,10 +72,9 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     """
     started_at = datetime.now(UTC)
     base = _open_base(job)
-    data, num_without = _rows(job, base)
     output = Path(job.output_path)
     output.mkdir(parents=True, exist_ok=True)
-    metrics, num_parameters, num_trainable = _fine_tune(job, base, data, num_without, report)
+    job, data, tuned = _fine_tune_that_fits(job, base, report)
     report(Progress(phase="exporting"))
     export_adapter(output, base.config, base.architecture)
     adapters = {CANDIDATE: output}
@@ -72,18 +86,18 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     digests = _digests(job, base, output)
     facts = Facts(
         model_family=base.architecture.gguf_name,
-        num_parameters=num_parameters,
-        num_trainable=num_trainable,
+        num_parameters=tuned.num_parameters,
+        num_trainable=tuned.num_trainable,
         num_rows=len(data.rows),
         device=base.device,
         threads=base.threads,
-        metrics=metrics,
+        metrics=tuned.metrics,
         digests=digests,
         started_at=started_at,
     )
     write_manifest(output, job, facts)
     sync_folder(output)
-    return TrainResult(digest=digests.adapter, metrics=metrics, scores=scores)
+    return TrainResult(digest=digests.adapter, metrics=tuned.metrics, scores=scores)
 
 
 def _open_base(job: TrainJob) -> _Base:
@@ -124,19 +138,52 @@ def _nothing_to_learn(data: Prepared, num_examples: int, max_length: int) -> Emp
     )
 
 
+def _fine_tune_that_fits(
+    job: TrainJob, base: _Base, report: Report
+) -> tuple[TrainJob, Prepared, _Tuned]:
+    """Train; out of memory, with smaller settings. The job as it was done, its rows, and what came out.
+
+    A run that goes on from checkpoints finds those of the settings that fitted in `smaller-N`.
+    """
+    for tried in itertools.count():
+        data, num_without = _rows(job, base)
+        longest = max(len(row.input_ids) for row in data.rows)
+        try:
+            return job, data, _fine_tune(job, base, data, num_without, tried, report)
+        except Exception as error:
+            settings = smaller(job.settings, longest=longest) if is_out_of_memory(error) else None
+            if settings is None:
+                raise
+        gc.collect()  # outside the handler, whose traceback holds the model
+        job = msgspec.structs.replace(job, settings=settings)
+        report(Progress(phase="training", note=told(settings)))
+    raise AssertionError("it fits or raises")
+
+
 def _fine_tune(
-    job: TrainJob, base: _Base, data: Prepared, num_without: int, report: Report
-) -> tuple[TrainingMetrics, int, int]:
-    """Metrics, parameters of the base model, parameters that trained."""
-    import msgspec
+    job: TrainJob, base: _Base, data: Prepared, num_without: int, tried: int, report: Report
+) -> _Tuned:
     import torch
 
+    from honed.worker.checkpoints import Checkpoints
     from honed.worker.fine_tune import fine_tune
 
+    settings = job.settings
+    groups = read_groups(Path(job.metadata_path) if job.metadata_path else None, data.num_examples)
+    split = split_rows(data.rows, groups, fraction=settings.validation_fraction, seed=settings.seed)
+    checkpoints = None
+    if job.checkpoints_path is not None:
+        checkpoints = Checkpoints(Path(job.checkpoints_path) / f"smaller-{tried}")
     model = load_model(base.folder, base.device)
     num_parameters = model.num_parameters()
     metrics = fine_tune(
-        model, base.tokenizer, data.rows, job.settings, Path(job.output_path), report
+        model,
+        base.tokenizer,
+        split,
+        settings,
+        Path(job.output_path),
+        report,
+        checkpoints=checkpoints,
     )
     num_trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     del model
@@ -145,7 +192,7 @@ def _fine_tune(
         torch.cuda.empty_cache()
     dropped = dict(data.dropped)
     metrics = msgspec.structs.replace(metrics, dropped_rows=num_without, dropped_tokens=dropped)
-    return metrics, num_parameters, num_trainable
+    return _Tuned(metrics, num_parameters, num_trainable)
 
 
 def _scores(

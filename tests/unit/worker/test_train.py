@@ -22,6 +22,7 @@ SETTINGS = TrainSettings(
     threads=1,
     logging_steps=2,
     device="cpu",
+    validation_fraction=0.0,
 )
 
 
