@@ -78,7 +78,7 @@ class Rewards(Protocol):
         """Whole episodes in the order of their ids given; those that are gone are left out."""
 
     async def group(self, scenario: str, learn_model: str, group_id: str) -> list[str]:
-        """The ids of the attempts of a group, oldest first."""
+        """The ids of the attempts of a group, oldest first; of a huge one the first ten thousand."""
 
     async def counted(
         self, scenario: str, learn_model: str, *, before_ms: int, limit: int

@@ -1,17 +1,18 @@
 """`ports.Rewards` on SQL: how far verifiers have come, and what alarms and agreement compare.
 
-Every query walks a primary key or an index and reads a bounded number of rows, however large the store is.
+Every query walks an index in order and ends after a bounded number of rows, however large the store is and whoever
+else's episodes are in it.
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from sqlalchemy import func, insert, select, update
 
 from honed.domain.composition import is_judged
 from honed.domain.episode import Episode
-from honed.domain.outcome import Outcome, is_known, is_success
+from honed.domain.outcome import Outcome, Unknown, is_known, is_success
 from honed.ports import Counted, Opinion
 from honed.stores import reads
 from honed.stores import tables as t
@@ -19,7 +20,10 @@ from honed.stores.transactions import Transactions
 
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 _MS_DIGITS: Final = 13
-K = TypeVar("K")
+_GROUP_MAX: Final = 10_000
+"""Attempts of a group that are looked at: whoever sends the events names the groups."""
+_WORDS_EACH: Final = 10
+"""Verdicts that are read for each one asked for: all words on an episode, but not those of a source run wild."""
 
 
 class SqlRewards:
@@ -74,12 +78,14 @@ class SqlRewards:
         return [by_id[id] for id in episode_ids if id in by_id]
 
     async def group(self, scenario: str, learn_model: str, group_id: str) -> list[str]:
-        """The ids of the attempts of a group, oldest first."""
+        """The ids of the attempts of a group, oldest first, the first ten thousand."""
         e = t.episodes.c
-        query = select(e.id).where(e.group_id == group_id)
-        query = query.where(e.scenario == scenario, e.learn_model == learn_model)
+        named = select(e.id, e.scenario, e.learn_model).where(e.group_id == group_id)
+        first = named.order_by(e.id).limit(_GROUP_MAX).subquery().c
+        query = select(first.id).order_by(first.id)
+        query = query.where(first.scenario == scenario, first.learn_model == learn_model)
         async with self._read() as db:
-            return list((await db.execute(query.order_by(e.id))).scalars())
+            return list((await db.execute(query)).scalars())
 
     async def counted(
         self, scenario: str, learn_model: str, *, before_ms: int, limit: int
@@ -104,33 +110,26 @@ class SqlRewards:
     async def opinions(self, scenario: str, learn_model: str, *, limit: int) -> list[Opinion]:
         """What judges and others have said of the same episodes, among the newest verdicts."""
         said, e = t.outcomes.c, t.episodes.c
-        newest = select(said.id, said.episode_id).order_by(said.id.desc()).limit(limit).subquery()
-        recent = select(newest.c.episode_id)
+        newest = select(said.episode_id).order_by(said.id.desc()).limit(limit).subquery()
         query = select(said.episode_id, said.outcome, said.source, e.created_at_ms)
         query = query.join(t.episodes, said.episode_id == e.id)
         query = query.where(e.scenario == scenario, e.learn_model == learn_model)
-        query = query.where(said.episode_id.in_(recent)).order_by(said.id)
-        judges: dict[tuple[str, str], bool] = {}
-        others: dict[str, bool] = {}
+        query = query.where(said.episode_id.in_(select(newest.c.episode_id)))
+        query = query.order_by(said.id.desc()).limit(_WORDS_EACH * limit)
+        judges: dict[tuple[str, str], Outcome] = {}
+        others: dict[str, Outcome] = {}
         made: dict[str, int] = {}
         async with self._read() as db:
             rows = (await db.execute(query)).all()
-        for row in rows:  # the newest word of each is the last one
-            outcome = _decode_outcome(row.outcome)
+        for row in rows:  # the newest word of each is the first one
             made[row.episode_id] = row.created_at_ms
             if is_judged(row.source):
-                _hear(judges, (row.episode_id, row.source), outcome)
+                judges.setdefault((row.episode_id, row.source), _decode_outcome(row.outcome))
             else:
-                _hear(others, row.episode_id, outcome)
+                others.setdefault(row.episode_id, _decode_outcome(row.outcome))
         return [
-            Opinion(made[episode_id], source, says, others[episode_id])
-            for (episode_id, source), says in judges.items()
-            if episode_id in others
+            Opinion(made[episode_id], source, is_success(says), is_success(others_say))
+            for (episode_id, source), says in reversed(judges.items())
+            # unknown takes the word before it back
+            if is_known(says) and is_known(others_say := others.get(episode_id, Unknown()))
         ]
-
-
-def _hear(heard: dict[K, bool], key: K, outcome: Outcome) -> None:
-    """Keep the newest word; unknown takes the former one back."""
-    heard.pop(key, None)
-    if is_known(outcome):
-        heard[key] = is_success(outcome)

@@ -143,7 +143,7 @@ episodes = Table(
     Column("num_tool_calls", Integer),
     Column("answer_chars", Integer),
     Index("episodes_task", "task_id"),
-    Index("episodes_group", "group_id"),
+    Index("episodes_group", "group_id", "id", sqlite_where=text("group_id IS NOT NULL")),
     Index("episodes_source", "source_group"),
     Index("episodes_in_order", "scenario", "learn_model", "id"),
 )
