@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from honed.domain.episode import Episode
+from honed.domain.held_text import HeldText
 from honed.domain.outcome import Outcome
 from honed.domain.verdict import Reach
 
@@ -63,6 +64,16 @@ class Lessons(Protocol):
 
     async def settle_sides(self, sides: Mapping[bytes, bool]) -> frozenset[bytes]:
         """Settle the side of names for ever; those that stand on the other side already, and stay there."""
+
+    async def hold_out(self, texts: Sequence[HeldText]) -> None:
+        """Remember for ever what held-out texts say; in transactions of their own, each of a few texts."""
+
+    async def near_held_out(self, texts: Sequence[HeldText], *, least: int) -> list[bool]:
+        """Whether each of the texts says what a remembered one says.
+
+        To the word, or nearly: they share one of the bands given and `least` parts. In transactions of their own, each
+        of some texts.
+        """
 
     async def of(self, episode_id: str) -> list[Lesson]:
         """The adapters that learned from an episode, in the order of their training."""

@@ -1,22 +1,29 @@
 """`ports.Lessons` on SQL: what a training reads, and which adapters have learned from an episode."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from sqlalchemy import select
 
 from honed.domain.composition import Composition, is_judged
+from honed.domain.held_text import HeldText
 from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Reach
 from honed.ports import Lesson, Material, ReadEpisode
-from honed.stores import changes, reads
+from honed.stores import changes, held_texts, reads
 from honed.stores import tables as t
 from honed.stores.dialects import composition_of, upsert
 from honed.stores.transactions import Transactions
 
+T = TypeVar("T")
+
 _PAGE: Final = 500
 """Names in one statement, and in one transaction that events wait for."""
+_TEXTS: Final = 50
+"""Texts that one transaction remembers; each has 33 rows."""
+_COMPARED: Final = 200
+"""Texts that one reading transaction compares."""
 
 _decode_model = msgspec.json.Decoder(TrainedModel).decode
 
@@ -90,6 +97,24 @@ class SqlLessons:
         standing = await self.sides(sorted(sides))
         return frozenset(name for name in sides if standing[name] != sides[name])
 
+    async def hold_out(self, texts: Sequence[HeldText]) -> None:
+        """Remember for ever what held-out texts say; see `ports.Lessons`."""
+        known: set[bytes] = set()
+        async with self._read() as db:
+            for page in _pages(texts):
+                known |= await held_texts.whole(db, [held.digest for held in page])
+        for part in _pages([held for held in texts if held.digest not in known], _TEXTS):
+            async with self._write() as db:
+                await held_texts.remember(db, part)
+
+    async def near_held_out(self, texts: Sequence[HeldText], *, least: int) -> list[bool]:
+        """Whether each of the texts says what a held-out one says; see `ports.Lessons`."""
+        found: list[bool] = []
+        for page in _pages(texts, _COMPARED):
+            async with self._read() as db:
+                found += await held_texts.near(db, page, least=least)
+        return found
+
     async def of(self, episode_id: str) -> list[Lesson]:
         """The adapters that learned from an episode, in the order of their training."""
         async with self._read() as db:
@@ -126,5 +151,5 @@ def _lesson(
     )
 
 
-def _pages(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    return (names[start : start + _PAGE] for start in range(0, len(names), _PAGE))
+def _pages(values: Sequence[T], size: int = _PAGE) -> Iterator[Sequence[T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
