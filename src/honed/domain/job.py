@@ -12,21 +12,42 @@ from msgspec import Meta, Struct
 
 from honed.domain.dataset import Dataset
 from honed.domain.rendered import RenderedExample
-from honed.domain.trained_model import TrainingMetrics
+from honed.domain.trained_model import Method, TrainingMetrics
 from honed.domain.verdict import Seen
 
 Device = Literal["auto", "cpu", "cuda"]
 TooLong = Literal["cut", "drop"]
+AskedMethod = Literal["auto", "sft", "dpo", "kto", "grpo"]
+Preset = Literal["swarm", "runner", "auto"]
+Bias = Literal["none", "all", "lora_only"]
 
 
 class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of a LoRA run, in TRL's and PEFT's own names."""
 
+    method: AskedMethod = "auto"
+    """`auto` goes by what the data hold."""
+    preset: Preset = "swarm"
+    """Where settings come from that nobody has chosen; `auto`: from the data and the model (`domain.recipe`)."""
+    fixed: tuple[str, ...] | None = None
+    """Names of the settings that somebody has chosen, which no preset changes; None: all of them."""
+    start_from: Literal["base", "adapter"] = "base"
+    """`adapter`: from the one in service, if it has the shape that these settings ask for."""
     r: Annotated[int, Meta(ge=1, le=256)] = 16
     lora_alpha: Annotated[float, Meta(gt=0)] = 32
     lora_dropout: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     target_modules: tuple[str, ...] | None = None
     """None means all linear layers."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r."""
+    use_dora: bool = False
+    """Refused: llama.cpp has no place for it."""
+    bias: Bias = "none"
+    """All but `none` are refused: llama.cpp has no place for trained biases."""
+    load_in_4bit: bool = False
+    """Keep the base model in 4 bits meanwhile; on CUDA alone, elsewhere told and left out."""
+    beta: Annotated[float, Meta(gt=0)] = 0.1
+    """How strongly `dpo` and `kto` keep to the model that they started from."""
     num_train_epochs: Annotated[int, Meta(ge=1)] = 3
     max_steps: Annotated[int, Meta(ge=1)] | None = None
     """A number of steps wins over epochs."""
@@ -86,6 +107,10 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     """Episodes that the data were not made of, by reason."""
     forks: dict[str, int] = {}
     """Conversations that are in no row beside the one of their attempt that is, by why they began."""
+    start_path: str | None = None
+    """Adapter folder that `start_from = "adapter"` begins with; None begins with the base."""
+    probe_path: str | None = None
+    """JSON lines `{"messages": [...]}` on which forgetting is measured; None: the built-in ones."""
     metadata_path: str | None = None
     """JSON lines beside the data; `group` keeps conversations on one side of the validation split."""
     checkpoints_path: str | None = None
@@ -103,6 +128,32 @@ class ScoreJob(Struct, frozen=True, kw_only=True, tag="score", tag_field="job"):
     max_length: int = 2048
     device: Device = "auto"
     threads: int = 0
+
+
+class EvaluateJob(Struct, frozen=True, kw_only=True, tag="evaluate", tag_field="job"):
+    """Count how many of the assistant's tokens a model foretells, on a test set."""
+
+    base_model: str
+    adapter_path: str | None
+    """None: the bare base."""
+    data_path: str
+    """JSON lines in the form of `TrainJob.data_path`; line n is `rows[n]`."""
+    result_path: str
+    max_length: int = 2048
+    device: Device = "auto"
+    threads: int = 0
+
+
+class TokeniseJob(Struct, frozen=True, kw_only=True, tag="tokenise", tag_field="job"):
+    """Give the first rows of a file as tokens; the model's weights are not loaded."""
+
+    base_model: str
+    data_path: str
+    """JSON lines in the form of `TrainJob.data_path`."""
+    result_path: str
+    max_length: int
+    num_targets: int
+    """Rows are given until they have so many tokens that count."""
 
 
 class ExportBaseJob(Struct, frozen=True, kw_only=True, tag="export_base", tag_field="job"):
@@ -166,7 +217,17 @@ class RenderJob(Struct, frozen=True, kw_only=True, tag="render", tag_field="job"
     """For line n, why which of its turns are not to be learned from."""
 
 
-Job = TrainJob | ScoreJob | ExportBaseJob | CompareBaseJob | PretrainJob | ExamineJob | RenderJob
+Job = (
+    TrainJob
+    | ScoreJob
+    | EvaluateJob
+    | TokeniseJob
+    | ExportBaseJob
+    | CompareBaseJob
+    | PretrainJob
+    | ExamineJob
+    | RenderJob
+)
 
 
 class Progress(
@@ -183,6 +244,10 @@ class Progress(
     learning_rate: float | None = None
     tokens_per_second: float | None = None
     rss_mb: float | None = None
+    reward_margin: float | None = None
+    """Of `dpo` and `kto`: how much more the better answers have gained than the worse ones, beta times nats."""
+    reward_accuracy: float | None = None
+    """Of `dpo`: share of the pairs whose better answer has gained more."""
     validation_loss: float | None = None
     note: str | None = None
     """Something to tell the operator once, for example that the run goes on with a smaller batch."""
@@ -206,12 +271,46 @@ class TrainResult(Struct, frozen=True, kw_only=True, tag="trained", tag_field="r
     """SHA-256 over the adapter's files."""
     metrics: TrainingMetrics
     scores: tuple[EpisodeScore, ...] = ()
+    method: Method = "sft"
+    method_reason: str = ""
+    """Why that one."""
 
 
 class ScoreResult(Struct, frozen=True, kw_only=True, tag="scored", tag_field="result"):
     """A finished ScoreJob."""
 
     scores: tuple[EpisodeScore, ...]
+
+
+class Foretold(Struct, frozen=True, array_like=True):
+    """How a model did on one row."""
+
+    num_tokens: int
+    """Assistant tokens; 0 when cutting left none."""
+    num_correct: int
+    """Those that were its first choice."""
+    log_prob: float
+    """Of all of them, nats."""
+
+
+class EvaluateResult(Struct, frozen=True, kw_only=True, tag="evaluated", tag_field="result"):
+    """A finished EvaluateJob."""
+
+    rows: tuple[Foretold, ...]
+
+
+class TokenRow(Struct, frozen=True, array_like=True):
+    """One row as tokens."""
+
+    input_ids: tuple[int, ...]
+    targets: tuple[int, ...]
+    """Positions of the tokens that count."""
+
+
+class TokeniseResult(Struct, frozen=True, kw_only=True, tag="tokenised", tag_field="result"):
+    """A finished TokeniseJob."""
+
+    rows: tuple[TokenRow, ...]
 
 
 class ExportBaseResult(Struct, frozen=True, kw_only=True, tag="exported", tag_field="result"):
@@ -279,6 +378,8 @@ class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="resu
 JobResult = (
     TrainResult
     | ScoreResult
+    | EvaluateResult
+    | TokeniseResult
     | ExportBaseResult
     | CompareBaseResult
     | PretrainResult

@@ -13,6 +13,7 @@ import msgspec
 
 from honed.domain.job import (
     CompareBaseJob,
+    EvaluateJob,
     ExamineJob,
     ExportBaseJob,
     Job,
@@ -22,6 +23,7 @@ from honed.domain.job import (
     Progress,
     RenderJob,
     ScoreJob,
+    TokeniseJob,
     TrainJob,
     parse_job,
 )
@@ -101,6 +103,14 @@ def _do(job: Job, report: Report) -> JobResult:
             from honed.worker.scores import score
 
             return score(job, report)
+        case EvaluateJob():
+            from honed.worker.evaluate import evaluate
+
+            return evaluate(job, report)
+        case TokeniseJob():
+            from honed.worker.evaluate import tokenise
+
+            return tokenise(job)
         case ExportBaseJob():
             from honed.worker.gguf_base import export_base
 
