@@ -128,6 +128,13 @@ class TrainingError(HonedError):
 class EmptyDataError(TrainingError):
     """There is nothing to learn from: no episodes, or none that can teach."""
 
+    def __init__(
+        self, message: str, *, advice: str | None = None, left_out: dict[str, int] | None = None
+    ) -> None:
+        super().__init__(message, advice=advice)
+        self.left_out = left_out or {}
+        """Episodes by the reason that each was left out."""
+
 
 class UnsupportedError(TrainingError):
     """What was asked for is beyond this honed: an architecture, a tokenizer or a format that it does not

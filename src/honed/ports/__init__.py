@@ -31,6 +31,7 @@ from honed.ports.records import RecordFilter, RecordRow, Records
 from honed.ports.reviews import (
     DROPPED,
     PREVIEW_PREFIX,
+    Correction,
     Look,
     Preview,
     Remark,
@@ -63,6 +64,7 @@ __all__ = [
     "Applier",
     "Attempts",
     "Closing",
+    "Correction",
     "Counted",
     "DataSink",
     "Disposition",

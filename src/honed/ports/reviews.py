@@ -61,6 +61,16 @@ class Review(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the training file that was approved: no other one is trained on."""
 
 
+class Correction(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A better answer that somebody gave: what is learned of the episode, whatever its outcome was."""
+
+    episode_id: str
+    said_by: str | None
+    """None: nobody signed it."""
+    at_ms: int
+    comment: str | None = None
+
+
 class Tally(Struct, kw_only=True):
     """What becomes of some of the episodes."""
 
@@ -98,11 +108,11 @@ class Preview(Struct, frozen=True, kw_only=True):
     num_held_out: int
     num_near_duplicates: int | None
     left_out: dict[str, int]
-    """Reason to number of episodes."""
+    """Reason to number of episodes. Where there are too few rows to train on, those of the rows are counted too."""
     by_source: dict[str, Tally]
     """By who reported the attempt: `gateway`, `client`, `otlp`, or `events` for actions."""
     by_verdict: dict[str, Tally]
-    """By who said how it ended; `-` is the attempt itself, or nobody."""
+    """By who said how it ended; `unsigned` is the attempt itself, or somebody who did not say who."""
     by_skill: dict[str, Tally]
     """By the tag `skill`; `-` is none."""
     by_label: dict[str, Tally]
@@ -111,6 +121,8 @@ class Preview(Struct, frozen=True, kw_only=True):
     """Of the training file; approving names it. None when there is none."""
     remarks: list[Remark]
     """On episodes among them, oldest first."""
+    corrections: list[Correction]
+    """Of episodes among them, in the order of the episodes."""
     rows: list[ShownRow]
     """The first rows of the training file, whose order is random."""
 

@@ -15,16 +15,19 @@ import anyio.to_thread
 from honed import log
 from honed.domain.dataset import Shape
 from honed.domain.episode import Episode
-from honed.domain.trained_model import Selection
+from honed.domain.trained_model import Method, Selection
 from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
 from honed.learn_models import DpoConfig
-from honed.learn_models.learn_model import LearnModel
+from honed.learn_models.learn_model import LearnModel, method_of
 from honed.ports import Look, Material, Preview, Review, Store, TrainingSet
 from honed.training_sets.harvest import Harvest, Rules
 from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.preview import preview
 from honed.training_sets.rows import RowSpool
+
+_SHAPES: Final[dict[Method, Shape]] = {"dpo": "preference", "kto": "labelled"}
+"""What the rows of a method are; conversations where nothing else is said."""
 
 CHUNK: Final = 32
 """Episodes converted in one go; a few hundred kilobytes of typical conversations."""
@@ -112,9 +115,12 @@ class EpisodeTrainingSets:
         review: Review | None = None,
         num_rows: int = 0,
         selection: Selection = "successes",
-        shape: Shape = "sft",
+        shape: Shape | None = None,
     ) -> Preview:
-        """What `build` would give now, or for the run that waits; it is built, looked at and cleared away."""
+        """What `build` would give now, or for the run that waits; it is built, looked at and cleared away.
+
+        Without a `shape` it is that of the learn model's method.
+        """
         return await preview(
             self,
             self._store.reviews,
@@ -125,7 +131,7 @@ class EpisodeTrainingSets:
             review=review,
             num_rows=num_rows,
             selection=selection,
-            shape=shape,
+            shape=shape or _SHAPES.get(method_of(self._rules.learn_model), "sft"),
         )
 
     async def build(

@@ -17,9 +17,11 @@ from honed.domain.records import LlmCallRecord, OutcomeRecord
 from honed.domain.reports import reporter
 from honed.domain.trained_model import Selection
 from honed.domain.training_data import TrainingMetadata
+from honed.domain.verdict import UNSIGNED
 from honed.errors import EmptyDataError
 from honed.ports import (
     PREVIEW_PREFIX,
+    Correction,
     Look,
     Material,
     Preview,
@@ -31,7 +33,8 @@ from honed.ports import (
     TrainingSet,
 )
 
-_NOBODY: Final = "-"
+_NONE: Final = "-"
+_TOO_FEW: Final = "in rows too few to train on"
 
 _decode_metadata: Final = msgspec.json.Decoder(TrainingMetadata).decode
 
@@ -58,10 +61,10 @@ class _Looked(NamedTuple):
     """What of an episode is counted."""
 
     id: str
-    reason: str | None
     source: str
     verdict: str
     skill: str
+    corrections: tuple[Correction, ...]
 
 
 async def preview(
@@ -82,6 +85,7 @@ async def preview(
     looked: list[_Looked] = []
     made: TrainingSet | None = None
     problem = None
+    left_out: Counter[str] = Counter()
     rows: list[ShownRow] = []
     await anyio.Path(scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=PREVIEW_PREFIX) as folder:
@@ -91,11 +95,13 @@ async def preview(
                 selection=review.selection if review else selection,
                 shape=shape,
                 material=material,
-                look=lambda episode, reason: looked.append(_seen(episode, reason, skill_tag)),
+                look=lambda episode, reason: looked.append(_seen(episode, skill_tag)),
             )
             rows = await anyio.to_thread.run_sync(_first_rows, made.data_path, num_rows)
         except EmptyDataError as error:
             problem = f"{error} ({error.advice})" if error.advice else str(error)
+            left_out.update(error.left_out)
+            left_out[_TOO_FEW] = max(0, len(looked) - left_out.total())
     remarks = await reviews.remarks([each.id for each in looked])
     taught = frozenset(made.episode_ids if made else ())
     held_out = frozenset(each.episode_id for each in made.held_out) if made else frozenset()
@@ -119,27 +125,38 @@ async def preview(
         num_changed=material.num_changed,
         num_held_out=len(held_out),
         num_near_duplicates=made.num_near_duplicates if made else None,
-        left_out=made.left_out if made else Counter(each.reason for each in looked if each.reason),
+        left_out=made.left_out if made else {why: num for why, num in left_out.items() if num},
         by_source=tallied([each.source] for each in looked),
         by_verdict=tallied([each.verdict] for each in looked),
         by_skill=tallied([each.skill] for each in looked),
         by_label=tallied(labels.get(each.id, ()) for each in looked),
         data_digest=made.data_digest if made else None,
         remarks=remarks,
+        corrections=[correction for each in looked for correction in each.corrections],
         rows=rows,
     )
 
 
-def _seen(episode: Episode, reason: str | None, skill_tag: str) -> _Looked:
+def _seen(episode: Episode, skill_tag: str) -> _Looked:
     calls = episode.records_of(LlmCallRecord)
     said = [told for told in episode.records_of(OutcomeRecord) if told.outcome is not None]
     return _Looked(
         id=episode.id,
-        reason=reason,
         source=reporter(calls[0]) if calls else "events",
-        verdict=(said[-1].source if said else None) or _NOBODY,
-        skill=episode.metadata.tags.get(skill_tag) or _NOBODY,
+        verdict=(said[-1].source if said else None) or UNSIGNED,
+        skill=episode.metadata.tags.get(skill_tag) or _NONE,
+        corrections=tuple(_corrections(episode)),
     )
+
+
+def _corrections(episode: Episode) -> Iterator[Correction]:
+    for told in episode.demonstrations:
+        yield Correction(
+            episode_id=episode.id,
+            said_by=told.source,
+            at_ms=told.timestamp_ms,
+            comment=told.comment,
+        )
 
 
 def _count(tally: Tally, is_taught: bool, is_held_out: bool) -> None:

@@ -23,4 +23,5 @@ def check_enough(
         f"{found} in {num_episodes} episodes, expected at least {rules.min_rows}"
         + (f": {reasons}" if reasons else ""),
         advice=f"{advice}, or lower train.min_rows",
+        left_out=dict(left_out),
     )

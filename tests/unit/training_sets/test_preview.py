@@ -49,6 +49,56 @@ def test_a_preview_shows_what_the_run_then_trains_on(tmp_path: Path) -> None:
     with_store(test, tmp_path)
 
 
+def test_a_preview_of_too_few_rows_counts_each_episode_once(tmp_path: Path) -> None:
+    """The reasons add up to the episodes that were looked at, as the tallies do; unsigned verdicts are called so."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        for name in (*KEPT[:3], *HELD_OUT[:2]):
+            await add(store, told(name, Success()))
+        await add(store, told(KEPT[5], Failure("broke")))
+        shown = await sets_of(store, min_rows=20).preview(folder / "scratch", num_rows=3)
+        assert shown.problem is not None
+        assert shown.left_out == {
+            HELD_OUT_REASON: 2,
+            NO_SUCCESS: 1,
+            "in rows too few to train on": 3,
+        }
+        assert sum(shown.left_out.values()) == shown.num_episodes == 6
+        assert shown.by_verdict == {"unsigned": Tally(left_out=6)}
+
+    with_store(test, tmp_path)
+
+
+def test_a_preview_of_a_model_that_compares_counts_pairs(tmp_path: Path) -> None:
+    """Not one episode by one, which never makes a pair."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        await add(store, told(KEPT[0], Success()))
+        sets = EpisodeTrainingSets(
+            store, create("dpo(chat)"), scenario="air", secret=SECRET, min_rows=1
+        )
+        shown = await sets.preview(folder / "scratch")
+        assert "one episode makes no pair" not in str(shown.problem)
+
+    with_store(test, tmp_path)
+
+
+def test_a_preview_names_who_corrected_what(tmp_path: Path) -> None:
+    """A better answer is told beside the remarks, with who gave it."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        events = told(KEPT[0], Success())
+        answer = {"type": "outcome", "task_id": KEPT[0], "demonstration": "so", "source": "ann"}
+        events.insert(-1, answer | {"event_id": "better", "comment": "shorter"})
+        episode_id = await add(store, events)
+        shown = await sets_of(store).preview(folder / "scratch")
+        [correction] = shown.corrections
+        assert (correction.episode_id, correction.said_by) == (episode_id, "ann")
+        assert correction.comment == "shorter"
+
+    with_store(test, tmp_path)
+
+
 def test_looking_settles_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     """A preview may be looked at and thrown away: no side is settled, no file stays."""
 
