@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 
 from honed.config.values import Address, ConsentRule, Duration, LearnModels, PlainFile, Size
 from honed.domain.consent import Consent
-from honed.domain.job import Device, TooLong, TrainSettings
+from honed.domain.job import AskedMethod, Bias, Device, Preset, TooLong, TrainSettings
+from honed.domain.recipe import preset
 from honed.learn_models import DpoConfig, LearnModel, Options, create_all
 
 
@@ -160,8 +161,17 @@ class LearnSection(Section):
 class TrainSection(Section):
     """The LoRA run, in TRL's and PEFT's names."""
 
-    method: Literal["auto", "sft"] = "auto"
-    """How it learns; auto chooses by the data."""
+    method: AskedMethod = "auto"
+    """How it learns: sft imitates what went well, dpo prefers the better of two answers, kto learns from single answers
+    that are good or bad; auto goes by the rows that the learn model makes. grpo comes with a later version."""
+    preset: Preset = "swarm"
+    """Where the settings come from that are not written down: swarm and runner are fixed sets, auto goes by the number
+    of tokens and the size of the model (docs/training.md)."""
+    start_from: Literal["base", "adapter"] = "base"
+    """Each adapter is trained from the base model, or goes on from the adapter in service."""
+    probe_path: PlainFile | None = Field(None, examples=["/srv/honed/probe.jsonl"])
+    """Conversations, one `{"messages": [...]}` a line, on which forgetting is measured, always the same ones; default:
+    those that come with honed."""
     r: int = 16
     """Rank of the adapter, 1 to 256: its size, and how much it can learn."""
     lora_alpha: float = 32
@@ -170,6 +180,16 @@ class TrainSection(Section):
     """Share of the adapter's inputs that is left out at random in training, 0 to 0.5."""
     target_modules: tuple[str, ...] | None = Field(None, examples=[["q_proj", "v_proj"]])
     """Modules that get an adapter, by name; default: all linear layers but the head."""
+    use_rslora: bool = False
+    """Scale the adapter by lora_alpha / sqrt(r) instead of lora_alpha / r: for ranks of 64 and more."""
+    use_dora: bool = False
+    """Refused when true: llama.cpp cannot apply DoRA."""
+    bias: Bias = "none"
+    """Refused unless none: llama.cpp cannot apply trained biases."""
+    load_in_4bit: bool = False
+    """Keep the base model in 4 bits while it trains, with bitsandbytes on CUDA; elsewhere it is told and left out."""
+    beta: float = 0.1
+    """How strongly dpo and kto keep to the model that they start from; above 0."""
     num_train_epochs: int = 3
     """Passes over the data."""
     max_steps: int | None = Field(None, examples=[200])
@@ -231,9 +251,14 @@ class TrainSection(Section):
 
     def settings(self, *, too_long: TooLong = "cut") -> TrainSettings:
         """What of this the worker needs; `too_long` is the section learn's."""
-        names = [name for name in TrainSettings.__struct_fields__ if name != "too_long"]
+        names = [
+            name for name in TrainSettings.__struct_fields__ if name in type(self).model_fields
+        ]
         values = {name: getattr(self, name) for name in names}
-        return msgspec.convert(values | {"too_long": too_long}, TrainSettings)
+        fixed = tuple(name for name in names if name in self.model_fields_set)
+        return preset(
+            msgspec.convert(values | {"too_long": too_long, "fixed": fixed}, TrainSettings)
+        )
 
     @model_validator(mode="after")
     def _within_the_limits_of_the_worker(self) -> Self:
