@@ -66,7 +66,7 @@ def verifier_answer(text: bytes) -> Answer | None:
             case {"outcome": _}:
                 told = msgspec.json.decode(text, type=_Told)
                 return _answer(told.outcome, told.comment, told.version)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         raise RewardError(f"the answer is no outcome: {error}", advice=_FORMS) from None
     raise RewardError(f"the answer is {type(found).__name__}, and no outcome", advice=_FORMS)
 
@@ -86,16 +86,21 @@ def _answer(outcome: Outcome | None, comment: str | None, version: str | None) -
 def vote(text: str) -> Vote:
     """What a judge has said: a score, a verdict, or both, and a reason.
 
-    A score without a verdict is a success from 0.5 on; a verdict without a score is worth 1 or 0.
+    A score without a verdict is a success from 0.5 on; a verdict without a score is worth 1 or 0. Of both the verdict
+    decides, and the score says how good it was: a poor success and a good attempt that failed in the end are no
+    contradiction, but a success that is worth nothing is, and a failure that is worth everything.
 
     Raises:
         RewardError: it is not one JSON object, or says neither, or both against each other.
     """
     told = _decode(text, _Verdict)
-    if told.score is not None and not math.isfinite(told.score):
-        raise RewardError("the score is no finite number")
     if told.verdict is None and told.score is None:
         raise RewardError("the answer has neither a score nor a verdict")
+    if (told.verdict, told.score) in {("success", 0.0), ("failure", 1.0)}:
+        raise RewardError(
+            f"the answer contradicts itself: expected a score above 0 with success and below 1 with failure,"
+            f" found {told.score:g} with {told.verdict}"
+        )
     is_success = told.verdict == "success" if told.verdict else (told.score or 0.0) >= 0.5
     score = told.score if told.score is not None else float(is_success)
     return Vote(is_success, score, told.reason[:REASON_CHARS])
@@ -120,7 +125,7 @@ def _decode(text: str, cls: Any) -> Any:
         text = text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
     try:
         return msgspec.json.decode(text.encode("utf-8", "surrogatepass"), type=cls)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise RewardError(f"the answer is not the JSON that was asked for: {error}") from None
 
 

@@ -26,7 +26,8 @@ BACKOFF_MAX_S: Final = 30.0
 """Also of a `Retry-After`: an episode waits for a verdict, and others behind it."""
 _MAY_PASS: Final = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 _REFUSED: Final = frozenset({401, 403, 404})
-"""Every request would fail like this one: key, rights or place are wrong."""
+"""Key, rights or place are wrong, so every request would fail like this one; but providers answer 403 as well to what
+their filter does not let pass. Who asks tells the two apart."""
 
 
 class _Message(Struct):
@@ -83,11 +84,18 @@ class Endpoint:
         self._verify = httpx.create_ssl_context() if url.startswith("https:") else False
         self.counts = EndpointCounts()
 
-    async def ask(self, messages: Sequence[dict[str, str]], *, temperature: float) -> str:
-        """The text of the answer.
+    async def ask(
+        self,
+        messages: Sequence[dict[str, str]],
+        *,
+        temperature: float,
+        attempts: int | None = None,
+    ) -> str:
+        """The text of the answer; `attempts` says otherwise how often it is tried.
 
         Raises:
-            UnreachableError: nobody answers there, not in time, or not us; also after all tries.
+            UnreachableError: nobody answers there, not in time, or not us; also after all tries. That may still be
+                this question's fault: see `asking`.
             RewardError: this question was not answered; another one may be.
         """
         body = msgspec.json.encode(
@@ -98,8 +106,9 @@ class Endpoint:
                 "response_format": {"type": "json_object"},
             }
         )
-        for tried in range(1, self._attempts + 1):
-            last = tried == self._attempts
+        attempts = attempts or self._attempts
+        for tried in range(1, attempts + 1):
+            last = tried == attempts
             try:
                 async with self._turns:
                     self.counts.requests += 1
@@ -159,7 +168,7 @@ class _PassingError(Exception):
 def _text(content: bytes) -> str:
     try:
         choices = msgspec.json.decode(content, type=_Completion).choices
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RewardError(f"the judge's answer is no chat completion: {error}") from None
     if not choices or choices[0].message.content is None:
         raise RewardError("the judge's answer has no text")

@@ -38,6 +38,8 @@ _ALONE: Final = (
 )
 _RANKED: Final = '{"ranking": [the numbers of all attempts, best first], "reason": "one sentence"}'
 
+_PROBE: Final = [{"role": "user", "content": 'Answer with the JSON object {"ready": true} alone.'}]
+
 
 class JudgeCounts(Struct):
     """What became of a judge's votes since the process started."""
@@ -136,6 +138,15 @@ class Judge:
             )
             for mean in means
         ]
+
+    async def probe(self) -> str:
+        """Ask something that no attempt plays a part in, once; what is answered.
+
+        Raises:
+            UnreachableError: nobody answers, or not us.
+            RewardError: somebody does, and not with a text.
+        """
+        return await self.endpoint.ask(_PROBE, temperature=0.0, attempts=1)
 
     async def _votes(self, ask: Callable[[int], Awaitable[T]]) -> list[T]:
         """Those votes that could be read, in their order.

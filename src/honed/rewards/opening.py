@@ -105,6 +105,7 @@ def _asking_of(config: Config, judge: "Judge", store: Store, sink: DataSink, min
         at_a_time=section.max_concurrent,
         ranks=judge,
         group_size=section.group_size,
+        probe=judge.probe,
         **mine,
     )
 

@@ -309,6 +309,47 @@ def test_a_vote_may_be_a_score_or_a_verdict() -> None:
     assert vote('```json\n{"score": 0.25}\n```') == Vote(False, 0.25, "")
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"score": 0, "verdict": "success"}', "found 0 with success"),
+        ('{"score": 0.0, "verdict": "success", "reason": "fine"}', "found 0 with success"),
+        ('{"score": 1, "verdict": "failure"}', "found 1 with failure"),
+    ],
+)
+def test_a_vote_that_contradicts_itself_is_garbage(text: str, found: str) -> None:
+    """A success that is worth nothing, a failure that is worth everything: nobody can say which was meant."""
+    with pytest.raises(RewardError, match=f"contradicts itself: expected .*{found}"):
+        vote(text)
+
+
+def test_of_a_verdict_and_a_score_the_verdict_decides() -> None:
+    """A poor success is one, and what failed in the end is a failure however good it was."""
+    assert vote('{"verdict": "success", "score": 0.1}') == Vote(True, 0.1, "")
+    assert vote('{"verdict": "failure", "score": 0.99}') == Vote(False, 0.99, "")
+    assert vote('{"verdict": "failure", "score": 0}') == Vote(False, 0.0, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": NaN}',
+        '{"score": Infinity}',
+        '{"score": 1e999}',
+        '{"score": %s}' % ("1" * 400),
+        '{"score": 1, "more": %s}' % ("[" * 100_000 + "]" * 100_000),
+        '{"score": 1, "reason": "\ud800"}',
+        '{"score": 1, "reason": "\\ud800"}',
+        '{"score": true}',
+    ],
+    ids=["nan", "infinity", "overflow", "digits", "deep", "surrogate", "escaped", "boolean"],
+)
+def test_a_vote_that_no_number_can_hold_is_garbage(text: str) -> None:
+    """Whatever it is, it ends no judge."""
+    with pytest.raises(RewardError, match="not the JSON"):
+        vote(text)
+
+
 def test_a_majority_is_of_all_that_were_asked() -> None:
     """By hand: two of three; one of two is none."""
     yes, no = Vote(True, 0.6, ""), Vote(False, 0.0, "rude")

@@ -63,13 +63,23 @@ def test_an_answer_may_be_short_or_long(text: bytes, answer: Answer | None) -> N
         b'{"type": "success", "score": 7}',
         b'{"outcome": {"type": "success"}, "extra": 1}',
         b"true\ntrue",
-        b"[" * 5_000,
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"1" * 400,
+        b"1" * 5_000,
+        b"1e999",
+        b"NaN",
+        b"-Infinity",
+        b'{"type": "success", "score": NaN}',
+        b'"\xff"',
     ],
+    ids=lambda text: ascii(text[:12]),
 )
 def test_anything_else_is_no_verdict(text: bytes) -> None:
-    """Garbage is counted, never guessed at."""
-    with pytest.raises(RewardError, match="no outcome"):
+    """Garbage is counted, never guessed at; the advice says what was expected."""
+    with pytest.raises(RewardError, match="no outcome") as caught:
         verifier_answer(text)
+    assert "a number in 0..1" in (caught.value.advice or "")
 
 
 async def test_a_command_reads_the_episode_and_writes_its_outcome() -> None:
