@@ -78,6 +78,8 @@ def test_a_run_waits_is_looked_at_and_decided(tmp_path: Path) -> None:
             ("drop", "bob"),
             ("keep", "ann"),
         ]
+        given = [(r["episode_id"], r["said_by"]) for r in preview["corrections"]]
+        assert given == [(second, "ann")]
         [corrected] = [row for row in preview["rows"] if row["episode_id"] == second]
         assert json.loads(corrected["data"])["messages"][-1]["content"] == "two"
         rejected = ask(daemon, "reject", "--by", "ann", "--note", "not yet")
@@ -96,6 +98,8 @@ def test_the_words_on_the_screen(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert "no run waits; one that started now would learn from this" in done.stdout
         assert "it would train on nothing: no episodes" in done.stdout
+        other = ask(daemon, "--learn-model", "dpo", status=1)
+        assert "nothing learns by 'dpo' here: expected one of chat" in other
         assert "no episode has the id nowhere" in ask(daemon, "drop", "nowhere", status=1)
         assert daemon.stop("run") == 0
 

@@ -1,4 +1,6 @@
-"""Figures in words: numbers without exponents, outcomes with what they were worth, verdicts with who gave them."""
+"""What several commands say alike: numbers, outcomes, who gave a verdict, which learn model."""
+
+import shlex
 
 from honed.domain.outcome import Outcome, Unknown, score
 from honed.domain.verdict import UNSIGNED
@@ -30,3 +32,8 @@ def said_by(source: str | None, version: str | None = None, *, learn_model: str 
     if source is None or source == learn_model:
         return UNSIGNED
     return f"{source} {version}" if version else source
+
+
+def naming(learn_model: str) -> str:
+    """The option that names a learn model, as it is typed in a shell, with the space before it."""
+    return f" --learn-model {shlex.quote(learn_model)}"

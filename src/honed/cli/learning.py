@@ -17,6 +17,7 @@ from honed.cli.asking import (
     print_json,
 )
 from honed.cli.endings import ending
+from honed.cli.figures import naming
 from honed.cli.printing import say
 from honed.config import Config
 from honed.domain.times import now_ms
@@ -89,7 +90,8 @@ def train_now(
     if not wait:
         answer = ask_daemon(found, "POST", "/v1/train-now", order)
         became = _became(found, answer["run_id"])
-        _show(answer | {"became": became}, f"run {answer['run_id']} {_BECAME[became]}", as_json)
+        words = _BECAME[became].format(which=naming(learn_model) if learn_model else "")
+        _show(answer | {"became": became}, f"run {answer['run_id']} {words}", as_json)
         return
     run = _followed(found, _started(found, order, quiet=as_json), quiet=as_json)
     _show(run, f"run {ending(run, now_ms())}", as_json)
@@ -147,7 +149,7 @@ def _became(config: Config, run_id: str) -> Became:
     until_s = time.monotonic() + _TAKEN_S
     while time.monotonic() < until_s:
         status = ask_daemon(config, "GET", "/v1/status")
-        if _waits(status, run_id):
+        if _waiting(status, run_id):
             return "waits"
         if any(run and run_id in run.values() for run in (status["training"], status["last_run"])):
             return "started"
@@ -155,10 +157,10 @@ def _became(config: Config, run_id: str) -> Became:
     return "ordered"
 
 
-def _waits(status: dict[str, Any], run_id: str) -> bool:
-    """Whether nobody has let the run begin."""
+def _waiting(status: dict[str, Any], run_id: str) -> dict[str, Any] | None:
+    """The run's review, while nobody has let it begin."""
     reviews = status.get("reviews") or ()
-    return any(each["run_id"] == run_id and not each["approved_by"] for each in reviews)
+    return next((r for r in reviews if r["run_id"] == run_id and not r["approved_by"]), None)
 
 
 def _started(config: Config, order: dict[str, str], *, quiet: bool) -> str:
@@ -185,8 +187,10 @@ def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
         while True:
             status = ask_daemon(config, "GET", "/v1/status")
             now = status["training"]
-            if _waits(status, run_id):
-                leave(ControlError(f"run {run_id} waits for a review", advice=_REVIEW))
+            if review := _waiting(status, run_id):
+                which = naming(review["learn_model"]) if status.get("lines") else ""
+                advice = _REVIEW.format(which=which)
+                leave(ControlError(f"run {run_id} waits for a review", advice=advice))
             if now is None or now["run_id"] != run_id:
                 runs: list[dict[str, Any]] = ask_daemon(config, "GET", "/v1/runs")["runs"]
                 ended = [run for run in runs if run["id"] == run_id and run["state"] != "running"]

@@ -3,15 +3,14 @@
 import getpass
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 import anyio
 import msgspec
 import typer
-from rich.table import Table
 
 from honed.cli.asking import (
     AsJson,
@@ -24,22 +23,21 @@ from honed.cli.asking import (
     with_store,
 )
 from honed.cli.feedback import send, text_of
-from honed.cli.printing import add_row, say
+from honed.cli.figures import naming
+from honed.cli.printing import say
 from honed.cli.printing import show as show_table
-from honed.cli.show import rows_of
+from honed.cli.review_words import head, remarks, samples, tallies
 from honed.config import Config
 from honed.domain.job import RenderJob, RenderResult
 from honed.domain.rendered import RenderedExample
-from honed.errors import HonedError
-from honed.ports import Preview, Remark, RemarkKind, Tally
+from honed.errors import ControlError, HonedError
+from honed.ports import Preview, RemarkKind
 from honed.processors import run_job
 from honed.rooms import approval_of, learn_models_of
 from honed.stores import SqlStore
 from honed.training_sets import load_or_make_secret
 
 _PANEL: Final = "Learning"
-_DIGEST: Final = 12
-"""Characters of the digest that people copy."""
 
 By = Annotated[str | None, typer.Option("--by", help="Who says so; default: the user's name.")]
 Episodes = Annotated[
@@ -104,12 +102,13 @@ def show(
     if as_json:
         print_json(Reviewed(preview=preview, rendered=rendered, not_rendered=why))
         return
-    for line in _head(preview):
+    several = len(learn_models_of(found)) > 1
+    for line in head(preview, naming(preview.learn_model) if several else ""):
         say(line)
-    _tallies(preview)
-    for line in _remarks(preview.remarks):
+    show_table(tallies(preview))
+    for line in remarks(preview):
         say(line)
-    for line in _samples(preview, rendered, why):
+    for line in samples(preview, rendered, why):
         say(line)
 
 
@@ -228,15 +227,20 @@ def _remark(
 
 def _preview(config: Config, rows: int, learn_model: str | None) -> Preview:
     if daemon_answers(config):
-        which = f"&learn_model={learn_model}" if learn_model else ""
+        which = f"&learn_model={quote(learn_model)}" if learn_model else ""
         answer = ask_daemon(config, "GET", f"/v1/review?rows={rows}{which}")
-        return msgspec.convert(answer, Preview)
+        try:
+            return msgspec.convert(answer, Preview)
+        except msgspec.ValidationError as error:
+            advice = "is the daemon another version of honed than this one? Start it anew"
+            leave(ControlError(f"the daemon's preview cannot be read: {error}", advice=advice))
 
     async def read(store: SqlStore) -> Preview:
         models = learn_models_of(config)
         model = next((each for each in models if learn_model in (None, each.name)), None)
         if model is None:
-            raise HonedError(f"nothing learns by {learn_model!r} here")
+            known = ", ".join(each.name for each in models)
+            raise HonedError(f"nothing learns by {learn_model!r} here: expected one of {known}")
         secret = load_or_make_secret(config.data_dir / "secret.key", may_make=False)
         approval = approval_of(config, model, store, secret)
         approval.now = await store.reviews.waiting(config.scenario, model.name)
@@ -279,74 +283,6 @@ async def _render(config: Config, base_model: str, preview: Preview) -> list[Ren
     return list(result.examples)
 
 
-def _head(preview: Preview) -> Iterator[str]:
-    yield f"{preview.scenario}, learn model {preview.learn_model}"
-    review = preview.review
-    if review is None:
-        yield "no run waits; one that started now would learn from this"
-    elif review.approved_by is not None:
-        yield f"run {review.id} ({review.reason}) was approved by {review.approved_by}"
-    else:
-        digest = f" {preview.data_digest[:_DIGEST]}" if preview.data_digest else ""
-        yield f"run {review.id} ({review.reason}) waits since {_time(review.at_ms)} UTC"
-        yield f"            `honed review approve{digest}` lets it run, `honed review reject` moves on"
-    if preview.problem:
-        yield f"problem     it would train on nothing: {preview.problem}"
-    near = preview.num_near_duplicates
-    yield (
-        f"rows        {preview.num_rows} of {preview.num_episodes} episodes "
-        f"({preview.num_new} new, {preview.num_changed} changed), "
-        + ("near-duplicates not looked for" if near is None else f"{near} near-duplicates")
-    )
-    told = sorted(preview.left_out.items(), key=lambda found: (-found[1], found[0]))
-    yield "left out    " + (", ".join(f"{num} {reason}" for reason, num in told) or "nothing")
-
-
-def _tallies(preview: Preview) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("by", "", "taught", "held out", "left out"):
-        table.add_column(name, overflow="fold")
-    groups: dict[str, dict[str, Tally]] = {
-        "source": preview.by_source,
-        "verdict": preview.by_verdict,
-        "skill": preview.by_skill,
-        "label": preview.by_label,
-    }
-    for group, tallies in groups.items():
-        for name, tally in tallies.items():
-            nums = (tally.taught, tally.held_out, tally.left_out)
-            add_row(table, group, name, *map(str, nums))
-            group = ""
-    show_table(table)
-
-
-def _remarks(remarks: Sequence[Remark]) -> Iterator[str]:
-    words: dict[RemarkKind, str] = {"drop": "dropped", "keep": "taken again", "note": "marked"}
-    for remark in remarks:
-        label = f" {remark.label}" if remark.label else ""
-        note = f": {remark.note}" if remark.note else ""
-        yield (
-            f"{remark.episode_id} {words[remark.kind]}{label} by {remark.said_by}, "
-            f"{_time(remark.at_ms)} UTC{note}"
-        )
-
-
-def _samples(
-    preview: Preview, rendered: Sequence[RenderedExample] | None, why: str | None
-) -> Iterator[str]:
-    if why:
-        yield f"the rows below are as they are written: {why}"
-    elif rendered:
-        yield "lines with + count in the loss, lines with - are dropped, the others are context"
-    for number, row in enumerate(preview.rows):
-        near = f", nearly what {row.near_duplicate_of} says" if row.near_duplicate_of else ""
-        yield f"--- episode {row.episode_id}{near}"
-        if rendered is None:
-            yield row.data
-        else:
-            yield from rows_of(rendered[number].rows)
-
-
 def _tell(answer: Any, sentence: str, as_json: bool) -> None:
     if as_json:
         print_json(answer)
@@ -359,7 +295,3 @@ def _me() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container without a name for its user
         leave(HonedError("nobody knows who you are", advice="say it with --by"))
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

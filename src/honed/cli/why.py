@@ -17,7 +17,7 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
-from honed.cli.figures import plain
+from honed.cli.figures import naming, plain
 from honed.cli.printing import say
 from honed.config import Config
 from honed.domain.processing import OFFLINE_IS_MISSING, ProcessorMode
@@ -98,6 +98,8 @@ class _Told(NamedTuple):
     when: Forecast
     now: datetime
     held: str | None
+    is_idle: bool
+    """Whether nothing is trained whatever the rule says."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -148,7 +150,7 @@ def _why(config: Config, status: dict[str, Any] | None, lines: list[Line]) -> Wh
 def _tell(config: Config, name: str, trigger: TrainTrigger, status: dict[str, Any] | None) -> _Told:
     """Judge, and say when it fires, for one learn model."""
     facts, pace, review, run_id = with_store(config, partial(_look, config, name, trigger, status))
-    held = _held(name, review, run_id, status)
+    held = _held(name, review, run_id, status, several=len(config.learn.names) > 1)
     backoff_ms = (status or {}).get("backoff_until_ms")
     not_before = datetime.fromtimestamp(backoff_ms / 1000, UTC) if backoff_ms else None
     when = forecast(trigger, facts, per_hour=pace.per_hour if pace else 0.0, not_before=not_before)
@@ -164,7 +166,8 @@ def _tell(config: Config, name: str, trigger: TrainTrigger, status: dict[str, An
         in_s=(at - facts.now).total_seconds() if at else None,
         as_they_stand=[] if held else [str(condition) for condition in when.as_they_stand],
     )
-    return _Told(line, verdict, when, facts.now, held)
+    is_idle = config.base_model is None or config.mode is ProcessorMode.OFFLINE
+    return _Told(line, verdict, when, facts.now, held, is_idle)
 
 
 def _rule(config: Config, status: dict[str, Any] | None) -> TrainTrigger:
@@ -218,7 +221,12 @@ def _tree(verdict: Verdict) -> VerdictTree:
 
 
 def _held(
-    learn_model: str, review: Review | None, run_id: str | None, status: dict[str, Any] | None
+    learn_model: str,
+    review: Review | None,
+    run_id: str | None,
+    status: dict[str, Any] | None,
+    *,
+    several: bool,
 ) -> str | None:
     """The run of this learn model that must end before its rule is asked again, and what it waits for."""
     if run_id:
@@ -228,7 +236,8 @@ def _held(
     waiting += [(each["learn_model"], each["run_id"], each["approved_by"]) for each in reviews]
     for name, waits, approved_by in waiting:
         if name == learn_model and not approved_by:
-            return f"run {waits} waits for a review: `honed review`"
+            which = naming(name) if several else ""
+            return f"run {waits} waits for a review: `honed review{which}`"
         if name == learn_model:
             return f"run {waits} was approved by {approved_by} and has not ended"
     return None
@@ -275,7 +284,8 @@ def _sentences(told: _Told) -> Iterator[str]:
     if told.held:
         yield "fires      not before that run has ended; what comes in meanwhile is the next one's"
         return
-    yield f"fires      {_prospect(told.when, told.now, knows_pace=pace is not None)}"
+    idle = "; nothing is trained then, see above" if told.is_idle else ""
+    yield f"fires      {_prospect(told.when, told.now, knows_pace=pace is not None)}{idle}"
     for condition in told.line.as_they_stand:
         yield f"           {condition} is taken as it stands: outcomes change it, no rate tells when"
 

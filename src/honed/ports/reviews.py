@@ -121,8 +121,8 @@ class Preview(Struct, frozen=True, kw_only=True):
     """Of the training file; approving names it. None when there is none."""
     remarks: list[Remark]
     """On episodes among them, oldest first."""
-    corrections: list[Correction]
-    """Of episodes among them, in the order of the episodes."""
+    corrections: list[Correction] = []
+    """Of episodes among them, in the order of the episodes; a daemon from before tells none."""
     rows: list[ShownRow]
     """The first rows of the training file, whose order is random."""
 
