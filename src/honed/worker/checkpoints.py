@@ -64,6 +64,15 @@ def seal(path: Path) -> None:
     write_file(path / SEAL, msgspec.json.encode(_digests(path)))
 
 
+def is_evaluated_next(args: Any, state: Any) -> bool:
+    """Whether an epoch ends with this step, and an evaluation and a checkpoint follow.
+
+    One before the evaluation would be gone on from without it: other random numbers, and a chance to stop missed.
+    """
+    ends_epoch = state.epoch == int(state.epoch) or state.global_step >= state.max_steps
+    return ends_epoch and args.eval_strategy != "no"
+
+
 def _digests(path: Path) -> dict[str, str]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != SEAL)
     found = {}
@@ -85,7 +94,8 @@ class Saving(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Ask for one when it is time."""
         is_late = time.monotonic() - self._saved_at >= self._every_s
-        if state.global_step % self._every_steps == 0 or is_late:
+        is_due = is_late or state.global_step % self._every_steps == 0
+        if is_due and not is_evaluated_next(args, state):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:

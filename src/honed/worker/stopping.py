@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from honed.worker.checkpoints import is_evaluated_next
+
 
 class StoppedError(SystemExit):
     """The run was asked to stop and has left a checkpoint; the exit status is that of SIGTERM."""
@@ -43,5 +45,10 @@ class Stopping(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Save and stop, when asked."""
         if self.is_asked:
-            control.should_save = True
+            control.should_save = not is_evaluated_next(args, state)
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """To the trainer an epoch that was broken off has ended; nothing is evaluated in its middle."""
+        if self.is_asked and not is_evaluated_next(args, state):
+            control.should_evaluate = control.should_save = False
