@@ -1,8 +1,9 @@
 """Which episodes a run learns from, which are held out for ever, and the files that say so.
 
 `builder` reads episodes and writes the files. In between `harvest` sorts them by `rules`: `held_out` splits by a keyed
-hash, `comparisons` pairs attempts, `near_duplicates` tells who says the same, `choosing` and `mixture` take rows from
-the `candidates`; `shortage` says why nothing is left, `rows` is the form of the files. `preview` shows it beforehand.
+hash, `comparisons` pairs attempts, `near_duplicates` tells who says the same, `keyed_texts` what of a held-out text is
+remembered for ever. `writing` takes rows from the `candidates` by `choosing` and `mixture`; `shortage` says why nothing
+is left, `rows` is the form of the files. `preview` shows it beforehand.
 
 What other systems wrote down comes in through `row_files` (bytes to rows), `formats` (rows to
 trajectories, one module per family of forms), `trajectories` (those to events) and `reading` (all of

@@ -15,6 +15,7 @@ import anyio.to_thread
 from honed import log
 from honed.domain.dataset import Shape
 from honed.domain.episode import Episode
+from honed.domain.held_text import least_equal
 from honed.domain.trained_model import Method, Selection
 from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
@@ -25,6 +26,7 @@ from honed.training_sets.harvest import Harvest, Rules
 from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.preview import preview
 from honed.training_sets.rows import RowSpool
+from honed.training_sets.writing import Written, write
 
 _SHAPES: Final[dict[Method, Shape]] = {"dpo": "preference", "kto": "labelled"}
 """What the rows of a method are; conversations where nothing else is said."""
@@ -177,9 +179,10 @@ class EpisodeTrainingSets:
                     attempts = [read.episode for read in found]
                     await anyio.to_thread.run_sync(harvest.compare, attempts)
                 self._report(harvest)
+                await self._compare_with_all_held_out(harvest)
                 made = await anyio.to_thread.run_sync(
-                    lambda: harvest.write(
-                        folder, num_new=material.num_new, num_changed=material.num_changed
+                    lambda: write(
+                        harvest, folder, num_new=material.num_new, num_changed=material.num_changed
                     )
                 )
         except OSError as error:
@@ -187,7 +190,7 @@ class EpisodeTrainingSets:
                 f"training files in {folder} cannot be written: {error.strerror}"
             ) from error
         if look is None:
-            await self._settle(harvest)
+            await self._settle(made)
         return TrainingSet(
             data_path=made.data_path,
             held_out_path=made.held_out_path,
@@ -237,9 +240,19 @@ class EpisodeTrainingSets:
             await anyio.to_thread.run_sync(harvest.add, episodes)
         return later
 
-    async def _settle(self, harvest: Harvest) -> None:
-        """Settle the sides of all attempts that were looked at, before anything is learned from one."""
-        moved = await self._store.lessons.settle_sides(harvest.unsettled)
+    async def _compare_with_all_held_out(self, harvest: Harvest) -> None:
+        """Mark the rows that say nearly what any training has held out, however long ago."""
+        texts = await anyio.to_thread.run_sync(harvest.texts)
+        least = least_equal(self._rules.similarity)
+        harvest.mark(await self._store.lessons.near_held_out(texts, least=least))
+
+    async def _settle(self, made: Written) -> None:
+        """Settle the sides of all attempts that were looked at, before anything is learned from one.
+
+        The texts first: cut off between the two, too much is held out, never too little.
+        """
+        await self._store.lessons.hold_out(made.held_texts)
+        moved = await self._store.lessons.settle_sides(made.unsettled)
         if moved:
             raise TrainingError(
                 f"another training has just settled the sides of {len(moved)} groups and tasks otherwise",

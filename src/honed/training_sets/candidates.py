@@ -46,6 +46,8 @@ class Candidate(NamedTuple):
     """Digest and sketch of each conversation in it: one, or of a pair both."""
     sketch: Any
     """Of all that it says; None where near-duplicates cannot be looked for."""
+    is_held_out: bool = False
+    """Whether it says nearly what an earlier training has held out."""
 
     @property
     def key(self) -> str:

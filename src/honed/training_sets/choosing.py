@@ -1,8 +1,8 @@
 """Which of the rows that may teach enter the training file, and in which order.
 
-First those go that say nearly what a held-out row says, or whose task is held out under another group; then
-near-duplicates, where they are dropped; then what is beyond a share of the mixture. A blind control is drawn from
-all that are left after the near-duplicates, in the number that the successes would have had.
+First those go that say nearly what a held-out row says or ever said, or whose task is held out under another group;
+then near-duplicates, where they are dropped; then what is beyond a share of the mixture. A blind control is drawn
+from all that are left after the near-duplicates, in the number that the successes would have had.
 
 Where attempts on both sides of the split say nearly the same, those stay whose side an earlier training has settled,
 else the one that began first; the others are used for neither. So a text that comes back under ever new names is
@@ -76,6 +76,7 @@ def kept_out(
     out = {
         number
         for row in candidates
+        if not row.is_held_out
         for version in row.versions
         for number in texts.near(*version)
         if not held_out[number].is_settled and _came_first(row, held_out[number], settled)
@@ -146,7 +147,7 @@ def _apart(
     for row in rows:
         if not names.isdisjoint(row.origin.names):
             left_out[BOTH_SIDES] += 1
-        elif any(texts.near(*version) for version in row.versions):
+        elif row.is_held_out or any(texts.near(*version) for version in row.versions):
             left_out[NEAR_HELD_OUT] += 1
         else:
             staying.append(row)

@@ -1,14 +1,13 @@
 """Sorts the episodes of one build: which teach, which are held out, which are left out and why."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
-from typing import Final, NamedTuple
+from collections.abc import Collection, Sequence
+from itertools import islice
+from typing import Final
 
-import msgspec
-
-from honed.domain.dataset import Dataset, Shape
+from honed.domain.dataset import Shape
 from honed.domain.episode import Episode
+from honed.domain.held_text import HeldText
 from honed.domain.outcome import Success, is_known, is_success, score
 from honed.domain.trained_model import Selection
 from honed.domain.training_data import ChatExample, TrainingData
@@ -22,24 +21,14 @@ from honed.training_sets.candidates import (
     origin_of,
     why_not_of_length,
 )
-from honed.training_sets.choosing import (
-    BOTH_SIDES,
-    NEAR_DUPLICATE,
-    NEAR_HELD_OUT,
-    NEAR_LEARNED,
-    HeldRow,
-    chosen,
-    kept_out,
-    largest_gaps,
-)
+from honed.training_sets.choosing import BOTH_SIDES, HeldRow
 from honed.training_sets.comparisons import Comparisons
-from honed.training_sets.mixture import age_classes
+from honed.training_sets.keyed_texts import sought
 from honed.training_sets.near_duplicates import check_available, is_available, said, sketch
 from honed.training_sets.rows import RowSpool
 from honed.training_sets.rules import Rules
-from honed.training_sets.shortage import check_enough
 
-__all__ = ["MAY_NOT_TEACH", "NEAR_DUPLICATE", "NO_ROW", "Harvest", "Rules", "Written"]
+__all__ = ["MAY_NOT_TEACH", "NO_ROW", "Harvest", "Rules"]
 
 MAY_NOT_TEACH: Final = "may not be learned from"
 NO_OUTCOME: Final = "without an outcome"
@@ -48,17 +37,6 @@ HELD_OUT: Final = "held out"
 NO_SUCCESS: Final = "not a success"
 LOW_SCORE: Final = "score too low"
 NO_ROW: Final = "not convertible"
-
-
-class Written(NamedTuple):
-    """The files of a build; as `ports.TrainingSet` says."""
-
-    data_path: Path
-    held_out_path: Path
-    episode_ids: tuple[str, ...]
-    held_out: tuple[HeldOut, ...]
-    dataset: Dataset
-    left_out: dict[str, int]
 
 
 class Harvest:
@@ -85,22 +63,22 @@ class Harvest:
         fresh: Collection[str] = (),
         look: Look | None = None,
     ) -> None:
-        self._rules = rules
+        self.rules, self.spool = rules, spool
+        self.selection, self.shape = selection, shape
         self._look = look
-        self._spool = spool
-        self._selection = selection
         self._actions = actions
-        self._shape = shape
         self._fresh = frozenset(fresh)
-        self._candidates: list[Candidate] = []
-        self._held_out: list[HeldRow] = []
-        self._sides: dict[bytes, bool] = {}
-        self._passed_over: set[bytes] = set()
-        self._num_episodes = 0
         self._comparisons = None if shape == "sft" else Comparisons(rules, actions)
         if rules.near_duplicates == "drop":
             check_available()
-        self._sketches = is_available()
+        self.is_sketched = is_available()
+        """Whether rows are compared by what they nearly say, not by their words alone."""
+        self.candidates: list[Candidate] = []
+        """Rows that may teach."""
+        self.held_out: list[HeldRow] = []
+        self.sides: dict[bytes, bool] = {}
+        """By name whether it is held out, of all episodes that were looked at and are on one side."""
+        self.num_episodes = 0
         self.settled: dict[bytes, bool] = {}
         """By name whether it is held out, of those whose side a training has settled; filled before `add`."""
         self.dropped: frozenset[str] = frozenset()
@@ -115,16 +93,10 @@ class Harvest:
         self.forks: Counter[str] = Counter()
         """Conversations that are in no row beside the one of their attempt that is, by why they began."""
 
-    @property
-    def unsettled(self) -> dict[bytes, bool]:
-        """By name whether it is held out, of the episodes whose side this build decides."""
-        known = self.settled.keys() | self._passed_over
-        return {name: side for name, side in self._sides.items() if name not in known}
-
     def add(self, episodes: Sequence[Episode]) -> None:
         """Sort episodes into training rows, held-out rows and those left out."""
         for episode in episodes:
-            self._num_episodes += 1
+            self.num_episodes += 1
             reason = self._sort(episode)
             if reason:
                 self.left_out[reason] += 1
@@ -146,88 +118,32 @@ class Harvest:
             )
             self._take(pair, self._origin(*both), (False, gap))
 
-    def write(self, folder: Path, *, num_new: int = 0, num_changed: int = 0) -> Written:
-        """Write the files; raises EmptyDataError when they hold too little."""
-        rules = self._rules
-        candidates = self._candidates
-        if self._shape == "preference":
-            candidates = largest_gaps(candidates, rules.pairs.max_pairs, self.left_out)
-        kept = self._kept_out(candidates)
-        taken = chosen(
-            candidates,
-            rules,
-            self._selection,
-            self.left_out,
-            held_out=kept,
-            held_out_names=[name for name, is_held_out in self._sides.items() if is_held_out],
-            sketched=self._sketches,
-        )
-        rows = taken.rows
-        left_out = {reason: count for reason, count in sorted(self.left_out.items()) if count}
-        self.left_out = Counter(left_out)
-        check_enough(len(rows), self._num_episodes, rules, self.left_out, self._advice())
-        name = rules.learn_model.name
-        data_path, held_out_path = folder / f"{name}.jsonl", folder / "held_out.jsonl"
-        evidence = (row.evidence for row in kept if row.evidence is not None)
-        held_out = sorted(evidence, key=lambda pair: pair[0].episode_id)
-        held_out_digest = self._spool.write(
-            (spooled for _, spooled in held_out), held_out_path, folder / "held_out.meta.jsonl"
-        )
-        digest = self._spool.write(
-            (row.row for row in rows), data_path, folder / f"{name}.meta.jsonl"
-        )
-        ages = age_classes(rows)
-        dataset = Dataset(
-            rules=rules.told(self._shape, self._selection),
-            digest=digest,
-            num_rows=len(rows),
-            held_out_digest=held_out_digest,
-            num_held_out=len(held_out),
-            num_episodes=self._num_episodes,
-            num_new=num_new,
-            num_changed=num_changed,
-            left_out=left_out,
-            rows_new=sum(row.origin.is_new for row in rows),
-            rows_by_skill=_counted(row.origin.skill for row in rows),
-            rows_by_age=_counted(ages[row.key] for row in rows),
-            num_near_duplicates=taken.num_near,
-        )
-        told = msgspec.json.format(msgspec.json.encode(dataset), indent=2)
-        (folder / "dataset.json").write_bytes(told + b"\n")
-        return Written(
-            data_path=data_path,
-            held_out_path=held_out_path,
-            episode_ids=tuple(sorted({id for row in rows for id in row.origin.episode_ids})),
-            held_out=tuple(episode for episode, _ in held_out),
-            dataset=dataset,
-            left_out=left_out,
-        )
+    def texts(self) -> list[HeldText]:
+        """What the candidates say, each version by itself, to be looked for among all that was ever held out."""
+        keyed = self.rules.split.texts
+        said = [keyed.text(*version) for row in self.candidates for version in row.versions]
+        return sought(said, self.rules.similarity)
 
-    def _kept_out(self, candidates: Sequence[Candidate]) -> list[HeldRow]:
-        """The held-out rows that the gate may go by; the names of the others stay unsettled."""
-        kept = kept_out(self._held_out, candidates, self.settled, self._rules.similarity)
-        staying = {row.origin.episode_ids for row in kept}
-        out = [row for row in self._held_out if row.origin.episode_ids not in staying]
-        num_out = sum(row.evidence is not None for row in out)
-        self.left_out[HELD_OUT] -= num_out
-        self.left_out[NEAR_LEARNED] += num_out
-        self._passed_over = {name for row in out for name in row.origin.names} - {
-            name for row in kept for name in row.origin.names
-        }
-        return kept
+    def mark(self, are_held_out: Sequence[bool]) -> None:
+        """Mark the candidates that say nearly what was ever held out, as told for each of `texts`."""
+        told = iter(are_held_out)
+        self.candidates = [
+            row._replace(is_held_out=any(list(islice(told, len(row.versions)))))
+            for row in self.candidates
+        ]
 
     def _sort(self, episode: Episode) -> str | None:
         """Where the episode belongs; the reason when that is not the training file."""
         if not episode.may_teach:
             return MAY_NOT_TEACH
-        split = self._rules.split
+        split = self.rules.split
         side = split.side(episode, self.settled)
         if side == "both":
             return BOTH_SIDES
         for name in split.names(episode):
             # of a name that is new on both sides the held-out one counts, whichever is read first
-            self._sides[name] = self.settled.get(
-                name, side == "held out" or self._sides.get(name, False)
+            self.sides[name] = self.settled.get(
+                name, side == "held out" or self.sides.get(name, False)
             )
         if side == "held out":
             return self._hold_out(episode)
@@ -235,29 +151,29 @@ class Harvest:
             return DROPPED
         if episode.id in self.judged and not episode.demonstrations:
             return JUDGED
-        return self._learn(episode) if self._shape == "sft" else self._weigh(episode)
+        return self._learn(episode) if self.shape == "sft" else self._weigh(episode)
 
     def _learn(self, episode: Episode) -> str | None:
         """Take it as a conversation to imitate."""
         known = is_known(episode.outcome)
         corrected = bool(episode.demonstrations)  # it may teach, whatever its outcome
-        if not known and not corrected and self._rules.unlabelled != "train":
+        if not known and not corrected and self.rules.unlabelled != "train":
             return NO_OUTCOME
         reason = self._why_not_taught(episode)
-        if reason and not corrected and self._selection == "successes":
+        if reason and not corrected and self.selection == "successes":
             return reason
         data = self._converted(episode)
         if isinstance(data, LearnError):
             return _no_row(data)
         if data.metadata.demonstrated_by:
             reason = None
-        elif corrected and (reason or not known) and self._selection == "successes":
+        elif corrected and (reason or not known) and self.selection == "successes":
             return reason or NO_OUTCOME
         worth = (data.metadata.demonstrated_by is not None, score(episode.outcome))
         if why := self._take(data, self._origin(episode), worth, is_taught=reason is None):
             return why
-        if reason is None or self._selection == "blind":
-            self.forks.update(forks_of(self._rules.learn_model, episode))
+        if reason is None or self.selection == "blind":
+            self.forks.update(forks_of(self.rules.learn_model, episode))
         return None
 
     def _weigh(self, episode: Episode) -> str | None:
@@ -265,7 +181,7 @@ class Harvest:
         assert self._comparisons is not None
         if not is_known(episode.outcome) and not episode.demonstrations:
             return NO_OUTCOME
-        rows = self._comparisons.add(episode, pairs=self._shape == "preference")
+        rows = self._comparisons.add(episode, pairs=self.shape == "preference")
         if isinstance(rows, str):
             return rows
         for row, worth in rows:
@@ -282,20 +198,20 @@ class Harvest:
         is_taught: bool = True,
     ) -> str | None:
         """Make it a candidate; the reason when its length does not fit."""
-        rules = self._rules
+        rules = self.rules
         if why := why_not_of_length(
             data, min_chars=rules.min_chars, max_chars=rules.max_chars, max_turns=rules.max_turns
         ):
             return why
-        self._candidates.append(
+        self.candidates.append(
             candidate(
                 data,
-                self._spool.add(data),
+                self.spool.add(data),
                 origin,
                 seed=rules.seed,
                 is_taught=is_taught,
                 worth=worth,
-                sketched=self._sketches,
+                sketched=self.is_sketched,
             )
         )
         return None
@@ -305,8 +221,8 @@ class Harvest:
         origins = [
             origin_of(
                 episode,
-                names=self._rules.split.names(episode),
-                skill_tag=self._rules.skill_tag,
+                names=self.rules.split.names(episode),
+                skill_tag=self.rules.skill_tag,
                 is_new=episode.id in self._fresh,
             )
             for episode in episodes
@@ -325,21 +241,21 @@ class Harvest:
         is_corrected = data.metadata.demonstrated_by is not None
         is_told = known and episode.id not in self.judged
         is_evidence = (is_told or is_corrected) and episode.id not in self.dropped
-        names = self._rules.split.names(episode)
-        self._held_out.append(
+        names = self.rules.split.names(episode)
+        self.held_out.append(
             # one that nobody has judged yet is evidence once somebody does: nothing like it is learned until then
             HeldRow(
                 origin=self._origin(episode),
                 is_settled=all(self.settled.get(name) for name in names),
                 said=said(data),
-                sketch=sketch(data) if self._sketches else None,
+                sketch=sketch(data) if self.is_sketched else None,
                 evidence=(
                     HeldOut(
                         episode_id=episode.id,
                         group=episode.split_key,
                         is_success=is_corrected or is_success(episode.outcome),
                     ),
-                    self._spool.add(data),
+                    self.spool.add(data),
                 )
                 if is_evidence
                 else None,
@@ -357,36 +273,20 @@ class Harvest:
     def _why_not_taught(self, episode: Episode) -> str | None:
         match episode.outcome:
             case Success(earned):
-                return LOW_SCORE if earned < self._rules.min_score else None
+                return LOW_SCORE if earned < self.rules.min_score else None
             case outcome:
                 return NO_SUCCESS if is_known(outcome) else None
 
     def _converted(self, episode: Episode, *, counts: bool = True) -> TrainingData | LearnError:
         try:
-            return convert(self._rules.learn_model, episode, available_actions=self._actions)
+            return convert(self.rules.learn_model, episode, available_actions=self._actions)
         except LearnError as error:
             if counts or episode.demonstrations:
                 self.fault = self.fault or error
                 self.num_faults += 1
             return error
 
-    def _advice(self) -> str:
-        """What to do where too few rows are left."""
-        if self.fault is not None and 2 * self.num_faults > self._num_episodes:
-            return f"see why the learn model refuses them (the first: {self.fault})"
-        if 2 * self.left_out[NEAR_HELD_OUT] > self._num_episodes:
-            return (
-                "give all attempts at one task one group_id: those held out say what the others say"
-            )
-        if self.left_out[NO_OUTCOME]:
-            return "wait for outcomes (or set learn.unlabelled to train)"
-        return "wait for more successes"
-
 
 def _no_row(error: LearnError) -> str:
     """Why an episode that could not be converted is left out, the same for all with that fault."""
     return f"{NO_ROW}: {error.reason}" if error.reason else NO_ROW
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))

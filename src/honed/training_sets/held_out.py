@@ -6,7 +6,8 @@ names tasks cannot choose their side.
 
 The first training that looks at an attempt settles the side of its names, its group and its task, for ever:
 another fraction, another group for the same task, another learn model change nothing for what was held out or
-learned from. What is remembered are keyed digests of the names, which outlive the episodes.
+learned from. What is remembered are keyed digests of the names, which outlive the episodes; and, of what is held out,
+keyed hashes of the text (`keyed_texts`), so that it is known again under any other name.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from typing import Final, Literal
 
 from honed.domain.episode import Episode
 from honed.errors import StoreError
+from honed.training_sets.keyed_texts import KeyedTexts
 
 SECRET_BYTES: Final = 32
 
@@ -38,6 +40,8 @@ class HeldOutSplit:
         self._secret = secret
         self.fraction = fraction
         """Share of the keys that is held out, 0..1."""
+        self.texts = KeyedTexts(secret)
+        """What is remembered of the texts that are held out."""
 
     def position(self, split_key: str) -> float:
         """Where the key falls, evenly spread over 0..1, 1 excluded."""
