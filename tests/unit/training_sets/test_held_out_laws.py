@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
+from honed.domain.held_text import num_equal
+from honed.domain.message import Message
 from honed.domain.outcome import Failure, Success
+from honed.domain.training_data import ChatExample
 from honed.errors import EmptyDataError
 from honed.keeping.forgetting import Forgetting
 from honed.learn_models import create
-from honed.ports import EpisodeFilter, TrainingSet, Whose
+from honed.ports import EpisodeFilter, Look, TrainingSet, Whose
 from honed.sink import Sink
 from honed.stores import SqlStore, open_store
 from honed.training_sets import (
@@ -30,6 +33,7 @@ from honed.training_sets import (
     StoredEpisode,
 )
 from honed.training_sets.choosing import BOTH_SIDES, NEAR_HELD_OUT, NEAR_LEARNED
+from honed.training_sets.near_duplicates import said, sketch
 from honed.training_sets.trajectories import events_of
 from tests.feed_parts import action, line
 
@@ -65,7 +69,12 @@ class Swarm:
                 await anyio.sleep(0.01)
 
     async def build(
-        self, fraction: float = 0.3, model: str = "chat", shape: Any = "sft", **rules: Any
+        self,
+        fraction: float = 0.3,
+        model: str = "chat",
+        shape: Any = "sft",
+        look: Look | None = None,
+        **rules: Any,
     ) -> Files:
         self._num_builds += 1
         sets = EpisodeTrainingSets(
@@ -77,7 +86,8 @@ class Swarm:
             min_rows=1,
             **rules,
         )
-        made = await sets.build(self.folder / f"run-{self._num_builds}", shape=shape)
+        folder = self.folder / f"run-{self._num_builds}"
+        made = await sets.build(folder, shape=shape, look=look)
         return Files(made, marks(made.data_path), marks(made.held_out_path))
 
     async def ids_by_mark(self) -> dict[str, list[str]]:
@@ -274,6 +284,95 @@ async def test_the_held_out_cannot_be_learned_from(
         await attack(swarm, before)
         check(before, await swarm.build(fraction))
         check(before, await swarm.build(0.3))
+
+
+async def renamed(swarm: Swarm, *, swapped: int = 0) -> None:
+    """All texts once more, under tasks and groups that nobody has seen."""
+    names = [{"task_id": f"later-{n}", "group_id": f"later-{n}"} for n in range(NUM)]
+    told = [attempt(n, swapped=swapped, **named) for n, named in enumerate(names)]
+    await swarm.tell(*chain.from_iterable(told))
+
+
+@pytest.mark.parametrize("swapped", [0, 2])
+async def test_what_has_left_the_window_is_not_learned_under_another_task(
+    tmp_path: Path, swapped: int
+) -> None:
+    """A run that looks at the newest episodes alone knows all that was ever held out, also in nearly the same words."""
+    async with open_swarm(tmp_path) as swarm:
+        before = await first(swarm)
+        await renamed(swarm, swapped=swapped)
+        for fraction in (0.3, 0.01):
+            after = await swarm.build(fraction, max_episodes=NUM)
+            assert after.trained, "the others are learned from"
+            assert not after.trained & before.held_out
+            assert after.made.left_out[NEAR_HELD_OUT] > 0
+
+
+@pytest.mark.parametrize("swapped", [0, 2])
+async def test_a_forgotten_text_that_comes_again_under_another_task_is_not_learned(
+    tmp_path: Path, swapped: int
+) -> None:
+    """The text is gone; what tells that it was held out is not."""
+    async with open_swarm(tmp_path) as swarm:
+        before = await first(swarm)
+        for number in range(NUM):
+            await forget(swarm, Whose("task", f"task-{number}"))
+        await renamed(swarm, swapped=swapped)
+        after = await swarm.build(0.01)
+        assert after.trained
+        assert not after.trained & before.held_out
+
+
+async def test_pairs_know_what_has_left_the_window(tmp_path: Path) -> None:
+    """An answer of a pair that was held out as a conversation is in none, however long ago that was."""
+    async with open_swarm(tmp_path) as swarm:
+        before = await first(swarm)
+        told = []
+        for number in range(NUM):
+            good = attempt(number, task_id=f"good-{number}", group_id=f"later-{number}")
+            bad = attempt(number, task_id=f"bad-{number}", group_id=f"later-{number}")
+            bad[0]["response_message"] = {"role": "assistant", "content": f"no w{number}"}
+            bad[-1]["outcome"] = {"type": "failure", "reason": "no"}
+            bad[2]["result"] = {"success": False}
+            told += [*good, *bad]
+        await swarm.tell(*told)
+        for shape in ("preference", "labelled"):
+            after = await swarm.build(0.01, shape=shape, max_episodes=2 * NUM)
+            assert after.trained
+            assert not after.trained & before.held_out
+
+
+async def test_nothing_that_is_remembered_of_a_held_out_text_can_be_tried(tmp_path: Path) -> None:
+    """Without the key neither the words nor their sketch give what the store keeps."""
+    example = ChatExample(
+        messages=(
+            Message(role="user", content="yes or no?"),
+            Message(role="assistant", content="yes"),
+        )
+    )
+    made = [
+        HeldOutSplit(key, 0.3).texts.text(said(example), sketch(example))
+        for key in (SECRET, OTHER_SECRET)
+    ]
+    assert made[0].digest != made[1].digest
+    assert not set(made[0].bands) & set(made[1].bands)
+    assert num_equal(made[0].parts, made[1].parts) < 5
+    async with open_swarm(tmp_path) as swarm:
+        await swarm.store.lessons.hold_out(made[:1])
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("honed.db*"))
+    assert made[0].digest in stored
+    assert said(example) not in stored
+    assert b"yes" not in stored
+
+
+async def test_a_preview_remembers_nothing(tmp_path: Path) -> None:
+    """Looking at what a run would hold out does not hold it out."""
+    async with open_swarm(tmp_path) as swarm:
+        await swarm.tell(*attempts(range(NUM)))
+        await swarm.build(0.3, look=lambda episode, reason: None)
+        await renamed(swarm)
+        made = await swarm.build(0.3, max_episodes=NUM)
+        assert made.made.left_out.get(NEAR_HELD_OUT, 0) == 0
 
 
 async def test_rows_that_say_nearly_what_is_held_out_are_counted(tmp_path: Path) -> None:
