@@ -1,17 +1,17 @@
 """Verifiers in processes of their own: a command for each episode, or a Python function that stays loaded.
 
-Each process leads a group of its own, with which it is ended: at the time limit, when it writes too much, when the
-daemon stops. It gets no secret of honed's environment, and no shell is between: the episode is data on its stdin.
+Each runs behind a keeper (`keeper`), and is ended with all that it has started: when it has answered, at the time
+limit, when it writes too much, when the daemon stops or dies. It gets no secret of honed's environment, and no shell is
+between: the episode is data on its stdin.
 """
 
 import contextlib
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from honed.domain.episode import Episode
 from honed.errors import RewardError, UnreachableError
 from honed.ports import Answer, Verifier
 from honed.rewards.answers import verifier_answer
+from honed.rewards.kept import Kept, kept
 
 OUTPUT_MAX: Final = 64 << 10
 """Bytes of one answer; a verifier that writes more is ended."""
@@ -65,10 +66,11 @@ class CommandVerifier:
 
     async def verify(self, episode: Episode) -> Answer | None:
         """Run the command once; see `ports.Verifier`."""
-        async with _started(self._command, self.source, subprocess.PIPE) as process:
+        async with kept(self._command, self.source, subprocess.PIPE) as command:
             with anyio.move_on_after(self._limit_s):
-                written, complaint = await self._exchange(process, msgspec.json.encode(episode))
-                status = await process.wait()
+                told = msgspec.json.encode(episode)
+                written, complaint = await self._exchange(command.process, told)
+                status = await command.status()
                 if status != 0:
                     last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
                     raise RewardError(f"{self.source} ended with status {status}: {last[:200]}")
@@ -78,23 +80,23 @@ class CommandVerifier:
     async def _exchange(self, process: Process, episode: bytes) -> tuple[bytes, bytes]:
         found: dict[str, bytes] = {}
 
-        async def read(name: str, limit: int) -> None:
+        async def listen(name: str, limit: int) -> None:
             stream = getattr(process, name)
             assert stream is not None
-            kept = b""
+            read = b""
             with contextlib.suppress(anyio.EndOfStream):
                 while True:
-                    kept += await stream.receive()
-                    if len(kept) > limit:
+                    read += await stream.receive()
+                    if len(read) > limit:
                         if name == "stdout":
                             raise RewardError(f"{self.source} wrote more than {limit} bytes")
-                        kept = kept[-limit:]
-            found[name] = kept
+                        read = read[-limit:]
+            found[name] = read
 
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(read, "stdout", OUTPUT_MAX)
-                tasks.start_soon(read, "stderr", _STDERR_MAX)
+                tasks.start_soon(listen, "stdout", OUTPUT_MAX)
+                tasks.start_soon(listen, "stderr", _STDERR_MAX)
                 assert process.stdin is not None
                 # a program that answers without reading is no fault
                 with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -122,7 +124,7 @@ class FunctionVerifier:
         self._limit_s = timeout.total_seconds()
         self._turn = anyio.Lock()
         self._rooms = contextlib.AsyncExitStack()
-        self._process: Process | None = None
+        self._kept: Kept | None = None
         self._waiting = b""
 
     async def verify(self, episode: Episode) -> Answer | None:
@@ -145,7 +147,7 @@ class FunctionVerifier:
         """End the process; the next question starts another."""
         with anyio.CancelScope(shield=True):
             await self._rooms.aclose()
-        self._process, self._waiting = None, b""
+        self._kept, self._waiting = None, b""
 
     def _answer(self, told: Mapping[str, msgspec.Raw]) -> Answer | None:
         if (failed := told.get("failed")) is not None:
@@ -153,22 +155,22 @@ class FunctionVerifier:
         return verifier_answer(bytes(told.get("answer", b"null")))
 
     async def _ask(self, line: bytes) -> Mapping[str, msgspec.Raw]:
-        if self._process is None or self._process.returncode is not None:
+        if self._kept is None or self._kept.process.returncode is not None:
             await self._start()
-        assert self._process is not None
-        assert self._process.stdin is not None
+        assert self._kept is not None
+        assert self._kept.process.stdin is not None
         try:
-            await self._process.stdin.send(line)
+            await self._kept.process.stdin.send(line)
             return await self._told()
         except (anyio.EndOfStream, anyio.BrokenResourceError):
-            status = await self._process.wait()
+            status = await self._kept.status()
             raise RewardError(f"{self.source} ended with status {status}") from None
 
     async def _start(self) -> None:
         await self.aclose()
         command = [sys.executable, "-P", str(_CALLING), self._function]
-        self._process = await self._rooms.enter_async_context(
-            _started(command, self.source, subprocess.DEVNULL)
+        self._kept = await self._rooms.enter_async_context(
+            kept(command, self.source, subprocess.DEVNULL)
         )
         try:
             told = await self._told()
@@ -183,50 +185,17 @@ class FunctionVerifier:
 
     async def _told(self) -> Mapping[str, msgspec.Raw]:
         """The next line of the process."""
-        assert self._process is not None
-        assert self._process.stdout is not None
+        assert self._kept is not None
+        assert self._kept.process.stdout is not None
         while b"\n" not in self._waiting:
-            self._waiting += await self._process.stdout.receive()
+            self._waiting += await self._kept.process.stdout.receive()
             if len(self._waiting) > OUTPUT_MAX:
                 raise RewardError(f"{self.source} wrote more than {OUTPUT_MAX} bytes")
         line, _, self._waiting = self._waiting.partition(b"\n")
         try:
             return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RewardError(f"{self.source} wrote no answer: {error}") from None
-
-
-@contextlib.asynccontextmanager
-async def _started(command: list[str], source: str, stderr: int) -> AsyncIterator[Process]:
-    """A process in a group of its own; the group is killed, and its leader reaped, when the body is left."""
-    try:
-        process = await anyio.open_process(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            start_new_session=True,
-            env={name: value for name, value in os.environ.items() if not _is_ours(name)},
-        )
-    except OSError as error:
-        raise UnreachableError(
-            f"{source} cannot be started: {command[0]}: {error.strerror}",
-            advice="correct it under rewards.verifiers",
-        ) from error
-    try:
-        yield process
-    finally:
-        with anyio.CancelScope(shield=True):
-            # the group outlives its leader for as long as anything that it started runs
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            await process.aclose()
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a variable may hold a secret of honed's."""
-    return name.upper().startswith("HONED_") or name in {"CREDENTIALS_DIRECTORY", "PGPASSWORD"}
 
 
 def verifiers_of(

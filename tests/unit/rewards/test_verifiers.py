@@ -119,21 +119,114 @@ async def test_a_command_without_a_program_cannot_be_asked() -> None:
         await verifier.verify(made())
 
 
-async def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    """At the limit; a child that it left in its group goes too."""
-    told = tmp_path / "pids"
-    code = (
-        "import os, subprocess, sys, time; child = subprocess.Popen(['sleep', '600']);"
-        f"open({str(told)!r} + '.new', 'w').write(f'{{os.getpid()}} {{child.pid}}');"
-        f"os.rename({str(told)!r} + '.new', {str(told)!r}); time.sleep(600)"
+def _leaving(told: Path, *, then: str) -> str:
+    """A command that leaves a child in a session of its own, with the streams open; its pids are in `told`."""
+    return (
+        "import os, sys, time\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os.setsid()\n"
+        "    time.sleep(600)\n"
+        f"with open({str(told)!r} + '.new', 'w') as file:\n"
+        "    file.write(f'{os.getpid()} {child}')\n"
+        f"os.rename({str(told)!r} + '.new', {str(told)!r})\n"
+        f"{then}\n"
     )
-    with pytest.raises(RewardError, match="longer than 3 s"):
-        await _command(code, seconds=3).verify(made())
-    pids = [int(pid) for pid in told.read_text().split()]
-    assert len(pids) == 2
+
+
+def _pids(told: Path) -> list[int]:
+    return [int(pid) for pid in told.read_text().split()]
+
+
+async def test_a_verdict_is_taken_when_the_command_has_ended(tmp_path: Path) -> None:
+    """Whatever it has left running, with stdout open and in another session: that is ended, too."""
+    told = tmp_path / "pids"
+    code = _leaving(told, then="sys.stdout.write('true' + ' ' * 60_000)")
+    assert await _command(code, seconds=600).verify(made()) == Answer(Success())
+    assert len(_pids(told)) == 2
+    assert not any(map(is_alive, _pids(told)))
+
+
+async def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    """At the limit; out of its group is not out of reach."""
+    told = tmp_path / "pids"
+    with pytest.raises(RewardError, match="longer than 4 s"):
+        await _command(_leaving(told, then="time.sleep(600)"), seconds=4).verify(made())
+    assert len(_pids(told)) == 2
+    assert not any(map(is_alive, _pids(told)))
+
+
+async def test_a_command_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    """The daemon stops in the middle of a verdict."""
+    told = tmp_path / "pids"
+    async with anyio.create_task_group() as tasks:
+        command = _command(_leaving(told, then="time.sleep(600)"), seconds=600)
+        tasks.start_soon(command.verify, made())
+        with anyio.fail_after(60):
+            while not told.exists():
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    assert not any(map(is_alive, _pids(told)))
+
+
+async def test_a_command_does_not_outlive_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    """By kill -9, which gives the daemon no time to end it; what it started goes as well."""
+    told = tmp_path / "pids"
+    code = _leaving(told, then="time.sleep(600)")
+    asks = (
+        "import anyio, sys\n"
+        "from tests.unit.rewards.parts import made\n"
+        "from tests.unit.rewards.test_verifiers import _command\n"
+        "anyio.run(_command(sys.argv[1], seconds=600).verify, made())\n"
+    )
+    variables = dict(os.environ) | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    async with await anyio.open_process(
+        [sys.executable, "-c", asks, code], env=variables
+    ) as daemon:
+        with anyio.fail_after(60):
+            while not told.exists():
+                await anyio.sleep(0.01)
+        daemon.kill()
+        with anyio.fail_after(60):
+            while any(map(is_alive, _pids(told))):
+                await anyio.sleep(0.01)
+
+
+async def test_a_command_that_kills_its_keeper_ends_with_it(tmp_path: Path) -> None:
+    """That is a failure on this episode; nobody waits for it."""
+    told = tmp_path / "pid"
+    code = (
+        f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid()));"
+        "os.kill(os.getppid(), 9); time.sleep(600)"
+    )
+    with pytest.raises(RewardError, match="keeps it ended with -9"):
+        await _command(code, seconds=600).verify(made())
     with anyio.fail_after(60):
-        while any(map(is_alive, pids)):
+        while any(map(is_alive, _pids(told))):
             await anyio.sleep(0.01)
+
+
+async def test_a_command_may_talk_before_it_reads() -> None:
+    """More than pipes hold, both ways at once."""
+    code = (
+        "import sys; sys.stderr.write('x' * 1_000_000); sys.stderr.flush();"
+        "read = sys.stdin.read(); sys.stderr.write('y' * 1_000_000);"
+        "print('true' if len(read) > 1_000_000 else 'false')"
+    )
+    answer = await _command(code, seconds=600).verify(made(called(answer="z" * 1_000_000)))
+    assert answer == Answer(Success())
+
+
+async def test_a_program_that_is_no_program_cannot_be_asked(tmp_path: Path) -> None:
+    """Nobody has been asked: the episode waits until it is mended, and the message says what is wrong."""
+    script = tmp_path / "check"
+    script.write_text("#!/no/such/interpreter\n")
+    verifier = CommandVerifier("v", None, [str(script)], timeout=PATIENCE)
+    with pytest.raises(UnreachableError, match="Permission denied"):
+        await verifier.verify(made())
+    script.chmod(0o700)
+    with pytest.raises(UnreachableError, match="No such file"):
+        await verifier.verify(made())
 
 
 async def test_a_verifier_sees_no_secret_of_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
