@@ -11,6 +11,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from honed.domain.dataset import Dataset
+from honed.domain.evaluating import (
+    EvaluateJob,
+    EvaluateResult,
+    TokeniseJob,
+    TokeniseResult,
+)
 from honed.domain.rendered import RenderedExample
 from honed.domain.trained_model import Method, TrainingMetrics
 from honed.domain.verdict import Seen
@@ -130,32 +136,6 @@ class ScoreJob(Struct, frozen=True, kw_only=True, tag="score", tag_field="job"):
     threads: int = 0
 
 
-class EvaluateJob(Struct, frozen=True, kw_only=True, tag="evaluate", tag_field="job"):
-    """Count how many of the assistant's tokens a model foretells, on a test set."""
-
-    base_model: str
-    adapter_path: str | None
-    """None: the bare base."""
-    data_path: str
-    """JSON lines in the form of `TrainJob.data_path`; line n is `rows[n]`."""
-    result_path: str
-    max_length: int = 2048
-    device: Device = "auto"
-    threads: int = 0
-
-
-class TokeniseJob(Struct, frozen=True, kw_only=True, tag="tokenise", tag_field="job"):
-    """Give the first rows of a file as tokens; the model's weights are not loaded."""
-
-    base_model: str
-    data_path: str
-    """JSON lines in the form of `TrainJob.data_path`."""
-    result_path: str
-    max_length: int
-    num_targets: int
-    """Rows are given until they have so many tokens that count."""
-
-
 class ExportBaseJob(Struct, frozen=True, kw_only=True, tag="export_base", tag_field="job"):
     """Convert a base model from Hugging Face's format to GGUF."""
 
@@ -253,8 +233,8 @@ class Progress(
     """Something to tell the operator once, for example that the run goes on with a smaller batch."""
 
 
-class EpisodeScore(Struct, frozen=True, kw_only=True):
-    """Log-probability of one episode's assistant tokens."""
+class EpisodeScore(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Log-probability of one episode's assistant tokens, and what else was measured on it."""
 
     num_tokens: int
     """Assistant tokens that were scored; 0 when cutting left none."""
@@ -262,6 +242,15 @@ class EpisodeScore(Struct, frozen=True, kw_only=True):
     """Mean log-probability per token under the candidate, nats."""
     incumbent: float
     """The same under the incumbent."""
+    base: float | None = None
+    """The same under the bare base; None where that is the incumbent, or was not asked."""
+    candidate_accuracy: float | None = None
+    """Share of the tokens that it finds the likeliest; None where it was not counted."""
+    incumbent_accuracy: float | None = None
+    candidate_success: bool | None = None
+    """Whether the candidate did the episode's task, as a verifier saw it; None where nobody looked."""
+    incumbent_success: bool | None = None
+    base_success: bool | None = None
 
 
 class TrainResult(Struct, frozen=True, kw_only=True, tag="trained", tag_field="result"):
@@ -274,43 +263,14 @@ class TrainResult(Struct, frozen=True, kw_only=True, tag="trained", tag_field="r
     method: Method = "sft"
     method_reason: str = ""
     """Why that one."""
+    started_from: str | None = None
+    """The adapter that it went on from; None: it began with the bare base."""
 
 
 class ScoreResult(Struct, frozen=True, kw_only=True, tag="scored", tag_field="result"):
     """A finished ScoreJob."""
 
     scores: tuple[EpisodeScore, ...]
-
-
-class Foretold(Struct, frozen=True, array_like=True):
-    """How a model did on one row."""
-
-    num_tokens: int
-    """Assistant tokens; 0 when cutting left none."""
-    num_correct: int
-    """Those that were its first choice."""
-    log_prob: float
-    """Of all of them, nats."""
-
-
-class EvaluateResult(Struct, frozen=True, kw_only=True, tag="evaluated", tag_field="result"):
-    """A finished EvaluateJob."""
-
-    rows: tuple[Foretold, ...]
-
-
-class TokenRow(Struct, frozen=True, array_like=True):
-    """One row as tokens."""
-
-    input_ids: tuple[int, ...]
-    targets: tuple[int, ...]
-    """Positions of the tokens that count."""
-
-
-class TokeniseResult(Struct, frozen=True, kw_only=True, tag="tokenised", tag_field="result"):
-    """A finished TokeniseJob."""
-
-    rows: tuple[TokenRow, ...]
 
 
 class ExportBaseResult(Struct, frozen=True, kw_only=True, tag="exported", tag_field="result"):

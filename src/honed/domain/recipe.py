@@ -90,11 +90,13 @@ def preset(settings: TrainSettings) -> TrainSettings:
     return replace(settings, **{name: RUNNER[name] for name in RUNNER if _is_free(settings, name)})
 
 
-def recipe(settings: TrainSettings, method: Method, data: Data, base: Base) -> Recipe:
-    """The settings of a run by a method on these data and this model."""
+def recipe(
+    settings: TrainSettings, method: Method, sizes: tuple[Data, Base] | None = None
+) -> Recipe:
+    """The settings of a run by a method; the preset `auto` needs the sizes of data and model."""
     wanted: dict[str, tuple[Any, str]] = {}
-    if settings.preset == "auto":
-        wanted |= _by_size(settings, method, data, base)
+    if settings.preset == "auto" and sizes is not None:
+        wanted |= _by_size(settings, method, *sizes)
     if method in ("dpo", "kto"):
         wanted["learning_rate"] = (PREFERENCE_RATE, f"method {method}")
         wanted["num_train_epochs"] = (PREFERENCE_EPOCHS, f"method {method}")

@@ -94,11 +94,18 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path, device: str) -> Any:
+def load_model(folder: Path, device: str, *, in_4bit: bool = False) -> Any:
     """The model on its device: float32 on CPU, bfloat16 on CUDA; evaluation mode.
+
+    Args:
+        folder: of the base model.
+        device: `cpu` or `cuda`.
+        in_4bit: matrices as 4-bit NormalFloat with their scales quantised too (Dettmers et al. 2023, "QLoRA"); needs
+            CUDA and bitsandbytes.
 
     Raises:
         TrainingError: the weights cannot be loaded.
+        UnsupportedError: bitsandbytes is missing.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -107,10 +114,33 @@ def load_model(folder: Path, device: str) -> Any:
     try:
         # `folder` is absolute: PEFT looks the base up again when an adapter is saved and warns if
         # it is not found.
+        if in_4bit:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, quantization_config=_four_bits(), device_map={"": device}
+            )
+            return model.eval()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise TrainingError(f"the weights of {folder} cannot be loaded: {error}") from error
     return model.to(device).eval()
+
+
+def _four_bits() -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise UnsupportedError(
+            "load_in_4bit is set, and bitsandbytes is not installed",
+            advice="pip install bitsandbytes beside the training stack, or leave train.load_in_4bit out",
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def choose_device(device: Device) -> str:

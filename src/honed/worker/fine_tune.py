@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
@@ -13,18 +13,19 @@ from honed.domain.job import Progress, TrainSettings
 from honed.domain.trained_model import TrainingMetrics
 from honed.errors import TrainingError
 from honed.worker.checkpoints import Checkpoints, Saving, step_of
+from honed.worker.material import AnyRow
 from honed.worker.memory import peak_rss_mb
 from honed.worker.reporting import Report
-from honed.worker.sft import sft_trainer
 from honed.worker.split import Split
 from honed.worker.stopping import StoppedError, Stopping
+from honed.worker.trainers import trainer_of
 from honed.worker.watch import Watch
 
 
 def fine_tune(
     model: Any,
     tokenizer: Any,
-    split: Split,
+    split: Split[AnyRow],
     settings: TrainSettings,
     folder: Path,
     report: Report,
@@ -43,7 +44,7 @@ def fine_tune(
     set_seed(settings.seed)
     started = time.monotonic()
     with _scratch(folder, checkpoints) as scratch:
-        trainer = sft_trainer(model, tokenizer, split, settings, scratch)
+        trainer = trainer_of(model, tokenizer, split, settings, scratch)
         watch, stopping = Watch(report), Stopping()
         trainer.remove_callback(PrinterCallback)  # prints every log line
         trainer.add_callback(watch)
@@ -62,7 +63,8 @@ def fine_tune(
         if stopping.is_asked:
             raise StoppedError(trainer.state.global_step)
     _check_weights(trainer.model)
-    trainer.model.save_pretrained(folder, safe_serialization=True)
+    # An adapter that was gone on from is kept beside it as the reference: only this one is published.
+    trainer.model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
     return _metrics(trainer, split, time.monotonic() - started)
 
 
@@ -77,12 +79,15 @@ def _scratch(folder: Path, checkpoints: Checkpoints | None) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _metrics(trainer: Any, split: Split, seconds: float) -> TrainingMetrics:
+def _metrics(trainer: Any, split: Split[AnyRow], seconds: float) -> TrainingMetrics:
     """Of the whole run, also of the part before it was cut off."""
     state = trainer.state
     losses = [line["loss"] for line in state.log_history if "loss" in line]
     evaluated = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
     extra = {"first_loss": losses[0]} if losses else {}
+    for name, told in _REWARDS.items():
+        if values := [line[name] for line in state.log_history if name in line]:
+            extra[told] = values[-1]
     if evaluated:
         extra |= {"best_validation_loss": min(evaluated), "num_evaluations": len(evaluated)}
     return TrainingMetrics(
@@ -95,6 +100,13 @@ def _metrics(trainer: Any, split: Split, seconds: float) -> TrainingMetrics:
         num_tokens=sum(row.num_targets for row in split.train),
         extra=extra,
     )
+
+
+_REWARDS: Final = {
+    "rewards/margins": "reward_margin",
+    "rewards/accuracies": "reward_accuracy",
+}
+"""What TRL logs of methods that compare, at the last log line."""
 
 
 def _check_weights(model: Any) -> None:

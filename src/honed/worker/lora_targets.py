@@ -29,6 +29,19 @@ def check_targets(config: Any, architecture: Architecture, targets: Sequence[str
                 raise _refused(target, problem, modules)
 
 
+def lora_parameters(config: Any, targets: Sequence[str] | None) -> int:
+    """Parameters of an adapter of rank 1 on the targets; None is all linear layers but the head."""
+    import torch
+
+    return sum(
+        module.in_features + module.out_features
+        for name, module in _modules(config)
+        if isinstance(module, torch.nn.Linear)
+        and name.rpartition(".")[2] not in EMBEDDINGS
+        and (targets is None or any(name == t or name.endswith(f".{t}") for t in targets))
+    )
+
+
 def is_tied_embedding(module: str, config: Any) -> bool:
     """Whether the module is one of two that share a weight: llama.cpp aborts or does not load."""
     return bool(config.tie_word_embeddings) and module.rpartition(".")[2] in EMBEDDINGS

@@ -62,6 +62,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     scenario: str
     learn_model: str
     method: Method
+    method_reason: str
+    """Why that one."""
+    started_from: str | None
+    """The adapter whose weights it began with; None: the bare base."""
     selection: Selection
     parent_id: str | None
     base_model: str
@@ -109,6 +113,9 @@ class Facts(Struct, frozen=True, kw_only=True):
     device: str
     threads: int
     metrics: TrainingMetrics
+    method: Method
+    method_reason: str
+    started_from: str | None
     digests: Digests
     started_at: datetime
 
@@ -120,7 +127,9 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
         model_id=job.model_id,
         scenario=job.scenario,
         learn_model=job.learn_model,
-        method="sft",
+        method=facts.method,
+        method_reason=facts.method_reason,
+        started_from=facts.started_from,
         selection=job.selection,
         parent_id=job.parent_id,
         base_model=job.base_model,

@@ -8,15 +8,14 @@ import datasets
 from trl import SFTConfig, SFTTrainer
 
 from honed.domain.job import TrainSettings
-from honed.errors import TrainingError
 from honed.worker.arguments import arguments
-from honed.worker.lora import lora_config
+from honed.worker.lora import trainer_with_adapter
 from honed.worker.rows import Row
 from honed.worker.split import Split
 
 
 def sft_trainer(
-    model: Any, tokenizer: Any, split: Split, settings: TrainSettings, scratch: Path
+    model: Any, tokenizer: Any, split: Split[Row], settings: TrainSettings, scratch: Path
 ) -> SFTTrainer:
     """The trainer of a run, its adapter already around the model.
 
@@ -33,20 +32,15 @@ def sft_trainer(
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    try:
-        return SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=_dataset(split.train),
-            eval_dataset=_dataset(split.validation) if split.validation else None,
-            processing_class=tokenizer,
-            peft_config=lora_config(settings),
-        )
-    except ValueError as error:
-        raise TrainingError(
-            f"the settings do not fit the base model: {error}",
-            advice="check train.target_modules against the model's module names",
-        ) from error
+    return trainer_with_adapter(
+        SFTTrainer,
+        model,
+        settings,
+        args=config,
+        train_dataset=_dataset(split.train),
+        eval_dataset=_dataset(split.validation) if split.validation else None,
+        processing_class=tokenizer,
+    )
 
 
 def _dataset(rows: Sequence[Row]) -> datasets.Dataset:

@@ -4,30 +4,46 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from honed.errors import TrainingError
-from honed.worker.rows import Row
 
 MIN_EXAMPLES: Final = 20
 """With fewer conversations all are learned from: two of ten tell nothing."""
 
 
-class Split(NamedTuple):
+class Learned(Protocol):
+    """A row of any method."""
+
+    @property
+    def example(self) -> int:
+        """Line of the data file, from 0."""
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that count."""
+
+
+RowT_co = TypeVar("RowT_co", bound=Learned, covariant=True)
+
+
+class Split(NamedTuple, Generic[RowT_co]):
     """The rows that a run learns from, and those that it is watched with."""
 
-    train: Sequence[Row]
-    validation: Sequence[Row] = ()
+    train: Sequence[RowT_co]
+    validation: Sequence[RowT_co] = ()
 
 
 class _Metadata(Struct):
     group: str | None = None
 
 
-def split_rows(rows: Sequence[Row], groups: Sequence[str], *, fraction: float, seed: int) -> Split:
+def split_rows(
+    rows: Sequence[RowT_co], groups: Sequence[str], *, fraction: float, seed: int
+) -> Split[RowT_co]:
     """Draw about `fraction` of the conversations, whole groups, the same ones for the same seed.
 
     Args:

@@ -16,7 +16,6 @@ from honed.adapter_files import adapter_digest, file_digest
 from honed.domain.base_facts import BaseDigests
 from honed.domain.job import EpisodeScore, Progress, TrainJob, TrainResult
 from honed.domain.trained_model import TrainingMetrics
-from honed.errors import EmptyDataError
 from honed.worker.adapted import AdaptedModel
 from honed.worker.architectures import Architecture
 from honed.worker.base_model import (
@@ -27,15 +26,16 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
-from honed.worker.examples import read_examples
 from honed.worker.export import export_adapter
 from honed.worker.files import sync_folder
 from honed.worker.fingerprint import fingerprint_of, write_fingerprint
 from honed.worker.home import digests_of
+from honed.worker.lora import check_servable, other_shape, started_from
 from honed.worker.lora_targets import check_targets
 from honed.worker.manifest import Digests, Facts, write_manifest
+from honed.worker.material import Material, Plan, material_of, plan
+from honed.worker.probe import probe_kl
 from honed.worker.reporting import Report
-from honed.worker.rows import Prepared, prepare
 from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
 from honed.worker.shortage import is_out_of_memory
 from honed.worker.smaller import smaller, told
@@ -57,6 +57,7 @@ class _Base(NamedTuple):
 class _Tuned(NamedTuple):
     """What came out of the trainer."""
 
+    material: Material
     metrics: TrainingMetrics
     num_parameters: int
     """Of the base model."""
@@ -67,14 +68,17 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     """Do a TrainJob; `output_path` then holds the whole adapter, synced to disk.
 
     Raises:
-        EmptyDataError: no row holds an assistant token within `max_length`.
+        EmptyDataError: the data cannot teach by the method; no row holds an assistant token within `max_length`.
         TrainingError: the base model cannot be served or loaded, or the loss is not finite.
     """
     started_at = datetime.now(UTC)
     base = _open_base(job)
     output = Path(job.output_path)
     output.mkdir(parents=True, exist_ok=True)
-    job, data, tuned = _fine_tune_that_fits(job, base, report)
+    learning = plan(job, base.config, base.architecture, base.tokenizer)
+    job = msgspec.structs.replace(job, settings=learning.settings)
+    job, start, chosen = _start(job, base, learning.chosen)
+    job, tuned = _fine_tune_that_fits(job, base, learning, start, report)
     report(Progress(phase="exporting"))
     export_adapter(output, base.config, base.architecture)
     adapters = {CANDIDATE: output}
@@ -82,22 +86,35 @@ def train(job: TrainJob, report: Report) -> TrainResult:
         adapters[INCUMBENT] = Path(job.incumbent_path)
     model = AdaptedModel(base.folder, base.device, adapters)
     write_fingerprint(output, fingerprint_of(model, base.tokenizer, adapter=CANDIDATE))
+    metrics = msgspec.structs.replace(
+        tuned.metrics, probe_kl=_probe_kl(job, base, model), chosen_settings=chosen
+    )
     scores = _scores(job, base, model, report)
     digests = _digests(job, base, output)
     facts = Facts(
         model_family=base.architecture.gguf_name,
         num_parameters=tuned.num_parameters,
         num_trainable=tuned.num_trainable,
-        num_rows=len(data.rows),
+        num_rows=len(tuned.material.rows),
         device=base.device,
         threads=base.threads,
-        metrics=tuned.metrics,
+        metrics=metrics,
+        method=learning.method,
+        method_reason=learning.reason,
+        started_from=start.name if start else None,
         digests=digests,
         started_at=started_at,
     )
     write_manifest(output, job, facts)
     sync_folder(output)
-    return TrainResult(digest=digests.adapter, metrics=tuned.metrics, scores=scores)
+    return TrainResult(
+        digest=digests.adapter,
+        metrics=metrics,
+        scores=scores,
+        method=learning.method,
+        method_reason=learning.reason,
+        started_from=facts.started_from,
+    )
 
 
 def _open_base(job: TrainJob) -> _Base:
@@ -105,6 +122,7 @@ def _open_base(job: TrainJob) -> _Base:
     folder = base_folder(job.base_model)
     config, architecture = load_config(folder)
     check_targets(config, architecture, job.settings.target_modules)
+    check_servable(job.settings)
     tokenizer = load_tokenizer(folder)
     digests = digests_of(
         folder, tokenizer, facts_path=job.base_facts_path, incumbent_path=job.incumbent_path
@@ -114,43 +132,37 @@ def _open_base(job: TrainJob) -> _Base:
     return _Base(folder, config, architecture, tokenizer, digests, device, threads)
 
 
-def _rows(job: TrainJob, base: _Base) -> tuple[Prepared, int]:
-    """What there is to learn from, and how many conversations gave nothing."""
-    examples = read_examples(Path(job.data_path))
-    settings = job.settings
-    data = prepare(
-        examples, base.tokenizer, max_length=settings.max_length, too_long=settings.too_long
-    )
-    if not data.rows:
-        raise _nothing_to_learn(data, len(examples), job.settings.max_length)
-    return data, len(examples) - len({row.example for row in data.rows})
-
-
-def _nothing_to_learn(data: Prepared, num_examples: int, max_length: int) -> EmptyDataError:
-    reasons = [f"{count} tokens: {reason}" for reason, count in data.dropped.most_common(3)]
-    advice = [data.advice[reason] for reason in data.dropped if reason in data.advice]
-    return EmptyDataError(
-        f"none of the {num_examples} conversations has an assistant token within {max_length} "
-        f"tokens{' (' + '; '.join(reasons) + ')' if reasons else ''}",
-        advice=advice[0]
-        if advice
-        else "raise train.max_length, or check what the episodes contain",
-    )
+def _start(
+    job: TrainJob, base: _Base, chosen: dict[str, str]
+) -> tuple[TrainJob, Path | None, dict[str, str]]:
+    """What of the settings this machine and the adapter in service allow; where the run starts, None at the base."""
+    settings, start = job.settings, None
+    if settings.load_in_4bit and base.device != "cuda":
+        settings = msgspec.structs.replace(settings, load_in_4bit=False)
+        chosen = chosen | {"load_in_4bit": f"false: bitsandbytes needs CUDA, not {base.device}"}
+    if settings.start_from == "adapter":
+        start = Path(job.start_path) if job.start_path else None
+        why = other_shape(start, settings) if start else "no adapter is in service"
+        if start and why:
+            why = f"{start.name} has {why}"
+        if why:
+            start, chosen = None, chosen | {"start_from": f"base: {why}"}
+    return msgspec.structs.replace(job, settings=settings), start, chosen
 
 
 def _fine_tune_that_fits(
-    job: TrainJob, base: _Base, report: Report
-) -> tuple[TrainJob, Prepared, _Tuned]:
-    """Train; out of memory, with smaller settings. The job as it was done, its rows, and what came out.
+    job: TrainJob, base: _Base, learning: Plan, start: Path | None, report: Report
+) -> tuple[TrainJob, _Tuned]:
+    """Train; out of memory, with smaller settings. The job as it was done, and what came out.
 
     A run that goes on from checkpoints finds those of the settings that fitted in `smaller-N`.
     """
     for tried in itertools.count():
-        data, num_without = _rows(job, base)
-        longest = max(len(row.input_ids) for row in data.rows)
+        material = material_of(learning, base.tokenizer, job.settings)
         try:
-            return job, data, _fine_tune(job, base, data, num_without, tried, report)
+            return job, _fine_tune(job, base, learning, material, start, tried, report)
         except Exception as error:
+            longest = material.longest
             settings = smaller(job.settings, longest=longest) if is_out_of_memory(error) else None
             if settings is None:
                 raise
@@ -161,7 +173,13 @@ def _fine_tune_that_fits(
 
 
 def _fine_tune(
-    job: TrainJob, base: _Base, data: Prepared, num_without: int, tried: int, report: Report
+    job: TrainJob,
+    base: _Base,
+    learning: Plan,
+    material: Material,
+    start: Path | None,
+    tried: int,
+    report: Report,
 ) -> _Tuned:
     import torch
 
@@ -169,13 +187,16 @@ def _fine_tune(
     from honed.worker.fine_tune import fine_tune
 
     settings = job.settings
-    groups = read_groups(Path(job.metadata_path) if job.metadata_path else None, data.num_examples)
-    split = split_rows(data.rows, groups, fraction=settings.validation_fraction, seed=settings.seed)
+    metadata = Path(job.metadata_path) if job.metadata_path else None
+    groups = read_groups(metadata, learning.num_examples)
+    rows = material.rows
+    split = split_rows(rows, groups, fraction=settings.validation_fraction, seed=settings.seed)
     checkpoints = None
     if job.checkpoints_path is not None:
         checkpoints = Checkpoints(Path(job.checkpoints_path) / f"smaller-{tried}")
-    model = load_model(base.folder, base.device)
+    model = load_model(base.folder, base.device, in_4bit=settings.load_in_4bit)
     num_parameters = model.num_parameters()
+    model = started_from(model, start)
     metrics = fine_tune(
         model,
         base.tokenizer,
@@ -190,9 +211,22 @@ def _fine_tune(
     gc.collect()
     if base.device == "cuda":
         torch.cuda.empty_cache()
-    dropped = dict(data.dropped)
-    metrics = msgspec.structs.replace(metrics, dropped_rows=num_without, dropped_tokens=dropped)
-    return _Tuned(metrics, num_parameters, num_trainable)
+    metrics = msgspec.structs.replace(
+        metrics,
+        dropped_rows=learning.num_examples - len({row.example for row in rows}),
+        dropped_tokens=dict(material.dropped),
+    )
+    return _Tuned(material, metrics, num_parameters, num_trainable)
+
+
+def _probe_kl(job: TrainJob, base: _Base, model: AdaptedModel) -> float | None:
+    return probe_kl(
+        model,
+        base.tokenizer,
+        adapter=CANDIDATE,
+        max_length=job.settings.max_length,
+        path=Path(job.probe_path) if job.probe_path else None,
+    )
 
 
 def _scores(

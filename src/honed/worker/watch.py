@@ -52,8 +52,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 total_steps=state.max_steps,
                 epoch=state.epoch,
                 loss=loss,
-                learning_rate=float(logs["learning_rate"]) if "learning_rate" in logs else None,
+                learning_rate=_maybe(logs, "learning_rate"),
                 tokens_per_second=rate,
                 rss_mb=rss_mb(),
+                reward_margin=_maybe(logs, "rewards/margins"),
+                reward_accuracy=_maybe(logs, "rewards/accuracies"),
             )
         )
+
+
+def _maybe(logs: dict[str, Any], name: str) -> float | None:
+    return float(logs[name]) if name in logs else None
