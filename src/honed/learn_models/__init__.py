@@ -1,9 +1,9 @@
 """How records become episodes and episodes become training data. Pure: no I/O, no clock.
 
 `learn_model` is the contract; `chat` learns conversations, `worker_task` what a task took,
-`decision_sequence` the order in which a worker acts (both write `worker_rows`), `dependency_graph` how
-actions depend on each other, `dpo` what the better of two attempts answered. `conversation` puts a
-task's calls together; `attempt` reads what all of them need of a group; `choice` finds the models that a
+`decision_sequence` the order in which a worker acts (both are a `worker_model` and write `worker_rows`),
+`dependency_graph` how actions depend on each other, `dpo` what the better of two attempts answered. `conversation`
+puts a task's calls together; `attempt` reads what all of them need of a group; `choice` finds the models that a
 config names.
 """
 

@@ -1,20 +1,15 @@
 """Learns the order in which a worker acts: a task in, its successful actions out."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, Timeout, Unknown
-from honed.domain.records import ActionRecord, Arrival, Record
-from honed.domain.training_data import ChatExample
+from honed.domain.records import ActionRecord, Record
 from honed.learn_models import attempt
-from honed.learn_models.learn_model import LearnModelMixin, LeftOut
-from honed.learn_models.worker_rows import DEFAULT_SYSTEM_PROMPT, WorkerRows
-
-_GROUPED: Final = attempt.ACTIONS + attempt.OUTCOMES
+from honed.learn_models.worker_model import WorkerLearnModel
 
 
-class DecisionSequenceLearnModel(LearnModelMixin):
+class DecisionSequenceLearnModel(WorkerLearnModel):
     """The learn model `worker_decision_sequence`.
 
     A group is a task; each worker's part of it becomes an episode of its own, and the task's end
@@ -29,22 +24,7 @@ class DecisionSequenceLearnModel(LearnModelMixin):
 
     name = "worker_decision_sequence"
     objective = "choose the actions of a worker in an order that completes the task"
-
-    def __init__(
-        self,
-        *,
-        system_prompt: str = DEFAULT_SYSTEM_PROMPT,
-        min_actions: int = 3,
-        available_actions: Sequence[str] = (),
-        system_events: Collection[str] = (),
-    ) -> None:
-        self._rows = WorkerRows(system_prompt, available_actions, system_events)
-        self._min_actions = min_actions
-        self.system_prompt = system_prompt
-
-    def group_key(self, arrival: Arrival) -> str | None:
-        """The task of an action or an outcome; evaluations and probes are no attempts."""
-        return super().group_key(arrival) if isinstance(arrival, _GROUPED) else None
+    least_actions = 3
 
     def build_episodes(
         self, records: Sequence[Record], *, now_ms: int, final: bool = False
@@ -80,21 +60,3 @@ class DecisionSequenceLearnModel(LearnModelMixin):
             if not workers or not isinstance(record, ActionRecord) or record.worker_id in workers
         ]
         return attempt.verdict(part, scored=scored) or Timeout(attempt.action_score(scored))
-
-    def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> ChatExample:
-        """One question and one answer: `a -> b(target) -> c`, successful actions only.
-
-        Raises:
-            LearnError: no action succeeded, one may not be imitated, or the task is not stated.
-        """
-        return self._rows.row(episode, available_actions)
-
-    def extractor(
-        self, available_actions: Sequence[str] = ()
-    ) -> Callable[[Episode], tuple[str, str] | None]:
-        """What `dpo` compares: the question, and all actions taken."""
-        return lambda episode: self._rows.attempted(episode, available_actions)
-
-    def left_out(self, episode: Episode) -> Sequence[LeftOut]:
-        """The actions that failed."""
-        return self._rows.left_out(episode)

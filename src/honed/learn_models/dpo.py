@@ -3,9 +3,10 @@
 It wraps another learn model, whose episodes it pairs: `dpo(worker_task)`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import permutations
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import groupby, islice
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -66,6 +67,28 @@ class DpoPair(Struct, frozen=True, kw_only=True):
     def quality_gap(self) -> float:
         """Difference of the two scores, above 0 up to 1."""
         return score_of(self.chosen.outcome) - score_of(self.rejected.outcome)
+
+
+class _Attempt(NamedTuple):
+    """An episode with what of it is compared."""
+
+    episode: Episode
+    score: float
+    prompt: Said
+    answer: Said
+    tools: tuple[Tool, ...] | None
+
+    @property
+    def asked(self) -> tuple[Said, tuple[Tool, ...] | None]:
+        """What it has in common with the attempts that it is compared with."""
+        return self.prompt, self.tools
+
+
+class _Class(NamedTuple):
+    """Attempts with one score, in the order of their ids."""
+
+    score: float
+    attempts: list[_Attempt]
 
 
 class Comparable(Protocol):
@@ -146,17 +169,27 @@ class DpoLearnModel(LearnModelMixin):
             episodes: in any order.
             available_actions: the scenario's distinct actions, for prompts that list them.
         """
+        pairs = self.iter_pairs(episodes, available_actions=available_actions)
+        return list(islice(pairs, self.config.max_pairs))
+
+    def iter_pairs(
+        self, episodes: Sequence[Episode], *, available_actions: Sequence[str] = ()
+    ) -> Iterator[DpoPair]:
+        """All pairs as `build_pairs` orders them, one at a time.
+
+        A thousand attempts of one group make half a million pairs; in memory there is one for each attempt.
+        """
         extract = self._extractor_of(available_actions)
-        pairs = [
-            pair
-            for members in self._groups(episodes, extract)
-            for (chosen, good), (rejected, bad) in permutations(members, 2)
-            if (pair := self._pair(chosen, good, rejected, bad)) is not None
+        streams = [
+            self._pairs_of(attempt, classes)
+            for attempts in self._comparable(episodes, extract)
+            for classes in [_classes(attempts)]
+            for attempt in attempts
         ]
-        pairs.sort(key=lambda pair: (-pair.quality_gap, pair.chosen.id, pair.rejected.id))
-        if not self.config.allow_reuse:
-            pairs = list(_each_once(pairs))
-        return pairs[: self.config.max_pairs]
+        pairs = merge(
+            *streams, key=lambda pair: (-pair.quality_gap, pair.chosen.id, pair.rejected.id)
+        )
+        return pairs if self.config.allow_reuse else _each_once(pairs)
 
     def convert_pair(self, pair: DpoPair) -> PreferencePair:
         """The row of a pair: `prompt`, `chosen`, `rejected`."""
@@ -182,38 +215,43 @@ class DpoLearnModel(LearnModelMixin):
         """The rows of pairs, in their order."""
         return [self.convert_pair(pair) for pair in pairs]
 
-    def _groups(
+    def _comparable(
         self, episodes: Sequence[Episode], extract: Extractor
-    ) -> Iterator[list[tuple[Episode, Answer]]]:
-        """What can be compared, group by group."""
-        groups: dict[str, list[tuple[Episode, Answer]]] = {}
+    ) -> Iterator[list[_Attempt]]:
+        """Attempts of one group that were asked the same, with the same tools."""
+        groups: dict[str, list[list[_Attempt]]] = {}
         for episode in episodes:
             if episode.group_id is None or not is_known(episode.outcome) or not episode.may_teach:
                 continue
-            if (answer := extract(episode)) is not None:
-                groups.setdefault(episode.group_id, []).append((episode, answer))
-        yield from groups.values()
+            if (answer := extract(episode)) is None:
+                continue
+            prompt, answered, *rest = answer
+            tools = cast("tuple[Tool, ...] | None", rest[0] if rest else None)
+            attempt = _Attempt(episode, score_of(episode.outcome), prompt, answered, tools)
+            group = groups.setdefault(episode.group_id, [])
+            same = (each for each in group if each[0].asked == attempt.asked)
+            if (found := next(same, None)) is None:
+                group.append([attempt])
+            else:
+                found.append(attempt)
+        for group in groups.values():
+            yield from group
 
-    def _pair(
-        self, chosen: Episode, good: Answer, rejected: Episode, bad: Answer
-    ) -> DpoPair | None:
-        gap = score_of(chosen.outcome) - score_of(rejected.outcome)
-        if gap <= 0 or gap < self.config.min_quality_gap - _TOLERANCE:
-            return None
-        asked, answered, *tools = good
-        asked_too, answered_too, *tools_too = bad
-        if asked != asked_too or (tools or [None]) != (tools_too or [None]):
-            return None
-        if answered == answered_too:
-            return None
-        return DpoPair(
-            chosen=chosen,
-            rejected=rejected,
-            prompt=asked,
-            chosen_answer=answered,
-            rejected_answer=answered_too,
-            tools=cast("Any", tools[0]) if tools else None,
-        )
+    def _pairs_of(self, chosen: _Attempt, classes: Sequence[_Class]) -> Iterator[DpoPair]:
+        """The pairs in which an attempt is the chosen one, in their order."""
+        for gap, tied in groupby(classes, key=lambda each: chosen.score - each.score):
+            if gap <= 0 or gap < self.config.min_quality_gap - _TOLERANCE:
+                return  # from the lowest score up: gaps only shrink
+            for rejected in merge(*(each.attempts for each in tied), key=_id):
+                if rejected.answer != chosen.answer:
+                    yield DpoPair(
+                        chosen=chosen.episode,
+                        rejected=rejected.episode,
+                        prompt=chosen.prompt,
+                        chosen_answer=chosen.answer,
+                        rejected_answer=rejected.answer,
+                        tools=chosen.tools,
+                    )
 
     # ------------------------------------------------------------ of the model it wraps
 
@@ -261,7 +299,18 @@ def _turns(role: str, said: Said) -> tuple[Message, ...]:
     return (Message(role=cast("Any", role), content=said),) if isinstance(said, str) else said
 
 
-def _each_once(pairs: Sequence[DpoPair]) -> Iterator[DpoPair]:
+def _id(attempt: _Attempt) -> str:
+    return attempt.episode.id
+
+
+def _classes(attempts: Iterable[_Attempt]) -> list[_Class]:
+    """The attempts by their score, from the lowest up."""
+    ranked = sorted(attempts, key=lambda attempt: (attempt.score, attempt.episode.id))
+    by_score = groupby(ranked, key=lambda attempt: attempt.score)
+    return [_Class(score, list(those)) for score, those in by_score]
+
+
+def _each_once(pairs: Iterable[DpoPair]) -> Iterator[DpoPair]:
     """The pairs from the first on whose episodes are in none before."""
     used: set[str] = set()
     for pair in pairs:

@@ -1,5 +1,6 @@
 """Pairs of attempts: which are made, in which order, and their rows."""
 
+import tracemalloc
 from collections.abc import Sequence
 from itertools import product
 
@@ -80,6 +81,37 @@ def obvious(
                 once.append(pair)
         names = once
     return names if max_pairs is None else names[:max_pairs]
+
+
+def test_scores_that_differ_by_less_than_a_float_can_tell_are_ordered_by_id() -> None:
+    """Two gaps that round to the same number are equal ones, whatever the scores behind them."""
+    worst, bad = 1e-18, 0.0
+    assert 1.0 - worst == 1.0 - bad
+    told = [
+        said("a", Success(1.0), "p", "x"),
+        said("b", Success(worst), "p", "y"),
+        said("c", Success(bad), "p", "z"),
+        said("d", Success(1.0), "p", "w"),
+    ]
+    expected = [("a", "b"), ("a", "c"), ("d", "b"), ("d", "c")]
+    assert named(model(min_quality_gap=0.1).build_pairs(told)) == expected
+    assert named(model().build_pairs(told[::-1])) == obvious(told, 0.1, None, reuse=True)
+
+
+def test_the_best_pairs_of_a_large_group_take_little_memory() -> None:
+    """Of 360,000 pairs of 1,200 attempts no more than one for each attempt is there at a time."""
+    many = [
+        said(f"e{n:04}", Success(1.0) if n % 2 else Failure("no"), "p", f"answer {n}")
+        for n in range(1_200)
+    ]
+    tracemalloc.start()
+    try:
+        found = model(max_pairs=5).build_pairs(many)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert named(found) == [("e0001", f"e{n:04}") for n in range(0, 10, 2)]
+    assert peak < 5 << 20
 
 
 @pytest.mark.feature("SE-089", "SE-090")
