@@ -31,15 +31,15 @@ def daemon(tmp_path: Path) -> Iterator[Honed]:
         yield found
 
 
-def say(daemon: Honed, *arguments: str, text: str | None = None) -> Any:
-    """Run `honed feedback --json`; its answer."""
+def say(daemon: Honed, *arguments: str, text: str | None = None, status: int = 0) -> Any:
+    """Run `honed feedback --json`; its answer, or what it said on stderr."""
     command = [sys.executable, "-m", "honed", "feedback", "--config", str(daemon.config), "--json"]
     done = subprocess.run(
         [*command, *arguments], input=text, capture_output=True, text=True, timeout=60,
         env={"PATH": os.environ["PATH"], "HOME": str(daemon.config.parent)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr + done.stdout
-    return json.loads(done.stdout)
+    assert done.returncode == status, done.stderr + done.stdout
+    return json.loads(done.stdout) if status == 0 else done.stderr
 
 
 def test_a_late_verdict_with_a_better_answer_reaches_its_episode(daemon: Honed) -> None:
@@ -58,6 +58,24 @@ def test_a_late_verdict_with_a_better_answer_reaches_its_episode(daemon: Honed) 
     assert [said["demonstration"] for said in told["demonstrations"]] == ["returns"]
     [by_episode] = say(daemon, "--episode", episode_id, "--score", "0.5")
     assert by_episode["episode_ids"] == [episode_id]
+
+
+def test_the_client_and_a_person_speak_of_one_episode(daemon: Honed) -> None:
+    """By its id alone, of any client; one that is not there is refused by the command."""
+    [first] = say(daemon, "--receipt", "r1", "--comment", "which one?")
+    [episode_id] = first["episode_ids"]
+
+    def newest() -> Any:
+        return say(daemon, "--list", episode_id)["outcome"]
+
+    with HonedClient(daemon.data_dir / "feed.sock") as client:
+        client.outcome(episode_id=episode_id, success=False, reason="late", source="ann")
+    daemon.until(lambda: newest() == {"type": "failure", "reason": "late"}, "it is heard")
+    [taken] = say(daemon, "--episode", episode_id, "--score", "0.5")
+    assert (taken["became"], taken["reach"]) == ("stored", "episodes")
+    assert taken["episode_ids"] == [episode_id]
+    daemon.until(lambda: newest() == {"type": "success", "score": 0.5}, "it is heard, too")
+    assert "no episode has the id e0" in say(daemon, "--episode", "e0", "--success", status=1)
 
 
 def test_an_open_attempt_and_an_unknown_call_are_told_apart(daemon: Honed) -> None:

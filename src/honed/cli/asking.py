@@ -142,7 +142,8 @@ def run_async(work: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T
         if isinstance(first, HonedError):
             leave(first)
         if isinstance(first, FeedError):
-            leave(HonedError(str(first)))
+            advice = "; ".join(getattr(first, "__notes__", ()))
+            leave(HonedError(str(first), advice=advice or None))
         raise
 
 

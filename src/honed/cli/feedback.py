@@ -21,14 +21,13 @@ from honed.cli.asking import (
     print_json,
     with_store,
 )
+from honed.cli.figures import said_by, worth
 from honed.cli.lessons import sentences
 from honed.cli.printing import say
 from honed.client.events import outcome_event
 from honed.config import Config
 from honed.domain.episode import Episode
-from honed.domain.outcome import score as score_of
-from honed.domain.records import LlmCallRecord
-from honed.errors import HonedError, NotFoundError, ValidationError
+from honed.errors import HonedError, ValidationError
 from honed.ports import Lesson
 from honed.stores import SqlStore
 
@@ -48,7 +47,9 @@ def feedback(
     receipt: Annotated[str | None, typer.Option(help="The call, by its receipt.")] = None,
     task: Annotated[str | None, typer.Option(help="The attempt.")] = None,
     group: Annotated[str | None, typer.Option(help="All attempts of a group.")] = None,
-    episode: Annotated[str | None, typer.Option(help="The attempt, by its episode.")] = None,
+    episode: Annotated[
+        str | None, typer.Option(help="One episode, as `honed episodes` names it.")
+    ] = None,
     success: Annotated[
         bool | None, typer.Option("--success/--failure", help="Whether the task was done.")
     ] = None,
@@ -106,25 +107,13 @@ def send(config: Config, told: list[Told], as_json: bool) -> None:
 
 
 def _event(config: Config, fields: Told) -> Told:
-    """The outcome event of what was told."""
-    fields = dict(fields)
-    if episode_id := fields.pop("episode_id", None):
-        fields |= _names_of(with_store(config, lambda store: store.get_episode(episode_id)))
+    """The outcome event of what was told; leaves where it names an episode that is not there."""
+    if episode_id := fields.get("episode_id"):
+        with_store(config, lambda store: store.get_episode(episode_id))
     try:
         return outcome_event(**fields)
     except (ValueError, TypeError) as error:
         raise _wrong(str(error)) from None
-
-
-def _names_of(episode: Episode) -> Told:
-    """How the attempt of an episode is named in an event."""
-    if episode.task_id is not None:
-        return {"task_id": episode.task_id}
-    sessions = [record.session_id for record in episode.records if record.session_id]
-    receipts = [call.receipt_id for call in episode.records_of(LlmCallRecord) if call.receipt_id]
-    if not sessions and not receipts:
-        leave(NotFoundError(f"episode {episode.id} has no task, session or receipt to name it by"))
-    return {"session_id": sessions[0]} if sessions else {"receipt_id": receipts[0]}
 
 
 def _rows(path: Path) -> Iterator[Told]:
@@ -216,14 +205,15 @@ def _list(config: Config, episode_id: str, as_json: bool) -> None:
         print_json(said | {"lessons": lessons})
         return
     for verdict in verdicts:
-        kind = type(verdict.outcome).__name__.lower()
-        who = " ".join(filter(None, (verdict.source, verdict.version))) or "somebody"
+        who = said_by(verdict.source, verdict.version, learn_model=episode.learn_model)
         words = f": {verdict.comment}" if verdict.comment else ""
-        say(f"{kind} {score_of(verdict.outcome):.2f}  {who}{words}")
+        say(f"{worth(verdict.outcome)}  {who}{words}")
     for record in answers:
-        say(f"a better answer  {record.source or 'somebody'}")
-    say(f"counts: {type(episode.outcome).__name__.lower()} {score_of(episode.outcome):.2f}")
-    for sentence in sentences(lessons):
+        say(
+            f"a better answer  {said_by(record.source, record.version, learn_model=episode.learn_model)}"
+        )
+    say(f"counts: {worth(episode.outcome)}")
+    for sentence in sentences(lessons, learn_model=episode.learn_model):
         say(sentence)
 
 

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 
-from honed.domain.outcome import score
+from honed.cli.figures import said_by, worth
+from honed.domain.verdict import UNSIGNED
 from honed.ports import Lesson
 
 
-def sentences(lessons: Iterable[Lesson]) -> Iterator[str]:
-    """One line for each adapter."""
+def sentences(lessons: Iterable[Lesson], *, learn_model: str) -> Iterator[str]:
+    """One line for each adapter that learned from an episode of this learn model."""
     for lesson in lessons:
-        yield f"{lesson.model_id} learned from it in run {lesson.run_id}, {_verdict(lesson)}"
+        verdict = _verdict(lesson, learn_model)
+        yield f"{lesson.model_id} learned from it in run {lesson.run_id}, {verdict}"
 
 
-def _verdict(lesson: Lesson) -> str:
+def _verdict(lesson: Lesson, learn_model: str) -> str:
     if lesson.outcome is None:
         return "by which verdict was not written down"
-    who = " ".join(filter(None, (lesson.source, lesson.version)))
-    said = f", said by {who}" if who else ""
-    return f"as {type(lesson.outcome).__name__.lower()} {score(lesson.outcome):.2f}{said}"
+    who = said_by(lesson.source, lesson.version, learn_model=learn_model)
+    said = UNSIGNED if who == UNSIGNED else f"said by {who}"
+    return f"as {worth(lesson.outcome)}, {said}"

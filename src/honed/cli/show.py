@@ -47,6 +47,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     """What `honed data show --json` prints."""
 
     episode: str
+    learn_model: str
     task_id: str | None
     base_model: str
     max_length: int
@@ -176,6 +177,7 @@ def _shown(found: _Found, example: RenderedExample, config: Config, max_length: 
     assert config.base_model is not None
     return Shown(
         episode=found.episode.id,
+        learn_model=found.episode.learn_model,
         task_id=found.episode.task_id,
         base_model=config.base_model,
         max_length=max_length,
@@ -231,7 +233,7 @@ def _head(shown: Shown) -> Iterator[str]:
     yield f"episode {shown.episode}{task}"
     if shown.not_trained:
         yield f"no training set takes it: {shown.not_trained}; if one did:"
-    yield from map(visible, sentences(shown.lessons))
+    yield from map(visible, sentences(shown.lessons, learn_model=shown.learn_model))
     yield ""
 
 

@@ -116,6 +116,7 @@ class AsyncHonedClient:
         reason: str | None = None,
         receipt_id: str | None = None,
         group_id: str | None = None,
+        episode_id: str | None = None,
         **fields: Any,
     ) -> Sent:
         """Send a verdict, now or days later; rules as in `client.events.outcome_event`."""
@@ -126,6 +127,7 @@ class AsyncHonedClient:
             reason=reason,
             receipt_id=receipt_id,
             group_id=group_id,
+            episode_id=episode_id,
             **fields,
         )
         return await self.send(said)
@@ -162,7 +164,7 @@ class AsyncHonedClient:
         except DaemonLeftError as left:
             raise left.refused from None
         except OSError as error:
-            raise ConnectionLostError(f"no answer from {self._path}: {error}") from error
+            raise ConnectionLostError.of(self._path, error) from error
 
     async def _connect(self) -> None:
         self._num_lines = 0

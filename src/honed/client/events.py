@@ -70,34 +70,45 @@ def outcome_event(
     reason: str | None = None,
     receipt_id: str | None = None,
     group_id: str | None = None,
+    episode_id: str | None = None,
     comment: str | None = None,
     demonstration: str | dict[str, Any] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """What is said about one call, an attempt, or (naming a group alone) all attempts of a group.
+    """What is said about one call, an attempt, one episode, or (naming a group alone) all attempts of a group.
 
     `success` False is a failure with its `reason`; True, or a score above 0 alone, a success of
     that score (1.0 when none is given); a score of 0 alone a failure. `demonstration` is the answer
     as it should have been, a text or a message; `source` and `version` say who speaks.
 
     Raises:
-        ValueError: it names no task, receipt, session or group, or says nothing.
+        ValueError: it names no task, receipt, session, group or episode, an episode beside others, or says nothing.
     """
-    if not any((task_id, receipt_id, group_id, fields.get("session_id"))):
-        raise ValueError("an outcome must name a task_id, a receipt_id or a group_id")
+    named = task_id, receipt_id, group_id, fields.get("session_id")
+    if not any((*named, episode_id)):
+        raise ValueError(
+            "an outcome is about something: expected a task_id, receipt_id, session_id, group_id or episode_id"
+        )
+    if episode_id and any(named):
+        raise ValueError(
+            "an episode_id stands alone: expected no task_id, receipt_id, session_id or group_id with it"
+        )
     outcome: dict[str, Any] | None = None
     if success or (success is None and score):
         outcome = {"type": "success", "score": 1.0 if score is None else score}
     elif success is not None or score is not None:
         outcome = {"type": "failure", "reason": reason or ""}
     if outcome is None and comment is None and demonstration is None:
-        raise ValueError("an outcome must say success, score, comment or demonstration")
+        raise ValueError(
+            "an outcome says something: expected success, score, comment or demonstration"
+        )
     event = {
         "type": "outcome",
         "task_id": task_id,
         "outcome": outcome,
         "receipt_id": receipt_id,
         "group_id": group_id,
+        "episode_id": episode_id,
         "comment": comment,
         "demonstration": demonstration,
         **fields,

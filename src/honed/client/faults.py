@@ -6,8 +6,16 @@ FeedError
   RejectedError         some events are malformed or conflict; the others are on disk
 """
 
+import errno
 from collections.abc import Sequence
 from typing import NamedTuple
+
+_START = "start the daemon: `honed up`, or `honed run` without a gateway"
+_SLOW = "the daemon takes longer than timeout_s: `honed status` tells how it is"
+_ADVICE = {
+    errno.ENOENT: f"{_START}; or is data_dir another one? `honed config show` tells it, the socket is feed.sock in it",
+    errno.EACCES: "the socket belongs to another user, or its folder does: send as the user that the daemon runs as",
+}
 
 
 class FeedError(Exception):
@@ -16,6 +24,15 @@ class FeedError(Exception):
 
 class ConnectionLostError(FeedError):
     """The daemon cannot be reached, or went away before it acknowledged."""
+
+    @classmethod
+    def of(cls, path: str, error: OSError) -> "ConnectionLostError":
+        """What the socket at `path` ended with, and, as a note, what to do."""
+        lost = cls(f"no answer from {path}: {error.strerror or error or type(error).__name__}")
+        lost.add_note(
+            _SLOW if isinstance(error, TimeoutError) else _ADVICE.get(error.errno or 0, _START)
+        )
+        return lost
 
 
 class RefusedError(FeedError):

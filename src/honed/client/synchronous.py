@@ -77,6 +77,7 @@ class HonedClient:
             RejectedError: some events were not stored; the others are on disk.
             ConnectionLostError: the daemon is away, also at the second try.
             RefusedError: the daemon ended the conversation.
+            TypeError: an event is no dictionary.
             ValueError: an event cannot be written as JSON.
         """
         full = [wire.complete(e, scenario=self._scenario, agent=self._agent) for e in events]
@@ -126,6 +127,7 @@ class HonedClient:
         reason: str | None = None,
         receipt_id: str | None = None,
         group_id: str | None = None,
+        episode_id: str | None = None,
         **fields: Any,
     ) -> Sent:
         """Send a verdict, now or days later; rules as in `client.events.outcome_event`."""
@@ -136,6 +138,7 @@ class HonedClient:
             reason=reason,
             receipt_id=receipt_id,
             group_id=group_id,
+            episode_id=episode_id,
             **fields,
         )
         return self.send(said)
@@ -167,7 +170,7 @@ class HonedClient:
         except DaemonLeftError as left:
             raise left.refused from None
         except OSError as error:
-            raise ConnectionLostError(f"no answer from {self._path}: {error}") from error
+            raise ConnectionLostError.of(self._path, error) from error
 
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -42,7 +42,14 @@ def complete(event: dict[str, Any], *, scenario: str | None, agent: str | None) 
     """The event with an id and a time, and with scenario and agent where the client has them.
 
     An event that brings its own id gets no time: sent again, it must be the same to the byte.
+
+    Raises:
+        TypeError: it is no dictionary.
     """
+    if not isinstance(event, dict):
+        found = f"expected a dictionary for each event, found {type(event).__name__}"
+        is_many = isinstance(event, (list, tuple))
+        raise TypeError(f"{found}: write send(*events) for many" if is_many else found)
     full = dict(event)
     if full.get("event_id") is None:
         full["event_id"] = new_event_id()

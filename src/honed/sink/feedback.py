@@ -45,6 +45,7 @@ def read_feedback(told: dict[str, Any]) -> tuple[OutcomeEvent, bytes]:
     line = msgspec.json.encode(told)
     event = parse_event(line)
     assert isinstance(event, OutcomeEvent)
-    if not (event.receipt_id or event.task_id or event.session_id or event.group_id):
-        raise ValidationError("expected a receipt_id, task_id, session_id or group_id")
+    named = event.receipt_id, event.task_id, event.session_id, event.group_id, event.episode_id
+    if not any(named):
+        raise ValidationError("expected a receipt_id, task_id, session_id, group_id or episode_id")
     return event, line

@@ -18,7 +18,7 @@ from honed.domain.consent import Consent
 from honed.domain.episode import Episode
 from honed.domain.events import Event, LearnStatsEvent, OutcomeEvent, parse_event
 from honed.domain.records import RECORD_TYPES, Arrival, record_from_event
-from honed.errors import StoreError, ValidationError
+from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.learn_models.learn_model import LearnModel
 from honed.ports import (
     Attempts,
@@ -231,7 +231,16 @@ class Sink:
             return await self._store.attempts((), event.receipt_id)
         keys = {name: model.group_key(event) for name, model in self._models.items()}
         named = [(name, key) for name, key in keys.items() if key]
+        if event.episode_id and not named:
+            return await self._one(event.episode_id)
         return await self._store.attempts(named, group_id=event.group_id)
+
+    async def _one(self, episode_id: str) -> Attempts:
+        """The episode, if there is one of that id."""
+        try:
+            return Attempts(((await self._store.get_episode(episode_id)).id,), 0)
+        except NotFoundError:
+            return Attempts((), 0)
 
     async def adopt(self, episode: Episode, provenance: Provenance) -> bool:
         """Store an episode of another data folder as it is; False if the store has it.

@@ -67,6 +67,17 @@ async def test_a_task_sent_by_the_sync_client_becomes_an_episode(feed: Intake, p
     assert len(made.records) == 3
 
 
+async def test_a_missing_socket_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """Of both clients: no daemon was started, or the data folder is another one."""
+    nowhere = tmp_path / "feed.sock"
+    with pytest.raises(ConnectionLostError, match=r"no answer from .*: No such file") as lost:
+        await AsyncHonedClient(nowhere).send(action())
+    assert "`honed up`" in lost.value.__notes__[0]
+    with pytest.raises(ConnectionLostError) as lost:
+        HonedClient(nowhere).send(action())
+    assert "is data_dir another one?" in lost.value.__notes__[0]
+
+
 async def test_many_events_go_in_windows(feed: Intake, path: Path) -> None:
     """More than a window, by lines and by bytes, in order."""
     events = [action(name=f"a{n}", target="x" * (n % 5_000)) for n in range(2_000)]

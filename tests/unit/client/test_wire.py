@@ -85,6 +85,23 @@ def test_an_outcome_without_an_object_or_a_verdict_is_refused() -> None:
         outcome_event(task_id="t")
 
 
+def test_an_outcome_may_be_about_one_episode_and_then_about_nothing_else() -> None:
+    """The protocol's `episode_id`; beside another name it would be passed over."""
+    told = parse_event(encode(outcome_event(episode_id="e1", success=False, reason="no")))
+    assert isinstance(told, OutcomeEvent)
+    assert (told.episode_id, told.outcome) == ("e1", Failure("no"))
+    with pytest.raises(ValueError, match="an episode_id stands alone"):
+        outcome_event(episode_id="e1", task_id="t", success=True)
+
+
+def test_what_is_no_event_is_refused_by_its_type() -> None:
+    """A list of events is the usual slip, and the message says what to write."""
+    with pytest.raises(TypeError, match=r"found list: write send\(\*events\) for many"):
+        complete([{"type": "action"}], scenario=None, agent=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a dictionary for each event, found str"):
+        complete("look", scenario=None, agent=None)  # type: ignore[arg-type]
+
+
 def test_a_better_answer_and_a_comment_say_nothing_of_success() -> None:
     """They go along with who said them; a group may be named alone."""
     told = parse_event(
