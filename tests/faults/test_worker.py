@@ -161,3 +161,30 @@ def test_run_found_unfinished_is_interrupted_and_made_up_for(
         assert [path.name for path in (loop.data_dir / "adapters").iterdir()] == ["incidents@2"]
         told = [line for line in loop.log_tail().splitlines() if "training.interrupted" in line]
         assert [json.loads(line)["run_id"] for line in told] == [first]
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_run_whose_daemon_ends_goes_on_from_its_checkpoint(
+    how: str, tmp_path: Path, incident_base: Path
+) -> None:
+    """kill -9 or a restart by systemd: the same run, under its own id, not from its beginning; one adapter."""
+    settings = (
+        SETTINGS.format(base=incident_base, trigger="count(150)") + "[gate]\nenabled = false\n"
+    ).replace('mode = "auto"', 'kind = "none"')
+    settings = settings.replace("[train]\n", "[train]\nsave_steps = 2\n")
+    with honed(tmp_path / "loop", settings) as loop:
+        loop.start("run")
+        _feed(loop, [attempt(i) for i in range(150)])
+        loop.until(lambda: _step(loop) > 6, "it trains")
+        first = loop.status()["training"]["run_id"]
+        [worker] = loop.children("run")
+        getattr(loop, how)("run")
+        loop.until(lambda: not is_alive(worker), "its worker has ended with it")
+        loop.start("run")
+        done = loop.until(lambda: _last_done(loop), "it has gone on", limit_s=120)
+        assert done["id"] == first
+        progress = (loop.data_dir / "runs" / first / "progress.jsonl").read_text()
+        [told] = [line["note"] for line in map(json.loads, progress.splitlines()) if "note" in line]
+        assert told.startswith("goes on after step ")
+        assert len(list((loop.data_dir / "adapters").iterdir())) == 1
+        assert not (loop.data_dir / "runs" / first / "checkpoints").exists()

@@ -5,6 +5,7 @@ episode. A pair that does not fit together is deleted whole.
 """
 
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -56,7 +57,10 @@ def _clear(folder: Path, wanted: frozenset[str]) -> bool:
         for path in (data, metadata):
             _rewrite(path, gone)
     if changed:
-        (folder / _LOG).unlink(missing_ok=True)
+        # what an unfinished run would go on from has seen the row, and its plan names it
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for name in (_LOG, "plan.json"):
+            (folder / name).unlink(missing_ok=True)
     return changed
 
 

@@ -9,7 +9,7 @@ from honed.domain.processing import OFFLINE_IS_MISSING
 from honed.domain.run import Run
 from honed.domain.times import now_ms
 from honed.loop.in_service import Announce
-from honed.loop.training_run import RunOrder
+from honed.loop.training_run import RunOrder, Stop
 from honed.ports import Store
 
 
@@ -28,7 +28,7 @@ class OfflineRuns:
         """An id for the next run."""
         return run_id(self._learn_model, "offline")
 
-    async def execute(self, order: RunOrder) -> Run:
+    async def execute(self, order: RunOrder, stop: Stop | None = None) -> Run:
         """Write down that nothing was done, and why."""
         at_ms = now_ms()
         run = Run(

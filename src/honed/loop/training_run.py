@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -16,6 +16,7 @@ from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection, TrainedModel
 from honed.domain.verdict import Seen
 from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
+from honed.loop import resumption
 from honed.loop.in_service import Announce, InService
 from honed.ports import (
     Gate,
@@ -27,6 +28,8 @@ from honed.ports import (
     TrainingSets,
     TrainRequest,
 )
+
+_BY_OPERATOR = "stopped by the operator"
 
 CheckBase = Callable[[], Awaitable[Path | None]]
 """Path of the facts of the base model that is served; raises TrainingError when it is another one."""
@@ -44,6 +47,14 @@ class RunOrder(Struct, frozen=True, kw_only=True):
     """Whether the trigger may forget the episodes that it learned from; a control does not count."""
     review: Review | None = None
     """What somebody has looked at and approved: it is trained on just that. None: nobody had to look."""
+    unfinished: Run | None = None
+    """The run that goes on; None begins one."""
+
+
+class Stop(Struct, kw_only=True):
+    """Why a run is being stopped, where somebody has said it; a daemon that ends says nothing."""
+
+    reason: Literal["cancelled", "paused"] | None = None
 
 
 class TrainingNow(Struct, kw_only=True):
@@ -107,22 +118,15 @@ class TrainingRuns:
         """An id for the next run."""
         return run_id(self._learn_model, Path(self._base_model).name)
 
-    async def execute(self, order: RunOrder) -> Run:
-        """Do the run and write down how it ended; only cancellation leaves this by an exception."""
+    async def execute(self, order: RunOrder, stop: Stop | None = None) -> Run:
+        """Do the run and write down how it ended; only cancellation leaves this by an exception.
+
+        A run that is paused, or whose daemon ends, stays `running` where it has left something to go on from.
+        """
+        stop = stop or Stop()
         logger = log.get(scenario=self._scenario, run_id=order.id)
         state = await self._store.start_scenario(self._scenario, self._learn_model, now_ms=now_ms())
-        run = Run(
-            id=order.id,
-            scenario=self._scenario,
-            learn_model=self._learn_model,
-            state="running",
-            started_at_ms=now_ms(),
-            reason=order.reason,
-            selection=order.selection,
-            review_id=order.review.id if order.review else None,
-            approved_by=order.review.approved_by if order.review else None,
-        )
-        await self._store.add_run(run)
+        run = order.unfinished or await self._begin(order)
         self.now = TrainingNow(
             run_id=run.id,
             selection=run.selection,
@@ -142,7 +146,7 @@ class TrainingRuns:
             await self._end(run, read=read if order.counts else None)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self._end(_ended(run, "cancelled", message="stopped by the operator"))
+                await self._stopped(run, stop)
             raise
         except Exception as error:  # the supervisor of runs: a run must not end the daemon
             if not isinstance(error, HonedError):
@@ -154,10 +158,61 @@ class TrainingRuns:
             self.now = None
         return run
 
+    async def _begin(self, order: RunOrder) -> Run:
+        run = Run(
+            id=order.id,
+            scenario=self._scenario,
+            learn_model=self._learn_model,
+            state="running",
+            started_at_ms=now_ms(),
+            reason=order.reason,
+            selection=order.selection,
+            review_id=order.review.id if order.review else None,
+            approved_by=order.review.approved_by if order.review else None,
+        )
+        await self._store.add_run(run)
+        return run
+
+    async def _stopped(self, run: Run, stop: Stop) -> None:
+        """Write down that it was stopped, unless it can go on and nobody has said that it shall not."""
+        if stop.reason != "cancelled" and await self._plan(run) is not None:
+            self._announce(log.TRAINING_PAUSED, {"run_id": run.id})
+            log.get(scenario=self._scenario, run_id=run.id).info(log.TRAINING_PAUSED)
+            return
+        told = "the daemon was stopped" if stop.reason is None else _BY_OPERATOR
+        await self._end(_ended(run, "cancelled", message=told))
+
+    async def cancel(self, run: Run) -> None:
+        """End a run that is paused."""
+        await self.discard(run)
+        await self._end(_ended(run, "cancelled", message=_BY_OPERATOR))
+
+    async def unfinished(self, run: Run) -> RunOrder | None:
+        """How a run goes on that its daemon did not finish; None when it cannot."""
+        if run.review_id is not None:
+            return None  # what waits for a review is asked for anew
+        plan = await self._plan(run)
+        if plan is None:
+            return None
+        models = await self._store.list_models(self._scenario)
+        await self._processor.discard(run.id, registered=[model.id for model in models])
+        return RunOrder(
+            id=run.id,
+            reason=run.reason,
+            selection=run.selection,
+            against_base=plan.against_base,
+            counts=plan.counts,
+            unfinished=run,
+        )
+
+    async def _plan(self, run: Run) -> resumption.Plan | None:
+        return await anyio.to_thread.run_sync(resumption.read_plan, self._runs_dir / run.id)
+
     async def discard(self, run: Run) -> None:
         """Clear away what a run has left that was cut off by the end of its daemon."""
         models = await self._store.list_models(self._scenario)
         await self._processor.discard(run.id, registered=[model.id for model in models])
+        await anyio.to_thread.run_sync(resumption.clear, self._runs_dir / run.id)
 
     def last_sign_ms(self, run: Run) -> int:
         """When a run that was cut off was last seen at work; budgets must not count how long nobody was there."""
@@ -174,7 +229,7 @@ class TrainingRuns:
             self._on_phase("comparing")
             base_facts_path = await self._check_base()
             self._on_phase("reading")
-        training_set = await self._build(order, folder)
+        training_set = await self._training_set(order, folder)
         serving = await self._in_service.current(self._learn_model)
         incumbent = None if order.against_base else serving
         number = await self._store.next_model_number(self._scenario)
@@ -191,6 +246,7 @@ class TrainingRuns:
                 parent_id=serving.id if serving else None,
                 selection=order.selection,
                 base_facts_path=base_facts_path,
+                checkpoints_path=(folder / resumption.CHECKPOINTS).absolute(),
             ),
             on_progress=lambda progress: self._on_progress(run.id, folder, progress),
         )
@@ -207,6 +263,23 @@ class TrainingRuns:
             forks=training_set.forks,
         )
         return _ended(run, "done", message=message, model_id=model.id), training_set
+
+    async def _training_set(self, order: RunOrder, folder: Path) -> TrainingSet:
+        """Built, or what was built when the run began."""
+        plan = await self._plan(order.unfinished) if order.unfinished else None
+        if plan is None:
+            training_set = await self._build(order, folder)
+            plan = resumption.Plan(
+                training_set=training_set, against_base=order.against_base, counts=order.counts
+            )
+        try:
+            await anyio.to_thread.run_sync(resumption.write_plan, folder, plan)
+        except OSError as error:
+            raise TrainingError(
+                f"{folder / resumption.PLAN_FILE} cannot be written: {error.strerror}",
+                advice="free some space there, or move data_dir",
+            ) from error
+        return plan.training_set
 
     async def _build(self, order: RunOrder, folder: Path) -> TrainingSet:
         review = order.review
@@ -286,6 +359,7 @@ class TrainingRuns:
     ) -> None:
         """Write it down; `read` says up to where the trigger may forget what there was to learn from."""
         count, seen = read or (None, None)
+        await anyio.to_thread.run_sync(resumption.clear, self._runs_dir / run.id)
         await self._store.end_run(run, trained_count=count, seen=seen, backoff_s=backoff_s)
         event = f"training.{run.state}"
         details = {"run_id": run.id, "model_id": run.model_id, "message": run.message}

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Collection, Iterator
 from datetime import timedelta
+from typing import Literal
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -15,8 +16,10 @@ from honed.domain.trained_model import Selection
 from honed.errors import BusyError, ControlError, HonedError, StoreError
 from honed.loop.approval import Approval
 from honed.loop.offline_run import OfflineRuns
-from honed.loop.training_run import RunOrder, TrainingRuns
+from honed.loop.training_run import RunOrder, Stop, TrainingRuns
 from honed.ports import Store
+from honed.triggers.allowance import is_allowed, may_pause
+from honed.triggers.context import TriggerContext
 from honed.triggers.trigger import TrainTrigger, Verdict
 
 _FAULTS = HonedError, OSError
@@ -64,6 +67,12 @@ class TriggerLoop:
         self._ordered: RunOrder | None = None
         self._running: anyio.CancelScope | None = None
         self._running_id: str | None = None
+        self._stop = Stop()
+        """Why the run in progress is being stopped."""
+        self._order: RunOrder | None = None
+        """What the run in progress was asked to do."""
+        self._paused: RunOrder | None = None
+        """The run that goes on when it may."""
         self.is_training = False
         """Whether it is this loop's turn; a run that has been decided on may wait for it."""
         self._seen_material: tuple[int, int] | None = None
@@ -74,6 +83,11 @@ class TriggerLoop:
     def running_id(self) -> str | None:
         """The run in progress; None when there is none."""
         return self._running_id
+
+    @property
+    def paused_id(self) -> str | None:
+        """The run that waits until its rule allows it again; None when there is none."""
+        return self._paused.id if self._paused else None
 
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""
@@ -102,6 +116,11 @@ class TriggerLoop:
             raise ControlError("nothing can train: no base_model is configured")
         if self._runs and (problem := self._runs.base_problem):
             raise ControlError(f"nothing is trained: {problem}")
+        if self._paused:
+            raise BusyError(
+                f"run {self._paused.id} is paused until its rule allows it again",
+                advice="`honed cancel` ends it; what it was to learn from waits for the next one",
+            )
         if self._running_id or self._ordered:
             busy = self._running_id or (self._ordered.id if self._ordered else "")
             raise BusyError(
@@ -154,9 +173,17 @@ class TriggerLoop:
 
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id, None when nothing trains."""
-        if self._running is not None:
-            self._running.cancel()
+        if self._paused is not None:
+            self._stop.reason = "cancelled"
+            self._wake.set()
+            return self._paused.id
+        self._stop_running("cancelled")
         return self._running_id
+
+    def _stop_running(self, reason: Literal["cancelled", "paused"]) -> None:
+        if self._running is not None:
+            self._stop.reason = reason
+            self._running.cancel()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Judge and train until cancelled; a cancelled run ends its worker before this returns."""
@@ -171,6 +198,7 @@ class TriggerLoop:
             while True:
                 if self._running_id is None and (order := await self._next_order()):
                     self._start(tasks, order)
+                await self._pause_unless_allowed()
                 self._looked.set()
                 self._looked = anyio.Event()
                 with anyio.move_on_after(self._check_interval_s):
@@ -180,18 +208,60 @@ class TriggerLoop:
     async def verdict(self) -> Verdict:
         """What the trigger says now; raises TriggerError."""
         trigger = self._trigger  # a reload may change it meanwhile
-        facts = await self._store.trigger_context(
+        return trigger.judge(await self._facts(trigger))
+
+    async def _facts(self, trigger: TrainTrigger) -> TriggerContext:
+        return await self._store.trigger_context(
             self._scenario, self.learn_model, now_ms=now_ms(), needs=trigger.needs
         )
-        return trigger.judge(facts)
 
     async def state(self) -> LearningState:
         """What is remembered between trainings."""
         return await self._store.start_scenario(self._scenario, self.learn_model, now_ms=now_ms())
 
+    async def _is_allowed(self, order: RunOrder) -> bool:
+        """Whether a run may go on: it was asked for by hand, or the hours and the silence of its rule last."""
+        trigger = self._trigger
+        if order.reason != str(trigger) or not may_pause(trigger):
+            return True
+        try:
+            return is_allowed(trigger, await self._facts(trigger))
+        except _FAULTS as error:
+            self._log.error(log.TRIGGER_FAILED, error=str(error))
+            return True
+
+    async def _pause_unless_allowed(self) -> None:
+        """Have the run in progress stopped, once its worker is in its steps, where it can go on later."""
+        now = self._runs.now if self._runs else None
+        if now is None or not now.progress.step or now.progress.phase != "training":
+            return
+        if self._order is not None and not await self._is_allowed(self._order):
+            self._stop_running("paused")
+
+    async def _go_on_with(self, order: RunOrder) -> RunOrder | None:
+        """The order of the paused run, once it may go on."""
+        assert self._runs is not None
+        if self._stop.reason == "cancelled":
+            assert order.unfinished is not None
+            await self._runs.cancel(order.unfinished)
+            self._paused = None
+            await self._wait_for_more()
+            return None
+        if not await self._is_allowed(order):
+            return None
+        self._paused = None
+        self._log.info(log.TRAINING_RESUMED, run_id=order.id)
+        return order
+
+    async def _wait_for_more(self) -> None:
+        """Start nothing by rule before there is something more to learn from."""
+        self._seen_material = _material(await self.state())
+
     async def _next_order(self) -> RunOrder | None:
         if self._num_holds:
             return None
+        if self._paused is not None:
+            return await self._go_on_with(self._paused)
         if self._ordered is not None:
             order, self._ordered = self._ordered, None
             return await self._unless_held(order)
@@ -231,6 +301,7 @@ class TriggerLoop:
 
     def _start(self, tasks: TaskGroup, order: RunOrder) -> None:
         self._running_id = order.id
+        self._order, self._stop = order, Stop()
         tasks.start_soon(self._execute, order)
 
     async def _execute(self, order: RunOrder) -> None:
@@ -241,7 +312,7 @@ class TriggerLoop:
             try:
                 async with self._turn:
                     self.is_training = True
-                    run = await runs.execute(order)
+                    run = await runs.execute(order, self._stop)
                     await self._review_ended(order, run.state)
             except StoreError as error:  # a full disk: the run cannot even be written down
                 self._log.error(
@@ -253,21 +324,40 @@ class TriggerLoop:
                 self.is_training = False
         if scope.cancelled_caught:  # by the operator: wait for the next new episode or verdict
             with contextlib.suppress(StoreError):
-                self._seen_material = _material(await self.state())
-                await self._review_ended(order, "cancelled")
-        self._running_id = None
+                await self._stopped(order)
+        self._running_id = self._order = None
         self._ended.set()
         self._ended = anyio.Event()
         self._wake.set()
+
+    async def _stopped(self, order: RunOrder) -> None:
+        """By the operator, or because its rule does not allow it now."""
+        if self._stop.reason == "paused" and self._runs is not None:
+            self._paused = await self._unfinished(order.id)
+        if self._paused is None:
+            await self._wait_for_more()
+            await self._review_ended(order, "cancelled")
+
+    async def _unfinished(self, run_id: str) -> RunOrder | None:
+        for run in await self._store.list_runs(self._scenario):
+            if run.id == run_id and run.state == "running" and self._runs is not None:
+                return await self._runs.unfinished(run)
+        return None
 
     async def _review_ended(self, order: RunOrder, state: str) -> None:
         if self.approval is not None and order.review is not None:
             await self.approval.ended(state)
 
     async def _close_unfinished_runs(self) -> None:
-        """Runs whose daemon was killed: their worker died with it, and the trigger may fire again."""
+        """Runs whose daemon ended, and their worker with it: the newest that can goes on, of others the trigger fires
+        again.
+        """
         for run in await self._store.list_runs(self._scenario):
             if run.state == "running" and run.learn_model not in self._others:
+                if self._paused is None and self._runs is not None:
+                    self._paused = await self._runs.unfinished(run)
+                    if self._paused is not None:
+                        continue
                 if self._runs is not None:
                     await self._runs.discard(run)
                 ended = replace(

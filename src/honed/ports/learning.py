@@ -95,6 +95,8 @@ class TrainRequest(Struct, frozen=True, kw_only=True):
     selection: Selection = "successes"
     base_facts_path: Path | None = None
     """Facts of the base model that is served (`domain.base_facts`); None when they are not known."""
+    checkpoints_path: Path | None = None
+    """Where the run's checkpoints go, and are found by one that goes on; None: there are none."""
 
 
 class Trained(NamedTuple):

@@ -144,7 +144,14 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         base_facts_path=str(request.base_facts_path) if request.base_facts_path else None,
         left_out=training_set.left_out,
         forks=training_set.forks,
+        metadata_path=_metadata_path(training_set.data_path),
+        checkpoints_path=str(request.checkpoints_path) if request.checkpoints_path else None,
     )
+
+
+def _metadata_path(data_path: Path) -> str | None:
+    path = data_path.absolute().with_suffix(".meta.jsonl")
+    return str(path) if path.is_file() else None
 
 
 def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> TrainedModel:
