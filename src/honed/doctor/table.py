@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Final
 
 from honed.config import Config
-from honed.doctor import base, clock, folders, processes, room, server, settings, stack, store
+from honed.doctor import (
+    base,
+    clock,
+    folders,
+    judge,
+    processes,
+    room,
+    server,
+    settings,
+    stack,
+    store,
+)
 from honed.doctor.finding import Finding, Found, fail
 from honed.doctor.patient import WORKER_LIMIT, Patient
 from honed.errors import HonedError
@@ -38,6 +49,7 @@ CHECKS: Final = (
     Check("llama-server", server.llama_server, limit_s=60, needs_config=False),
     Check("base model", base.base_model, limit_s=_WORKER_S),
     Check("memory", room.memory, limit_s=_WORKER_S),
+    Check("judge", judge.judge, limit_s=judge.LIMIT.total_seconds() + 15),
     Check("daemon", processes.daemon),
     Check("gateway", processes.gateway),
     Check("clock", clock.clock, needs_config=False),

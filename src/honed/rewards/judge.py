@@ -39,6 +39,7 @@ _ALONE: Final = (
 _RANKED: Final = '{"ranking": [the numbers of all attempts, best first], "reason": "one sentence"}'
 
 _PROBE: Final = [{"role": "user", "content": 'Answer with the JSON object {"ready": true} alone.'}]
+_MADE_UP: Final = "[user]\nWhat is 2 + 2?\n\n[assistant]\n4"
 
 
 class JudgeCounts(Struct):
@@ -147,6 +148,11 @@ class Judge:
             RewardError: somebody does, and not with a text.
         """
         return await self.endpoint.ask(_PROBE, temperature=0.0, attempts=1)
+
+    async def try_out(self) -> Vote:
+        """Ask for one vote on a made-up attempt, once; raises as `verify`."""
+        mark = secrets.token_hex(8)
+        return vote(await self._ask(mark, "The attempt", _ALONE, between(mark, _MADE_UP)))
 
     async def _votes(self, ask: Callable[[int], Awaitable[T]]) -> list[T]:
         """Those votes that could be read, in their order.

@@ -1,6 +1,7 @@
 """The jury that a config asks for."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from honed.config import Config, read_secret
@@ -42,7 +43,7 @@ def jury_of(
     """
     asking: list[Asking] = []
     closes: list[Closes] = []
-    judge = _judge_of(config) if config.judge.url is not None else None
+    judge = judge_of(config) if config.judge.url is not None else None
     for learn_model in [model.name for model in learn_models]:
         mine: _Mine = {"scenario": config.scenario, "learn_model": learn_model, "now_ms": now_ms}
         for entry, command in config.rewards.verifiers.items():
@@ -67,7 +68,12 @@ def jury_of(
     )
 
 
-def _judge_of(config: Config) -> "Judge":
+def judge_of(config: Config, *, patience: timedelta | None = None) -> "Judge":
+    """The judge of the section, which has to have a URL; `patience` limits its time and makes it ask once.
+
+    Raises:
+        ConfigError: the rubric cannot be read, or the key is empty.
+    """
     # only a daemon with a judge has these in memory
     from honed.rewards.endpoint import Endpoint
     from honed.rewards.judge import Judge
@@ -78,8 +84,8 @@ def _judge_of(config: Config) -> "Judge":
         section.url,
         model=section.model,
         key=read_secret("judge-key"),
-        timeout=section.timeout,
-        attempts=section.attempts,
+        timeout=min(section.timeout, patience or section.timeout),
+        attempts=1 if patience else section.attempts,
         max_concurrent=section.max_concurrent,
     )
     return Judge(
