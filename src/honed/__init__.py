@@ -24,6 +24,7 @@ The rooms, in the order data flows:
     demo            the whole loop on a tiny model, in minutes
     machine         what this machine has, and how much of it a scenario needs
     doctor          checks all that a scenario needs, and says what to do
+    checks          what a stand-alone run is checked by: its data, the machine, baseline, eight gates
 
 `daemon` and `serve` run the two long-lived processes, `in_process` is what a program asks of a daemon inside it,
 `rooms` builds what the first one's config names; `config` is

@@ -5,12 +5,14 @@ import typer
 import honed
 from honed import log
 from honed.cli import (
+    checks,
     config,
     data,
     demo,
     doctor,
     export,
     feedback,
+    gate,
     ingest,
     init,
     keeping,
@@ -69,4 +71,6 @@ feedback.add_to(app)
 data.add_to(app)
 ingest.add_to(app)
 export.add_to(app)
+checks.add_to(app)
+gate.add_to(app)
 keeping.add_to(app)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from honed.domain.evaluating import EvaluateJob, TokeniseJob
 from honed.domain.job import (
     CompareBaseJob,
-    EvaluateJob,
     ExamineJob,
     ExportBaseJob,
     Job,
@@ -23,7 +23,6 @@ from honed.domain.job import (
     Progress,
     RenderJob,
     ScoreJob,
-    TokeniseJob,
     TrainJob,
     parse_job,
 )

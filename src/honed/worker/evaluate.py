@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from honed.domain.job import (
+from honed.domain.evaluating import (
     EvaluateJob,
     EvaluateResult,
     Foretold,
-    Progress,
     TokeniseJob,
     TokeniseResult,
     TokenRow,
 )
+from honed.domain.job import Progress
 from honed.worker.adapted import AdaptedModel
 from honed.worker.base_model import (
     base_folder,
@@ -66,7 +66,8 @@ def tokenise(job: TokeniseJob) -> TokeniseResult:
         TrainingError: base model or data cannot be read.
     """
     tokenizer = load_tokenizer(base_folder(job.base_model))
-    rows, num_targets = [], 0
+    rows: list[TokenRow] = []
+    num_targets = 0
     for example in read_examples(Path(job.data_path)):
         for row in rows_of([example], tokenizer, max_length=job.max_length):
             if num_targets >= job.num_targets:

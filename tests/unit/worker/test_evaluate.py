@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from honed.domain.job import EvaluateJob, EvaluateResult, TokeniseJob
+from honed.domain.evaluating import EvaluateJob, EvaluateResult, TokeniseJob
 from tests.tiny_models import conversations
 
 torch = pytest.importorskip("torch")

@@ -1,0 +1,60 @@
+"""Options of the commands around a stand-alone run, and the plan that they give together."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from honed.checks import RunPlan
+from honed.checks.run_config import plan_of
+from honed.cli.asking import EXIT_CONFIG, leave
+from honed.config import ServeSection
+from honed.errors import ConfigError
+
+RunFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Config of a stand-alone run, TOML or JSON."),
+]
+BaseModel = Annotated[
+    str | None, typer.Option("--base-model", help="Hub id or folder (default: model.name).")
+]
+TestFile = Annotated[
+    Path | None,
+    typer.Option("--test", help="Test set (default: test.jsonl beside the train file)."),
+]
+Metrics = Annotated[Path, typer.Option("--metrics", help="Folder of the measured values.")]
+Adapter = Annotated[
+    Path | None, typer.Option("--adapter", help="Adapter's folder (default: save.lora_path).")
+]
+LlamaServer = Annotated[
+    Path | None, typer.Option("--llama-server", help="Executable (default: the bundled one).")
+]
+METRICS = Path("metrics")
+
+
+def plan_from(
+    config: Path | None,
+    metrics: Path = METRICS,
+    *,
+    base_model: str | None = None,
+    test: Path | None = None,
+    adapter: Path | None = None,
+) -> RunPlan:
+    """The config's plan with what was named instead; leaves with status 78 where the file cannot be read."""
+    try:
+        plan = plan_of(config)
+    except ConfigError as error:
+        leave(error, EXIT_CONFIG)
+    return replace(
+        plan,
+        metrics_dir=metrics,
+        base_model=base_model or plan.base_model,
+        test_path=test or plan.test_path,
+        adapter_path=adapter or plan.adapter_path,
+    )
+
+
+def serve_section(llama_server: Path | None) -> ServeSection:
+    """How the server is run that is measured: one slot, all else as by default."""
+    return ServeSection(llama_server=llama_server, parallel=1)
