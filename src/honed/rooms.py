@@ -14,7 +14,7 @@ from honed.config import Config
 from honed.domain.episode import Episode
 from honed.domain.trained_model import Method
 from honed.errors import ConfigError
-from honed.gate import OutcomeGate
+from honed.gate import HeldOutGate, load_metrics
 from honed.learn_models import DpoConfig, LearnModel, method_of
 from honed.listen import check_unix_path
 from honed.loop import (
@@ -128,11 +128,13 @@ def gate_of(config: Config) -> Gate | None:
     section = config.gate
     if not section.enabled:
         return None
-    return OutcomeGate(
+    return HeldOutGate(
         min_successes=section.min_successes,
         min_failures=section.min_failures,
         alpha=section.alpha,
-        permutations=section.permutations,
+        slice_false_discoveries=section.slice_false_discoveries,
+        protected=section.protected,
+        metrics=load_metrics(section.metrics),
         seed=config.train.seed,
     )
 

@@ -277,10 +277,15 @@ class GateSection(Section):
     """Held-out successes below which there is not enough evidence."""
     min_failures: int = Field(10, ge=2)
     """Held-out failures below which the outcome contrast is not used."""
-    alpha: float = Field(0.01, gt=0.0, lt=0.5)
-    """Chance of passing a candidate whose gains have nothing to do with outcomes."""
-    permutations: int = Field(2_000, ge=200)
-    """Random relabellings of the permutation test."""
+    alpha: float = Field(0.005, gt=0.0, lt=0.5)
+    """Chance that any useless candidate passes, over all that are judged by the same held-out episodes."""
+    slice_false_discoveries: float = Field(0.1, gt=0.0, lt=0.5)
+    """Share, of the slices (worker, action, tool, tag) called harmed, that are not; a harmed slice is a fail."""
+    protected: tuple[str, ...] = ()
+    """Slices that may not become worse whatever the rest does, for example `["suite=safety"]` for what has that tag,
+    and metrics as `metric=NAME`."""
+    metrics: tuple[str, ...] = ()
+    """Your own measures: names of entry points in the group honed.metrics."""
 
 
 class ApplySection(Section):

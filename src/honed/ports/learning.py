@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from honed.domain.dataset import Dataset, Shape
-from honed.domain.job import EpisodeScore, Progress, TrainSettings
+from honed.domain.episode_score import EpisodeScore
+from honed.domain.job import Progress, TrainSettings
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
 from honed.domain.verdict import Seen
 from honed.ports.lessons import Material
@@ -20,6 +21,8 @@ class HeldOut(Struct, frozen=True, kw_only=True):
     episode_id: str
     group: str
     is_success: bool
+    slices: tuple[tuple[str, str], ...] = ()
+    """Kind and value of what it is part of: worker, action, tool, scenario, and each tag by its own key."""
 
 
 class TrainingSet(Struct, frozen=True, kw_only=True):
@@ -138,8 +141,17 @@ class Gate(Protocol):
         *,
         incumbent_id: str | None,
         now_ms: int,
+        earlier: Sequence[GateResult] = (),
     ) -> GateResult:
-        """The verdict on paired scores of the same held-out episodes."""
+        """The verdict on paired scores of the same held-out episodes.
+
+        Args:
+            held_out: the episodes.
+            scores: of each, in the same order.
+            incumbent_id: what the candidate was measured against; None is the bare base.
+            now_ms: the time, for the verdict.
+            earlier: verdicts on other candidates, and on this one, that may have seen the same episodes.
+        """
 
 
 class Applier(Protocol):
