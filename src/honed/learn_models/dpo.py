@@ -226,7 +226,7 @@ class DpoLearnModel(LearnModelMixin):
             if (answer := extract(episode)) is None:
                 continue
             prompt, answered, *rest = answer
-            tools = cast("tuple[Tool, ...] | None", rest[0] if rest else None)
+            tools = rest[0] if rest else None
             attempt = _Attempt(episode, score_of(episode.outcome), prompt, answered, tools)
             group = groups.setdefault(episode.group_id, [])
             same = (each for each in group if each[0].asked == attempt.asked)

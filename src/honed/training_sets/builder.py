@@ -178,6 +178,7 @@ class EpisodeTrainingSets:
                     found = await self._store.lessons.read(ids)
                     attempts = [read.episode for read in found]
                     await anyio.to_thread.run_sync(harvest.compare, attempts)
+                await anyio.to_thread.run_sync(harvest.take_pairs)
                 self._report(harvest)
                 await self._compare_with_all_held_out(harvest)
                 made = await anyio.to_thread.run_sync(

@@ -116,6 +116,15 @@ def origin_of(
     )
 
 
+def both(chosen: Origin, rejected: Origin) -> Origin:
+    """Where a pair comes from: what its chosen episode says, and what either has."""
+    return chosen._replace(
+        episode_ids=chosen.episode_ids + rejected.episode_ids,
+        names=tuple(dict.fromkeys(chosen.names + rejected.names)),
+        is_new=chosen.is_new or rejected.is_new,
+    )
+
+
 def place(digest: bytes, seed: int) -> bytes:
     """Where a row with this digest stands in the order of draws."""
     return hashlib.blake2b(digest, digest_size=16, key=str(seed).encode()).digest()

@@ -10,15 +10,17 @@ learned from or held out as it was the first time.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from heapq import heappush, heappushpop
 from typing import Any, Final, NamedTuple
 
 from honed.domain.trained_model import Selection
+from honed.domain.training_data import PreferencePair
 from honed.ports import HeldOut
-from honed.training_sets.candidates import Candidate, Origin
+from honed.training_sets.candidates import Candidate, Origin, place
 from honed.training_sets.mixture import mixed
 from honed.training_sets.near_duplicates import Signed, Texts, near_duplicates
-from honed.training_sets.rows import SpooledRow
+from honed.training_sets.rows import SpooledRow, row_digest
 from honed.training_sets.rules import Rules
 
 NEAR_LEARNED: Final = "held out, but says nearly what is learned from"
@@ -120,6 +122,40 @@ def chosen(
     if rules.near_duplicates == "keep":
         num_near = sum(row.row.near is not None for row in pool)
     return Chosen(pool, num_near if sketched else None)
+
+
+class MinedPairs:
+    """The pairs of all groups with the largest gaps, as `largest_gaps` ranks them; no more of them at a time.
+
+    Args:
+        limit: pairs at most.
+        seed: of the order among equal gaps.
+    """
+
+    def __init__(self, limit: int, seed: int) -> None:
+        self._limit = limit
+        self._seed = seed
+        self._heap: list[tuple[float, int, int, PreferencePair, Origin]] = []
+        self._num = 0
+
+    def add(self, pair: PreferencePair, gap: float, origin: Origin) -> None:
+        """Take the next pair in, if there are not enough better ones."""
+        self._num += 1
+        is_full = len(self._heap) == self._limit
+        if is_full and gap < self._heap[0][0]:
+            return
+        drawn = int.from_bytes(place(row_digest(pair), self._seed), "big")
+        entry = (gap, -drawn, -self._num, pair, origin)
+        if is_full:
+            heappushpop(self._heap, entry)
+        else:
+            heappush(self._heap, entry)
+
+    def take(self, left_out: Counter[str]) -> Iterator[tuple[PreferencePair, float, Origin]]:
+        """The pairs with their gaps, in the order in which they came; the others are counted."""
+        left_out[TOO_MANY_PAIRS] += self._num - len(self._heap)
+        for gap, _, _, pair, origin in sorted(self._heap, key=lambda entry: -entry[2]):
+            yield pair, gap, origin
 
 
 def largest_gaps(

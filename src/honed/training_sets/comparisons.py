@@ -6,7 +6,7 @@ rejected. An answer by itself is good when its attempt is a success, bad when it
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
 from msgspec.structs import replace
@@ -92,12 +92,13 @@ class Comparisons:
 
     def pairs(
         self, episodes: Sequence[Episode], left_out: Counter[str]
-    ) -> list[tuple[PreferencePair, float]]:
-        """The pairs of a group's episodes with their quality gaps; episodes in none are counted."""
-        found = self._dpo.build_pairs(episodes, available_actions=self._actions)
-        used = {id for pair in found for id in (pair.chosen.id, pair.rejected.id)}
+    ) -> Iterator[tuple[PreferencePair, float]]:
+        """The pairs of a group's episodes with their quality gaps, one at a time; episodes in none are counted."""
+        used: set[str] = set()
+        for pair in self._dpo.iter_pairs(episodes, available_actions=self._actions):
+            used |= {pair.chosen.id, pair.rejected.id}
+            yield self._dpo.convert_pair(pair), pair.quality_gap
         left_out[NO_PAIR] += len(episodes) - len(used)
-        return [(self._dpo.convert_pair(pair), pair.quality_gap) for pair in found]
 
     def conversation(self, episode: Episode) -> ChatExample | None:
         """What was asked and answered as one conversation; None where there is none, or somebody edited it."""

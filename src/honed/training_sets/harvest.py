@@ -17,11 +17,12 @@ from honed.ports import DROPPED, HeldOut, Look
 from honed.training_sets.candidates import (
     Candidate,
     Origin,
+    both,
     candidate,
     origin_of,
     why_not_of_length,
 )
-from honed.training_sets.choosing import BOTH_SIDES, HeldRow
+from honed.training_sets.choosing import BOTH_SIDES, HeldRow, MinedPairs
 from honed.training_sets.comparisons import Comparisons
 from honed.training_sets.keyed_texts import sought
 from honed.training_sets.near_duplicates import check_available, is_available, said, sketch
@@ -69,6 +70,7 @@ class Harvest:
         self._actions = actions
         self._fresh = frozenset(fresh)
         self._comparisons = None if shape == "sft" else Comparisons(rules, actions)
+        self._mined = MinedPairs(rules.pairs.max_pairs or 0, rules.seed)
         if rules.near_duplicates == "drop":
             check_available()
         self.is_sketched = is_available()
@@ -110,13 +112,21 @@ class Harvest:
     def compare(self, episodes: Sequence[Episode]) -> None:
         """Make the pairs of one group."""
         assert self._comparisons is not None
-        by_id = {episode.id: episode for episode in episodes}
+        origins = {episode.id: self._origin(episode) for episode in episodes}
         for pair, gap in self._comparisons.pairs(episodes, self.left_out):
-            both = (
-                by_id[pair.metadata.episode_id or ""],
-                by_id[pair.metadata.rejected_episode_id or ""],
-            )
-            self._take(pair, self._origin(*both), (False, gap))
+            told = pair.metadata
+            origin = both(origins[told.episode_id or ""], origins[told.rejected_episode_id or ""])
+            if why := self._why_not_of_length(pair):
+                self.left_out[why] += 1
+            elif self.rules.pairs.max_pairs is None:
+                self._take(pair, origin, (False, gap))
+            else:
+                self._mined.add(pair, gap, origin)
+
+    def take_pairs(self) -> None:
+        """Make candidates of the pairs of all groups that have the largest gaps."""
+        for pair, gap, origin in self._mined.take(self.left_out):
+            self._take(pair, origin, (False, gap))
 
     def texts(self) -> list[HeldText]:
         """What the candidates say, each version by itself, to be looked for among all that was ever held out."""
@@ -199,9 +209,7 @@ class Harvest:
     ) -> str | None:
         """Make it a candidate; the reason when its length does not fit."""
         rules = self.rules
-        if why := why_not_of_length(
-            data, min_chars=rules.min_chars, max_chars=rules.max_chars, max_turns=rules.max_turns
-        ):
+        if why := self._why_not_of_length(data):
             return why
         self.candidates.append(
             candidate(
@@ -216,21 +224,18 @@ class Harvest:
         )
         return None
 
-    def _origin(self, *episodes: Episode) -> Origin:
-        """Where a row comes from; of a pair, what its chosen episode says and what either has."""
-        origins = [
-            origin_of(
-                episode,
-                names=self.rules.split.names(episode),
-                skill_tag=self.rules.skill_tag,
-                is_new=episode.id in self._fresh,
-            )
-            for episode in episodes
-        ]
-        return origins[0]._replace(
-            episode_ids=tuple(id for origin in origins for id in origin.episode_ids),
-            names=tuple(dict.fromkeys(name for origin in origins for name in origin.names)),
-            is_new=any(origin.is_new for origin in origins),
+    def _why_not_of_length(self, data: TrainingData) -> str | None:
+        rules = self.rules
+        return why_not_of_length(
+            data, min_chars=rules.min_chars, max_chars=rules.max_chars, max_turns=rules.max_turns
+        )
+
+    def _origin(self, episode: Episode) -> Origin:
+        return origin_of(
+            episode,
+            names=self.rules.split.names(episode),
+            skill_tag=self.rules.skill_tag,
+            is_new=episode.id in self._fresh,
         )
 
     def _hold_out(self, episode: Episode) -> str:

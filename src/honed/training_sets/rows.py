@@ -103,7 +103,7 @@ class RowSpool:
     def add(self, data: TrainingData) -> SpooledRow:
         """Append a row; where it lies."""
         line, metadata = format_row(data) + b"\n", format_metadata(data) + b"\n"
-        digest = hashlib.blake2b(line, digest_size=16).digest()
+        digest = _digest(line)
         row = SpooledRow(self._offset, len(line), len(metadata), digest)
         self._file.write(line)
         self._file.write(metadata)
@@ -129,6 +129,15 @@ class RowSpool:
         aside[1].replace(metadata_path)
         aside[0].replace(path)
         return digest.hexdigest()
+
+
+def row_digest(data: TrainingData) -> bytes:
+    """The digest that a row has in the spool."""
+    return _digest(format_row(data) + b"\n")
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()
 
 
 def _marked(metadata: bytes, near: str) -> bytes:
