@@ -119,12 +119,16 @@ def test_replay_tells_when_a_rule_would_have_fired(tmp_path: Path) -> None:
         assert text.startswith("    episodes that wait\n")
         assert "^" in text
         assert re.search(r"^ *1  20\d\d-.*  10 +0 +50%  quality: ", text, re.MULTILINE)
-        assert "would have fired 5 times in 2d12h" in text
+        assert "would have fired 5 times in 2d12h (" in text
         slow = _honed(tmp_path, "trigger", "replay", "count(10)", "--run-time", "20h", *config)
         assert "would have fired 6 times" in slow.stdout
 
         bad = _honed(tmp_path, "trigger", "replay", "count(1)", "--since", "7x", *config)
         assert (bad.returncode, "not a duration" in bad.stderr) == (2, True)
+        none = _honed(tmp_path, "trigger", "replay", "count(1)", "--since", "0s", *config)
+        assert (none.returncode, "is no time at all" in none.stderr) == (2, True)
+        same = _honed(tmp_path, "trigger", "replay", "count(40)", *config).stdout
+        assert "\neach on 40 episodes\n" in same
         other = _honed(tmp_path, "trigger", "replay", "--scenario", "rail", *config)
         assert (other.returncode, "no episode of scenario rail" in other.stderr) == (1, True)
 

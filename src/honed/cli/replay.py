@@ -14,7 +14,6 @@ from rich.table import Table
 from honed.cli.asking import AsJson, ConfigFile, config_from, leave, print_json, with_store
 from honed.cli.printing import add_row, say, show
 from honed.cli.replay_plot import Course, bars, svg
-from honed.config import Config
 from honed.domain.times import iso_utc, now_ms
 from honed.errors import HonedError, NotFoundError
 from honed.stores import SqlStore
@@ -92,6 +91,10 @@ def replay(
         str | None,
         typer.Option(help="How long a training takes (default: as the stored ones did)."),
     ] = None,
+    learn_model: Annotated[
+        str | None,
+        typer.Option(help="Whose episodes, where learn.model names several; default: the first."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the plot as SVG, too.")] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -103,11 +106,13 @@ def replay(
         trigger = found.trigger if rule is None else parse(rule)
     except HonedError as error:
         raise typer.BadParameter(str(error), param_hint="RULE") from None
-    span, took = (
-        _span(since, "--since"),
-        None if run_time is None else _span(run_time, "--run-time"),
-    )
-    tried = with_store(found, partial(_try, found, name, trigger, span, took))
+    span = _span(since, "--since")
+    if not span:
+        problem = f"{since!r} is no time at all: expected how far back, for example 30d or 12h"
+        raise typer.BadParameter(problem, param_hint="--since")
+    took = None if run_time is None else _span(run_time, "--run-time")
+    model = learn_model or found.learn.names[0]
+    tried = with_store(found, partial(_try, name, model, trigger, span, took))
     if plot is not None:
         _write(plot, svg(tried.course, [f.at_ms for f in tried.firings], title=str(trigger)))
     answer = _answer(name, trigger, tried)
@@ -132,14 +137,14 @@ def _span(text: str, option: str) -> timedelta:
 
 
 async def _try(
-    config: Config,
     scenario: str,
+    learn_model: str,
     trigger: TrainTrigger,
     span: timedelta,
     run_time: timedelta | None,
     store: SqlStore,
 ) -> _Tried:
-    learn_model, until_ms = config.learn.models()[0].name, now_ms()
+    until_ms = now_ms()
     first_ms = await store.past.first_ms(scenario, learn_model)
     if first_ms is None:
         raise NotFoundError(
@@ -242,18 +247,23 @@ def _summary(answer: Replayed, tried: _Tried) -> Iterator[str]:
     span = format_duration(whole_seconds(timedelta(milliseconds=tried.until_ms - tried.since_ms)))
     counts = [firing.num_new + firing.num_changed for firing in tried.firings]
     some = "time" if len(counts) == 1 else "times"
+    dates = f"{_at(tried.since_ms):%Y-%m-%d %H:%M} to {_at(tried.until_ms):%Y-%m-%d %H:%M} UTC"
     yield f"{answer.rule}"
-    yield f"would have fired {len(counts)} {some} in {span}, on {answer.episodes} episodes"
+    yield f"would have fired {len(counts)} {some} in {span} ({dates}), on {answer.episodes} episodes"
     if len(counts) > _SHOWN:
         yield f"the table shows the last {_SHOWN}; --json has all"
     if counts:
-        yield (
-            f"each on {statistics.median(counts):g} episodes (median), {min(counts)} to {max(counts)}"
-        )
+        yield f"each on {_spread(counts)}"
     yield f"{answer.waiting} would wait now"
     took = format_duration(whole_seconds(tried.run_time))
     last = f"to last {took}" if tried.run_time else "to take no time"
     yield f"each training was taken {last}, and to be done"
+
+
+def _spread(counts: Sequence[int]) -> str:
+    if min(counts) == max(counts):
+        return f"{counts[0]} episode{'' if counts[0] == 1 else 's'}"
+    return f"{statistics.median(counts):g} episodes (median), {min(counts)} to {max(counts)}"
 
 
 def _write(path: Path, text: str) -> None:

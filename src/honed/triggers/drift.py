@@ -96,14 +96,15 @@ class Drift(TrainTrigger):
         tens = context.tens[: WINDOW // TEN]
         least = LONG_RUN_MIN + RECENT_MIN
         if TEN * len(tens) < least:
-            return Verdict(False, self, f"{TEN * len(tens)} of {least} outcomes needed")
+            seen = f"{TEN * len(tens)} outcomes seen, in full tens, of {least} needed"
+            return Verdict(False, self, seen)
         cut = best_cut(tens, self.drop)
         if not cut.nats:
             return Verdict(False, self, f"no fall in the last {TEN * len(tens)} outcomes")
         (before, num_before), (after, num_after) = cut.long_run, cut.recent
         detail = (
-            f"{after / num_after:.0%} in the last {num_after} after {before / num_before:.0%} "
-            f"in {num_before}, evidence {cut.nats:.1f} of {self.threshold:.1f}"
+            f"{after / num_after:.0%} success in the last {num_after} outcomes, {before / num_before:.0%} in the "
+            f"{num_before} before; evidence for a fall {cut.nats:.1f} of {self.threshold:.1f} nats"
         )
         return Verdict(cut.nats >= self.threshold, self, detail)
 

@@ -23,6 +23,7 @@ MAX_TEXT: Final = 1_000
 """Characters of a rule at most: the reader recurses, a very long chain exhausts the stack."""
 MAX_DEPTH: Final = 50
 """Rules inside rules at most."""
+_EXPECTED: Final = "expected conditions such as count(100), joined by & | ~ and brackets"
 
 
 def _every(interval: object) -> Every:
@@ -74,10 +75,13 @@ def parse(text: str) -> TrainTrigger:
             f"the trigger has {len(text)} characters: expected at most {MAX_TEXT}",
             advice="write it as a table",
         )
+    if not text.strip():
+        raise TriggerSyntaxError(f"the trigger is empty: {_EXPECTED}")
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except SyntaxError as error:
-        raise TriggerSyntaxError(f"trigger {text!r} cannot be read: {error.msg}") from None
+        found = f"trigger {text!r} cannot be read: {error.msg}"
+        raise TriggerSyntaxError(f"{found}: {_EXPECTED}") from None
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte; brackets without end
         raise TriggerSyntaxError(f"trigger {text!r} cannot be read: {error}") from None
     return _fold(tree.body, 0)
@@ -150,10 +154,7 @@ def _fold(node: ast.expr, depth: int) -> TrainTrigger:
             _check_name(name)
             raise TriggerSyntaxError(f"{name} lacks its brackets: expected {name}(...)")
         case _:
-            raise TriggerSyntaxError(
-                f"{ast.unparse(node)!r} is not part of a trigger: "
-                "expected conditions such as count(100), joined by & | ~ and brackets"
-            )
+            raise TriggerSyntaxError(f"{ast.unparse(node)!r} is not part of a trigger: {_EXPECTED}")
 
 
 def _literal(node: ast.expr) -> object:

@@ -90,11 +90,14 @@ def test_a_rise_is_no_drift() -> None:
 def test_the_verdict_names_both_rates_and_the_evidence() -> None:
     """And what it lacks while it is silent."""
     rule = Drift()
-    assert rule.judge(facts((7,) * 11)).detail == "110 of 120 outcomes needed"
+    assert rule.judge(facts((7,) * 11)).detail == "110 outcomes seen, in full tens, of 120 needed"
     assert rule.judge(facts((7,) * 50)).detail == "no fall in the last 500 outcomes"
     verdict = rule.judge(facts((4, 5, 5, 6) * 5 + (8,) * 100))
     assert verdict.fires
-    assert verdict.detail == "50% in the last 200 after 80% in 1000, evidence 32.2 of 10.6"
+    assert verdict.detail == (
+        "50% success in the last 200 outcomes, 80% in the 1000 before; "
+        "evidence for a fall 32.2 of 10.6 nats"
+    )
 
 
 def test_rates_at_the_ends_are_fitted() -> None:
