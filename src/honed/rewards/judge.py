@@ -36,7 +36,10 @@ _RULES: Final = (
 _ALONE: Final = (
     '{"score": a number from 0 to 1, "verdict": "success" or "failure", "reason": "one sentence"}'
 )
-_RANKED: Final = '{"ranking": [the numbers of all attempts, best first], "reason": "one sentence"}'
+_RANKED: Final = (
+    '{"ranking": [the numbers of all attempts, best first], "reason": "one sentence"}. An attempt has the number in its'
+    " lines with the mark, whatever stands between them"
+)
 
 _PROBE: Final = [{"role": "user", "content": 'Answer with the JSON object {"ready": true} alone.'}]
 _MADE_UP: Final = "[user]\nWhat is 2 + 2?\n\n[assistant]\n4"
@@ -207,7 +210,7 @@ class Judge:
         mark = secrets.token_hex(8)
         each = self._max_chars // len(episodes)
         shown = "\n\n".join(
-            f"Attempt {place}:\n{between(mark, transcript(episodes[n], max_chars=each))}"
+            between(mark, transcript(episodes[n], max_chars=each), number=place)
             for place, n in enumerate(order, 1)
         )
         told = ranking(await self._ask(mark, "Each attempt", _RANKED, shown), len(episodes))

@@ -27,9 +27,13 @@ def transcript(episode: Episode, *, max_chars: int) -> str:
     return text[:head] + _LEFT_OUT.format(len(text) - max_chars) + text[-tail:]
 
 
-def between(mark: str, text: str) -> str:
-    """The text between two lines that hold the mark; the mark itself cannot be in it."""
-    return f"<attempt {mark}>\n{text.replace(mark, '')}\n</attempt {mark}>"
+def between(mark: str, text: str, *, number: int | None = None) -> str:
+    """The text between two lines that hold the mark, and its number if it is one of several.
+
+    The mark cannot be in the text, nor come about by being taken out of it.
+    """
+    named = f"attempt {number}" if number is not None else "attempt"
+    return f"<{named} {mark}>\n{text.replace(mark, '[...]')}\n</{named} {mark}>"
 
 
 def _conversation(episode: Episode) -> Iterator[str]:
