@@ -28,6 +28,7 @@ TRIES: Final = 3
 class Plan(Struct, frozen=True, kw_only=True):
     """What a run was begun with."""
 
+    model_id: str
     training_set: TrainingSet
     against_base: bool
     counts: bool

@@ -133,8 +133,9 @@ class TrainingRuns:
             started_at_ms=run.started_at_ms,
             progress=Progress(phase="reading"),
         )
-        self._announce(log.TRAINING_STARTED, {"run_id": run.id, "reason": run.reason})
-        logger.info(log.TRAINING_STARTED, reason=run.reason, selection=run.selection)
+        event = log.TRAINING_RESUMED if order.unfinished else log.TRAINING_STARTED
+        self._announce(event, {"run_id": run.id, "reason": run.reason})
+        logger.info(event, reason=run.reason, selection=run.selection)
         before = await self._store.lessons.material(self._scenario, self._learn_model, limit=0)
         try:
             run, learned = await self._train(order, run)
@@ -229,14 +230,14 @@ class TrainingRuns:
             self._on_phase("comparing")
             base_facts_path = await self._check_base()
             self._on_phase("reading")
-        training_set = await self._training_set(order, folder)
+        plan = await self._planned(order, folder)
+        training_set = plan.training_set
         serving = await self._in_service.current(self._learn_model)
         incumbent = None if order.against_base else serving
-        number = await self._store.next_model_number(self._scenario)
         trained = await self._processor.train(
             TrainRequest(
                 run_id=run.id,
-                model_id=adapter_id(self._scenario, number),
+                model_id=plan.model_id,
                 scenario=self._scenario,
                 learn_model=self._learn_model,
                 base_model=self._base_model,
@@ -264,13 +265,17 @@ class TrainingRuns:
         )
         return _ended(run, "done", message=message, model_id=model.id), training_set
 
-    async def _training_set(self, order: RunOrder, folder: Path) -> TrainingSet:
-        """Built, or what was built when the run began."""
+    async def _planned(self, order: RunOrder, folder: Path) -> resumption.Plan:
+        """What the run trains, and with what: settled when it begins, and kept when it goes on."""
         plan = await self._plan(order.unfinished) if order.unfinished else None
         if plan is None:
             training_set = await self._build(order, folder)
+            number = await self._store.next_model_number(self._scenario)
             plan = resumption.Plan(
-                training_set=training_set, against_base=order.against_base, counts=order.counts
+                model_id=adapter_id(self._scenario, number),
+                training_set=training_set,
+                against_base=order.against_base,
+                counts=order.counts,
             )
         try:
             await anyio.to_thread.run_sync(resumption.write_plan, folder, plan)
@@ -279,7 +284,7 @@ class TrainingRuns:
                 f"{folder / resumption.PLAN_FILE} cannot be written: {error.strerror}",
                 advice="free some space there, or move data_dir",
             ) from error
-        return plan.training_set
+        return plan
 
     async def _build(self, order: RunOrder, folder: Path) -> TrainingSet:
         review = order.review

@@ -250,7 +250,6 @@ class TriggerLoop:
         if not await self._is_allowed(order):
             return None
         self._paused = None
-        self._log.info(log.TRAINING_RESUMED, run_id=order.id)
         return order
 
     async def _wait_for_more(self) -> None:
