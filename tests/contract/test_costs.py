@@ -30,7 +30,10 @@ _OTHERS: Final = (
     SELECT id, '{{"type":"success"}}', 'judge:m', created_at_ms FROM episodes WHERE scenario = 'rail'
     """,
 )
-_SQLITE_NUMBERS: Final = "WITH RECURSIVE m(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM m WHERE i < {num}) SELECT i FROM m"
+_SQLITE_NUMBERS: Final = (
+    "WITH RECURSIVE m(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM m WHERE i < {num})"
+    " SELECT i FROM m"
+)
 _SERVER_NUMBERS: Final = "SELECT generate_series(1, {num}) AS i"
 
 

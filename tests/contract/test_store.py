@@ -16,7 +16,7 @@ from honed.domain.run import Applied, Run
 from honed.domain.trained_model import GateResult, TrainedModel
 from honed.errors import NotFoundError, StoreError, TriggerError
 from honed.ports import Aged, Closing, EpisodeFilter
-from honed.stores import SqlStore, verdicts
+from honed.stores import SqlStore, late
 from honed.triggers import Needs
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 
@@ -259,9 +259,9 @@ async def test_a_verdict_that_cannot_be_settled_yet_is_stored_once(
     nameless = action()
     del nameless["event_id"]
     with monkeypatch.context() as patched:
-        patched.setattr(verdicts, "settle_late_outcomes", fails)
-        late = [incoming(nameless), incoming(failure("wrong", task_id="t1"))]
-        assert await store.append(late) == ["stored", "stored"]
+        patched.setattr(late, "settle", fails)
+        told = [incoming(nameless), incoming(failure("wrong", task_id="t1"))]
+        assert await store.append(told) == ["stored", "stored"]
     assert (await store.get_episode(made.id)).outcome != Failure("wrong")
     await store.append([incoming(action())])
     assert (await store.get_episode(made.id)).outcome == Failure("wrong")

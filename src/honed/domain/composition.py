@@ -119,8 +119,11 @@ def parse_weight(text: str) -> Weight:
 
 def _last_words(verdicts: Sequence[Told]) -> list[Told]:
     """The verdict of each source that stands for it, sources in the order of their names."""
-    sources = sorted({told.source for told in verdicts}, key=lambda name: (name is None, name))
-    words = (standing([told for told in verdicts if told.source == name]) for name in sources)
+    said: dict[str | None, list[Told]] = {}
+    for told in verdicts:
+        said.setdefault(told.source, []).append(told)
+    sources = sorted(said, key=lambda name: (name is None, name))
+    words = (standing(said[name]) for name in sources)
     return [told for told in words if told is not None]
 
 

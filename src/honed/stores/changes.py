@@ -15,6 +15,7 @@ from sqlalchemy import Row, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.composition import Composition
+from honed.domain.message import Message
 from honed.domain.outcome import Outcome, Unknown
 from honed.domain.records import OutcomeRecord
 from honed.domain.run import Run
@@ -164,19 +165,27 @@ def _row(episode: _Row, change: _Change, now: Outcome, trained_count: int) -> di
     }
 
 
-async def is_new_answer(db: AsyncConnection, episode_id: str, record: OutcomeRecord) -> bool:
-    """Whether the record brings a better answer, and not the one that stands for its call already."""
-    if record.corrected is None:
-        return False
+async def newest_answer(
+    db: AsyncConnection, episode_id: str, said: Sequence[tuple[int, OutcomeRecord]]
+) -> int | None:
+    """The last record with a better answer, of records said now; not one that says what stands for its call already."""
+    if all(record.corrected is None for _, record in said):
+        return None
     r, link = t.records.c, t.episode_records.c
     query = select(r.id, r.received_ms, r.body).join(t.episode_records, link.record_id == r.id)
     query = query.where(link.episode_id == episode_id, r.type == "outcome")
-    standing_answer = None
+    stands: dict[str | None, Message] = {}
     for row in await db.execute(query.order_by(link.position)):
         other = reads.read_record(row)
-        if isinstance(other, OutcomeRecord) and other.receipt_id == record.receipt_id:
-            standing_answer = other.corrected or standing_answer
-    return standing_answer != record.corrected
+        if isinstance(other, OutcomeRecord) and other.corrected is not None:
+            stands[other.receipt_id] = other.corrected
+    newest = None
+    for record_id, record in said:
+        answer = record.corrected
+        if answer is not None and stands.get(record.receipt_id) != answer:
+            stands[record.receipt_id] = answer
+            newest = record_id
+    return newest
 
 
 # ------------------------------------------------------------ queries

@@ -1,6 +1,6 @@
 """`ports.Reviews` on SQL."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -34,14 +34,11 @@ class SqlReviews:
                     f"no episode has the id {missing[0]}; nothing was written down",
                     advice="`honed episodes` lists them",
                 )
-            said = await _remarks(db, ids)
-            added = []
-            for remark in remarks:
-                is_new = _adds(said, remark)
-                added.append(is_new)
-                if is_new:
-                    said.append(remark)
-                    await db.execute(insert(t.remarks), [msgspec.structs.asdict(remark)])
+            heard = _Heard(await _remarks(db, ids))
+            added = [heard.adds(remark) for remark in remarks]
+            new = [remark for remark, is_new in zip(remarks, added, strict=True) if is_new]
+            if new:
+                await db.execute(insert(t.remarks), [msgspec.structs.asdict(each) for each in new])
         return added
 
     async def remarks(self, episode_ids: Collection[str]) -> list[Remark]:
@@ -93,15 +90,25 @@ def _remark(row: Row[tuple[object, ...]]) -> Remark:
     return Remark(**{name: getattr(row, name) for name in Remark.__struct_fields__})
 
 
-def _adds(said: Sequence[Remark], remark: Remark) -> bool:
-    """Whether a remark says anything that was not said, by whomever a drop or keep, by the same person a note."""
-    if remark.kind != "note":
-        return _standing(said).get(remark.episode_id, "keep") != remark.kind
-    return not any(
-        (one.episode_id, one.kind, one.note, one.label, one.said_by)
-        == (remark.episode_id, "note", remark.note, remark.label, remark.said_by)
-        for one in said
-    )
+class _Heard:
+    """What was said of some episodes so far."""
+
+    def __init__(self, said: Iterable[Remark]) -> None:
+        self._kinds: dict[str, str] = {}
+        self._notes: set[tuple[str, str | None, str | None, str]] = set()
+        for remark in said:
+            self.adds(remark)
+
+    def adds(self, remark: Remark) -> bool:
+        """Hear a remark; whether it says what was not said, by whomever a drop or keep, by the same person a note."""
+        if remark.kind != "note":
+            stood = self._kinds.get(remark.episode_id, "keep")
+            self._kinds[remark.episode_id] = remark.kind
+            return stood != remark.kind
+        note = (remark.episode_id, remark.note, remark.label, remark.said_by)
+        is_new = note not in self._notes
+        self._notes.add(note)
+        return is_new
 
 
 def _standing(remarks: Sequence[Remark]) -> dict[str, str]:

@@ -34,7 +34,7 @@ from honed.ports import (
     StoreStats,
     Verdict,
 )
-from honed.stores import changes, feedback, reads, runs
+from honed.stores import changes, feedback, late, reads, runs
 from honed.stores import episodes as episode_writes
 from honed.stores import verdicts as verdict_writes
 from honed.stores.keeping import SqlKeeping
@@ -82,7 +82,7 @@ class SqlStore:
             more = True
             while more:
                 async with self._write() as db:
-                    more = await verdict_writes.settle_late_outcomes(db)
+                    more = await late.settle(db)
             self._is_settled = True
         except Exception as error:
             log.get().error(log.BATCH_FAILED, late_outcomes=f"{type(error).__name__}: {error}")
@@ -220,7 +220,7 @@ class SqlStore:
         """Append a verdict; the newest counts. Raises NotFoundError."""
         async with self._write() as db:
             said = verdict_writes.Said(outcome, source)
-            await verdict_writes.set_outcome(db, episode_id, said)
+            await verdict_writes.set_outcomes(db, episode_id, [said])
 
     async def distinct_actions(self, scenario: str) -> list[str]:
         """Names of the actions in the scenario's episodes, sorted."""

@@ -119,7 +119,8 @@ late_outcomes = Table(
 )
 """Outcomes that found their group closed, until they are the episodes' outcome.
 
-Group 0 stands for its `episode_id`, else for all attempts of its `group_id`.
+Group 0 stands for its `episode_id`, else for all attempts of its `group_id`. Of those, -n is the one that group n
+has become, until the verdict has reached it too.
 """
 
 episodes = Table(
