@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from honed.domain.verdict import Reach
-from honed.errors import NotFoundError
+from honed.domain.run import Run
+from honed.domain.verdict import Reach, Seen
+from honed.errors import NotFoundError, StoreError
 from honed.ports import Material, Remark, RemarkKind, Review, Whose
 from honed.stores import SqlStore
 from tests.contract.test_lessons import attempt
@@ -91,3 +92,56 @@ async def test_a_run_waits_with_all_that_ordered_it(store: SqlStore) -> None:
     await reviews.end("run-1")
     assert await reviews.waiting("airline", "chat") is None
     assert await reviews.waiting("airline", "worker_task") == other
+
+
+def skipped() -> Run:
+    """The run of `review()`, rejected."""
+    return Run(
+        id="run-1",
+        scenario="airline",
+        learn_model="chat",
+        state="skipped",
+        started_at_ms=9,
+        ended_at_ms=9,
+        reason="count(2)",
+        selection="successes",
+        review_id="run-1",
+    )
+
+
+async def test_a_rejected_run_is_written_down_and_waits_no_more(store: SqlStore) -> None:
+    """The counters move on, and the run of another learn model still waits."""
+    await store.start_scenario("airline", "chat", now_ms=1)
+    other = review(id="run-2", learn_model="worker_task")
+    await store.reviews.wait(review())
+    await store.reviews.wait(other)
+    await store.skip_run(skipped(), trained_count=2, seen=Seen(newest=Reach(3, 4)))
+    assert await store.list_runs("airline") == [skipped()]
+    state = await store.start_scenario("airline", "chat", now_ms=2)
+    assert (state.last_train_count, state.last_train_at_ms) == (2, 9)
+    assert await store.reviews.waiting("airline", "chat") is None
+    assert await store.reviews.waiting("airline", "worker_task") == other
+
+
+async def test_a_rejection_that_cannot_be_written_leaves_everything_as_it_was(
+    store: SqlStore,
+) -> None:
+    """A run of that id is there already: the review still waits, and the counters stand."""
+    await store.start_scenario("airline", "chat", now_ms=1)
+    await store.reviews.wait(review())
+    ended = skipped()
+    await store.add_run(ended)
+    with pytest.raises(StoreError):
+        await store.skip_run(ended, trained_count=2, seen=Seen(newest=Reach(3, 4)))
+    state = await store.start_scenario("airline", "chat", now_ms=2)
+    assert (state.last_train_count, state.last_train_at_ms) == (0, None)
+    assert await store.reviews.waiting("airline", "chat") == review()
+
+
+async def test_a_skipped_run_of_no_review_ends_no_other(store: SqlStore) -> None:
+    """One that nobody had to look at leaves what waits, and the counters, as they are."""
+    await store.start_scenario("airline", "chat", now_ms=1)
+    await store.reviews.wait(review())
+    await store.skip_run(msgspec.structs.replace(skipped(), id="run-9", review_id=None))
+    assert await store.reviews.waiting("airline", "chat") == review()
+    assert (await store.start_scenario("airline", "chat", now_ms=2)).last_train_count == 0

@@ -17,11 +17,11 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from honed import log
-from honed.domain.run import Run
 from honed.domain.times import now_ms
 from honed.domain.verdict import Seen
 from honed.errors import ControlError
 from honed.loop.in_service import Announce
+from honed.loop.skipped_run import skipped_run
 from honed.loop.training_run import RunOrder
 from honed.ports import PREVIEW_PREFIX, Preview, Remark, RemarkKind, Review, Store, TrainingSets
 
@@ -206,27 +206,18 @@ class Approval:
         return review
 
     async def _write_rejection(self, review: Review, said_by: str, note: str | None) -> None:
-        at_ms = now_ms()
-        run = Run(
-            id=review.id,
+        run = skipped_run(
+            review,
             scenario=self._scenario,
             learn_model=self._learn_model,
-            state="skipped",
-            started_at_ms=at_ms,
-            ended_at_ms=at_ms,
-            reason=review.reason,
-            selection=review.selection,
-            review_id=review.id,
             message=f"rejected in review by {said_by}" + (f": {note}" if note else ""),
         )
-        await self._store.add_run(run)
         material = review.material
-        await self._store.end_run(
+        await self._store.skip_run(
             run,
             trained_count=material.episode_count if review.counts else None,
             seen=Seen(newest=material.reach) if review.counts else None,
         )
-        await self._store.reviews.end(review.id)
         self.now = None  # not before the counters have moved on: the same episodes would ask again
 
     async def remark(

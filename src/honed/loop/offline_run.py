@@ -7,8 +7,8 @@ from honed import log
 from honed.domain.ids import run_id
 from honed.domain.processing import OFFLINE_IS_MISSING
 from honed.domain.run import Run
-from honed.domain.times import now_ms
 from honed.loop.in_service import Announce
+from honed.loop.skipped_run import skipped_run
 from honed.loop.training_run import RunOrder, Stop
 from honed.ports import Store
 
@@ -30,20 +30,13 @@ class OfflineRuns:
 
     async def execute(self, order: RunOrder, stop: Stop | None = None) -> Run:
         """Write down that nothing was done, and why."""
-        at_ms = now_ms()
-        run = Run(
-            id=order.id,
+        run = skipped_run(
+            order,
             scenario=self._scenario,
             learn_model=self._learn_model,
-            state="skipped",
-            started_at_ms=at_ms,
-            ended_at_ms=at_ms,
-            reason=order.reason,
-            selection=order.selection,
             message=f"processor_mode is offline, and {OFFLINE_IS_MISSING}",
         )
-        await self._store.add_run(run)
-        await self._store.end_run(run)
+        await self._store.skip_run(run)
         details = {"run_id": run.id, "model_id": None, "message": run.message}
         self._announce(log.TRAINING_SKIPPED, details)
         log.get(scenario=self._scenario).info(log.TRAINING_SKIPPED, **details)

@@ -275,6 +275,17 @@ class Store(Protocol):
             backoff_s: seconds to wait before the next try; 0 clears a back-off, None leaves it.
         """
 
+    async def skip_run(
+        self, run: Run, *, trained_count: int | None = None, seen: Seen | None = None
+    ) -> None:
+        """Write down a run that ended before it began, and that nobody need review it any more.
+
+        Args:
+            run: with its final state; `review_id` names the review that it was.
+            trained_count: as in `end_run`.
+            seen: as in `end_run`.
+        """
+
     async def list_runs(self, scenario: str, *, limit: int = 100) -> list[Run]:
         """Runs, newest first."""
 

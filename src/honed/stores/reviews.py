@@ -72,12 +72,17 @@ class SqlReviews:
 
     async def end(self, review_id: str) -> None:
         """Nothing waits under this id any more."""
-        r = t.reviews.c
         async with self._write() as db:
-            for row in (await db.execute(select(t.reviews))).all():
-                if _decode(row.body).id == review_id:
-                    mine = (r.scenario == row.scenario) & (r.learn_model == row.learn_model)
-                    await db.execute(delete(t.reviews).where(mine))
+            await end_review(db, review_id)
+
+
+async def end_review(db: AsyncConnection, review_id: str) -> None:
+    """Nothing waits under this id any more; inside the caller's transaction."""
+    r = t.reviews.c
+    for row in (await db.execute(select(t.reviews))).all():
+        if _decode(row.body).id == review_id:
+            mine = (r.scenario == row.scenario) & (r.learn_model == row.learn_model)
+            await db.execute(delete(t.reviews).where(mine))
 
 
 async def _remarks(db: AsyncConnection, episode_ids: Collection[str]) -> list[Remark]:

@@ -14,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from honed.domain.outcome import Outcome
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, TrainedModel
+from honed.domain.verdict import Seen
 from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import ModelFilter
-from honed.stores import reads
+from honed.stores import changes, reads
 from honed.stores import tables as t
 from honed.stores.dialects import upsert
 from honed.triggers.context import Needs, RunTime, TriggerContext
@@ -146,8 +147,15 @@ def _columns(run: Run) -> dict[str, str | int | None]:
     }
 
 
-async def end_run(db: AsyncConnection, run: Run, *, backoff_s: float | None) -> None:
-    """Write down how a run ended, and how long to wait before the next."""
+async def end_run(
+    db: AsyncConnection,
+    run: Run,
+    *,
+    trained_count: int | None = None,
+    seen: Seen | None = None,
+    backoff_s: float | None = None,
+) -> None:
+    """Write down how a run ended; see `ports.Store.end_run`."""
     changed = await db.execute(update(t.runs).where(t.runs.c.id == run.id).values(**_columns(run)))
     if not changed.rowcount:
         raise NotFoundError(f"no run has the id {run.id}")
@@ -157,6 +165,9 @@ async def end_run(db: AsyncConnection, run: Run, *, backoff_s: float | None) -> 
     if backoff_s is not None:
         until = run.ended_at_ms + round(backoff_s * 1000) if backoff_s > 0 else None
         await _remember(db, run, backoff_s=backoff_s, backoff_until_ms=until)
+    if trained_count is not None:
+        await _remember(db, run, last_train_at_ms=run.ended_at_ms, last_train_count=trained_count)
+        await changes.settle(db, run, trained_count=trained_count, seen=seen)
 
 
 async def _count_run(db: AsyncConnection, run: Run) -> None:
@@ -169,11 +180,6 @@ async def _count_run(db: AsyncConnection, run: Run) -> None:
     elif run.state == "failed":
         values["failures"] = t.learning_states.c.failures + 1
     await _remember(db, run, **values)
-
-
-async def set_trained(db: AsyncConnection, run: Run, trained_count: int) -> None:
-    """Remember how many episodes there were when the run read its data."""
-    await _remember(db, run, last_train_at_ms=run.ended_at_ms, last_train_count=trained_count)
 
 
 async def _remember(db: AsyncConnection, run: Run, **values: Any) -> None:

@@ -34,15 +34,15 @@ from honed.ports import (
     StoreStats,
     Verdict,
 )
-from honed.stores import changes, feedback, late, reads, runs
 from honed.stores import episodes as episode_writes
+from honed.stores import feedback, late, reads, runs
 from honed.stores import verdicts as verdict_writes
 from honed.stores.keeping import SqlKeeping
 from honed.stores.lessons import SqlLessons
 from honed.stores.migrations import migrate
 from honed.stores.past import SqlPast
 from honed.stores.records import SqlRecords
-from honed.stores.reviews import SqlReviews
+from honed.stores.reviews import SqlReviews, end_review
 from honed.stores.rewards import SqlRewards
 from honed.stores.tables import file_positions
 from honed.stores.transactions import Transactions
@@ -277,10 +277,17 @@ class SqlStore:
     ) -> None:
         """Write down how a run ended; see `ports.Store.end_run`. Raises NotFoundError."""
         async with self._write() as db:
-            await runs.end_run(db, run, backoff_s=backoff_s)
-            if trained_count is not None:
-                await runs.set_trained(db, run, trained_count)
-                await changes.settle(db, run, trained_count=trained_count, seen=seen)
+            await runs.end_run(db, run, trained_count=trained_count, seen=seen, backoff_s=backoff_s)
+
+    async def skip_run(
+        self, run: Run, *, trained_count: int | None = None, seen: Seen | None = None
+    ) -> None:
+        """Write down a run that ended before it began, and that nobody need review it any more."""
+        async with self._write() as db:
+            await runs.add_run(db, run)
+            await runs.end_run(db, run, trained_count=trained_count, seen=seen)
+            if run.review_id is not None:
+                await end_review(db, run.review_id)
 
     async def list_runs(self, scenario: str, *, limit: int = 100) -> list[Run]:
         """Runs, newest first."""
