@@ -65,8 +65,9 @@ class Line(Struct, frozen=True, kw_only=True):
     pace: Pace | None
     """None with too few episodes to tell."""
     prospect: str
-    """`now`, `later`, `open` (outcomes decide it), `not` (within a year at this pace), or `held`: a run waits for a
-    review or is in progress, and the rule is not asked before it has ended."""
+    """`now`, `later`, `open` (outcomes decide it), `not` (within a year at this pace), `unforeseen` (the rule has too
+    many parts to look a year ahead), or `held`: a run waits for a review or is in progress, and the rule is not asked
+    before it has ended."""
     fires_at: str | None
     in_s: float | None
     as_they_stand: list[str]
@@ -300,6 +301,9 @@ def _prospect(when: Forecast, now: datetime, *, knows_pace: bool) -> str:
             return f"in {format_duration(left)}, at {_time(when.at)}, if it goes on like this"
         case "open":
             return "unknown: it depends on how episodes end"
+        case "unforeseen":
+            assert when.until is not None
+            return f"not before {_time(when.until)}; the rule has too many parts to look further"
     if not knows_pace:
         return "unknown: nobody can say yet how fast episodes come in"
     return "not at the present rate, within a year"

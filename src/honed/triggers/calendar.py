@@ -152,7 +152,7 @@ def _check_zone(name: object) -> None:
     zone(name)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=512)
 def next_instant(expression: str, tz: str, since: datetime) -> datetime | None:
     """The first instant of a schedule after `since`, in UTC; None when there is none in 50 years."""
     schedule = CronSim(expression, since.astimezone(zone(tz)))

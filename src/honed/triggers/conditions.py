@@ -11,6 +11,8 @@ from honed.triggers.trigger import TrainTrigger, Verdict
 
 WINDOW_MAX: Final = 100_000
 """Outcomes that a rule may look at; all of them are read each time it is judged."""
+COUNT_MAX: Final = 1_000_000_000
+"""The largest number in a rule: a billion episodes, more than any store has."""
 SPAN_MAX: Final = timedelta(days=36_500)
 """The longest span of time in a rule: added to a date, it must lead to one."""
 
@@ -165,9 +167,13 @@ class Manual(TrainTrigger):
 
 
 def check_count(name: str, value: object) -> None:
-    """Raises ValueError for anything but a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} {value!r} is out of range: expected a whole number of 1 or more")
+    """Raises ValueError for anything but a whole number from 1 to a billion."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= COUNT_MAX:
+        shown = repr(value)
+        shown = shown if len(shown) <= 50 else f"of {len(shown)} characters"
+        raise ValueError(
+            f"{name} {shown} is out of range: expected a whole number of 1 or more, {COUNT_MAX} at most"
+        )
 
 
 def check_span(what: str, span: timedelta) -> None:

@@ -18,11 +18,16 @@ from honed.triggers.trigger import AllOf, AnyOf, Not, TrainTrigger
 HORIZON: Final = timedelta(days=366)
 """What lies later is not told."""
 _MOST_STEPS: Final = 10_000
+_MOST_LOOKS: Final = 200_000
+"""At conditions, in all steps together: about a second."""
 _HOUR: Final = timedelta(hours=1)
 _TICK: Final = timedelta(microseconds=1)
 
-Prospect = Literal["now", "later", "open", "not"]
-"""`open`: outcomes decide it. `not`: not within a year, if episodes keep coming in as they do."""
+Prospect = Literal["now", "later", "open", "not", "unforeseen"]
+"""`open`: outcomes decide it. `not`: not within a year, if episodes keep coming in as they do.
+
+`unforeseen`: not until `Forecast.until`; the rule has too many parts that change too often to look further.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class Forecast:
     """When: `now` and `later` have it."""
     as_they_stand: tuple[TrainTrigger, ...] = ()
     """The conditions that were taken as they stand, in the rule's order."""
+    until: datetime | None = None
+    """Up to when it was looked: `unforeseen` has it."""
 
 
 def forecast(
@@ -55,16 +62,18 @@ def forecast(
     conditions = tuple(leaves(trigger))
     stand = tuple(dict.fromkeys(c for c in conditions if isinstance(c, (Quality, Drift))))
     now = at = facts.now
-    for _ in range(_MOST_STEPS):
+    coming: dict[int, datetime | None] = {}
+    for _ in range(min(_MOST_STEPS, max(1, _MOST_LOOKS // len(conditions)))):
         then = _later(facts, at, per_hour, conditions)
         if at >= (not_before or at) and rule.should_train(then):
             return Forecast("now" if at == now else "later", at, stand)
-        changes = [*_changes(conditions, then), *_crossings(rule, facts, per_hour), not_before]
+        _look_ahead(coming, conditions, then)
+        changes = [*coming.values(), *_crossings(rule, facts, per_hour), not_before]
         later = [change for change in changes if change is not None and change > at]
         if not later or min(later) > now + HORIZON:
-            break
+            return Forecast("open" if stand else "not", None, stand)
         at = min(later)
-    return Forecast("open" if stand else "not", None, stand)
+    return Forecast("unforeseen", None, stand, until=at)
 
 
 def leaves(trigger: TrainTrigger) -> Iterator[TrainTrigger]:
@@ -79,14 +88,23 @@ def leaves(trigger: TrainTrigger) -> Iterator[TrainTrigger]:
             yield trigger
 
 
-def _changes(
-    conditions: tuple[TrainTrigger, ...], facts: TriggerContext
-) -> Iterator[datetime | None]:
-    """When time alone changes a condition; events that keep coming in put no end to a silence."""
+def _look_ahead(
+    coming: dict[int, datetime | None],
+    conditions: tuple[TrainTrigger, ...],
+    facts: TriggerContext,
+) -> None:
+    """When time alone changes each condition; events that keep coming in put no end to a silence.
+
+    What lies ahead stays where it is until it has come: nothing but a silence depends on what comes in meanwhile.
+    """
     comes_in = facts.last_event_at == facts.now
-    for condition in conditions:
-        if not (comes_in and isinstance(condition, Quiet)):
-            yield condition.next_change(facts)
+    for place, condition in enumerate(conditions):
+        if isinstance(condition, Quiet):
+            coming[place] = None if comes_in else condition.next_change(facts)
+            continue
+        known = coming.get(place)
+        if place not in coming or (known is not None and known <= facts.now):
+            coming[place] = condition.next_change(facts)
 
 
 def _crossings(rule: TrainTrigger, facts: TriggerContext, per_hour: float) -> Iterator[datetime]:

@@ -16,6 +16,7 @@ from honed.triggers.calendar import Cron, Window, parse_window
 from honed.triggers.conditions import Always, Count, Every, Manual, Quality, Quiet
 from honed.triggers.drift import Drift
 from honed.triggers.duration import format_duration, parse_duration
+from honed.triggers.forecast import leaves
 from honed.triggers.past_runs import Budget, Cooldown, Failures
 from honed.triggers.trigger import AllOf, AnyOf, Never, Not, TrainTrigger, all_of, any_of
 
@@ -23,6 +24,8 @@ MAX_TEXT: Final = 1_000
 """Characters of a rule at most: the reader recurses, a very long chain exhausts the stack."""
 MAX_DEPTH: Final = 50
 """Rules inside rules at most."""
+MAX_CONDITIONS: Final = 200
+"""Conditions of a rule at most: all of them are judged at every look."""
 _EXPECTED: Final = "expected conditions such as count(100), joined by & | ~ and brackets"
 
 
@@ -84,7 +87,7 @@ def parse(text: str) -> TrainTrigger:
         raise TriggerSyntaxError(f"{found}: {_EXPECTED}") from None
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte; brackets without end
         raise TriggerSyntaxError(f"trigger {text!r} cannot be read: {error}") from None
-    return _fold(tree.body, 0)
+    return _sized(_fold(tree.body, 0))
 
 
 def from_table(table: object) -> TrainTrigger:
@@ -95,7 +98,7 @@ def from_table(table: object) -> TrainTrigger:
     Raises:
         TriggerSyntaxError: it is no such table; the message names the part.
     """
-    return _from_table(table, 0)
+    return _sized(_from_table(table, 0))
 
 
 def to_table(trigger: TrainTrigger) -> dict[str, Any]:
@@ -132,6 +135,15 @@ def to_table(trigger: TrainTrigger) -> dict[str, Any]:
             return {trigger.name: True}
         case _:
             raise TypeError(f"{type(trigger).__name__} has no table form")
+
+
+def _sized(rule: TrainTrigger) -> TrainTrigger:
+    num = sum(1 for _ in leaves(rule))
+    if num > MAX_CONDITIONS:
+        raise TriggerSyntaxError(
+            f"the trigger has {num} conditions: expected at most {MAX_CONDITIONS}"
+        )
+    return rule
 
 
 def _fold(node: ast.expr, depth: int) -> TrainTrigger:

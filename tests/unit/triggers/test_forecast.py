@@ -1,13 +1,15 @@
 """When a rule will fire, if things go on as they do."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from honed.domain.outcome import Success
-from honed.triggers import TrainTrigger, TriggerContext, parse
+from honed.triggers import Quiet, TrainTrigger, TriggerContext, Verdict, Window, from_table, parse
 from honed.triggers.forecast import forecast
 from tests.unit.triggers.test_laws import triggers
 
@@ -80,3 +82,46 @@ def test_what_fires_now_is_said_to_fire_now(rule: TrainTrigger, new: int, per_ho
     """And nothing else is, whatever the rule."""
     found = forecast(rule, facts(new), per_hour=per_hour)
     assert (found.prospect == "now") == (rule.should_train(facts(new)) and new > 0)
+
+
+def _windows(num: int) -> str:
+    """A rule of so many windows, each a minute later than the one before."""
+    return " & ".join(f'window("00:{n:02}-23:{n:02}")' for n in range(num))
+
+
+def test_a_rule_with_very_many_parts_is_foreseen_as_far_as_work_goes() -> None:
+    """It is said until when it was looked, and every part is looked at a bounded number of times."""
+    rule = from_table({"all": ["count(1000000)", *[_windows(34)] * 3]})
+    looks: list[None] = []
+    judge = Window.judge
+
+    def counting(self: Window, context: TriggerContext) -> Verdict:
+        looks.append(None)
+        return judge(self, context)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Window, "judge", counting)
+        found = forecast(rule, facts(5), per_hour=1)
+    assert (found.prospect, found.at) == ("unforeseen", None)
+    assert found.until is not None
+    assert NOON + 24 * HOUR < found.until < NOON + timedelta(days=366)
+    assert not rule.should_train(replace(facts(5), now=found.until))
+    assert len(looks) <= 200_000
+
+
+@given(triggers, st.integers(0, 60), st.sampled_from([0.0, 0.3, 7.0, 1e4]))
+def test_what_is_remembered_of_the_future_is_what_would_be_found_anew(
+    rule: TrainTrigger, new: int, per_hour: float
+) -> None:
+    """Against a forecast that asks every condition again at every step."""
+    found = forecast(rule, facts(new), per_hour=per_hour)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("honed.triggers.forecast._look_ahead", _anew)
+        assert found == forecast(rule, facts(new), per_hour=per_hour)
+
+
+def _anew(coming: dict[int, Any], conditions: tuple[TrainTrigger, ...], then: Any) -> None:
+    comes_in = then.last_event_at == then.now
+    for place, condition in enumerate(conditions):
+        silent = comes_in and isinstance(condition, Quiet)
+        coming[place] = None if silent else condition.next_change(then)
