@@ -94,6 +94,13 @@ def test_a_config_that_is_broken_is_refused(daemon: Honed) -> None:
     _write(daemon, 'trigger = "cuont(3)"')
     done = _reload(daemon)
     assert (done.returncode, "did you mean count" in done.stderr) == (78, True)
+    assert (
+        len(_told(daemon, "config.refused")) == 3
+    )  # the command has read it, the daemon was not asked
+    _write(daemon, 'trigger = "count(1)"\nscenario = "rail"')
+    done = _reload(daemon)
+    assert (done.returncode, "this daemon learns airline" in done.stderr) == (1, True)
+    assert len(_told(daemon, "config.refused")) == 4
     _write(daemon, 'trigger = "count(2)"')
     done = _reload(daemon)
     assert (done.returncode, done.stdout) == (0, "trigger: count(2)\n")
