@@ -22,6 +22,7 @@ from honed.cli import (
     service,
     show,
     state,
+    status,
     why,
 )
 
@@ -61,6 +62,7 @@ init.add_to(app)
 doctor.add_to(app)
 config.add_to(app)
 demo.add_to(app)
+status.add_to(app)
 state.add_to(app)
 why.add_to(app)
 replay.add_to(app)

@@ -15,6 +15,9 @@ from honed.ports import Preview, RemarkKind, Tally
 _DIGEST: Final = 12
 """Characters of the digest that people copy."""
 
+_ROW_MAX: Final = 20_000
+"""Characters of a row as it is written."""
+
 
 def head(preview: Preview, which: str) -> Iterator[str]:
     """Which run it is and what to do about it, how much it would learn from, and why not from the rest.
@@ -93,7 +96,9 @@ def samples(
         near = f", nearly what {row.near_duplicate_of} says" if row.near_duplicate_of else ""
         yield f"--- episode {row.episode_id}{near}"
         if rendered is None:
-            yield row.data
+            hidden = len(row.data) - _ROW_MAX
+            more = f" [{hidden:,} more characters: --json shows them]" if hidden > 0 else ""
+            yield row.data[:_ROW_MAX] + more
         else:
             yield from rows_of(rendered[number].rows)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final, NamedTuple
 import anyio
 import typer
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
@@ -30,7 +31,7 @@ from honed.domain.job import RenderJob, RenderResult, TooLong
 from honed.domain.rendered import Drop, RenderedExample, RenderedRow, Segment, State
 from honed.domain.training_data import TrainingData
 from honed.errors import ConfigError, HonedError, NotFoundError
-from honed.learn_models import LeftOut, create
+from honed.learn_models import LeftOut, convert, create
 from honed.ports import EpisodeFilter, Lesson
 from honed.processors import run_job
 from honed.rooms import training_sets_of
@@ -41,6 +42,8 @@ from honed.training_sets.rows import format_row
 _STYLES: Final[dict[State, str]] = {"prompt": "dim", "kept": "bold green", "dropped": "red"}
 _MARKS: Final[dict[State, str]] = {"prompt": "  ", "kept": "+ ", "dropped": "- "}
 _NEAREST: Final = 3
+_TEXT_MAX: Final = 200_000
+"""Characters of all rows on the screen; --json has all of them."""
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -123,7 +126,7 @@ def show(
         return
     out = Console(highlight=False)
     is_coloured = out.is_terminal and not out.no_color
-    for line in (_coloured if is_coloured else _plain)(shown):
+    for line in (_coloured if is_coloured else _plain)(_cut(shown)):
         out.print(line, soft_wrap=True, markup=False)
 
 
@@ -138,7 +141,7 @@ async def _read(config: Config, episode_id: str, store: SqlStore) -> _Found:
     chosen = {model.name: model for model in config.learn.models()}
     learn_model = chosen.get(episode.learn_model) or create(episode.learn_model)
     actions = await store.distinct_actions(config.scenario)
-    example = learn_model.convert(episode, available_actions=actions)
+    example = convert(learn_model, episode, available_actions=actions)
     secret = load_or_make_secret(config.data_dir / "secret.key", may_make=False)
     sets = training_sets_of(config, learn_model, store, secret)
     return _Found(
@@ -191,6 +194,21 @@ def _shown(found: _Found, example: RenderedExample, config: Config, max_length: 
         lessons=found.lessons,
         rows=example.rows,
     )
+
+
+def _cut(shown: Shown) -> Shown:
+    """As much of the text as a screen may be given: a learn model's code may have made any amount of it."""
+    left, rows = _TEXT_MAX, list[RenderedRow]()
+    for row in shown.rows:
+        segments = list[Segment]()
+        for segment in row.segments:
+            text = segment.text
+            if len(text) > left:
+                text = f"{text[:left]}\n[{len(text) - left:,} more characters here: --json shows them]\n"
+            segments.append(replace(segment, text=text))
+            left = max(0, left - len(segment.text))
+        rows.append(replace(row, segments=tuple(segments)))
+    return replace(shown, rows=tuple(rows))
 
 
 def _coloured(shown: Shown) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""Commands that look: status, runs, adapters, episodes."""
+"""Commands that list: runs, adapters, episodes."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -8,34 +8,20 @@ import msgspec
 import typer
 from rich.table import Table
 
-from honed.cli import verdicts
 from honed.cli.asking import (
     AsJson,
     ConfigFile,
-    ask_daemon,
-    ask_gateway,
     config_from,
     print_json,
     with_store,
 )
-from honed.cli.endings import ending
 from honed.cli.printing import add_row, say, show
 from honed.config import Config
-from honed.domain.outcome import score
-from honed.domain.processing import OFFLINE_IS_MISSING
-from honed.domain.times import now_ms
+from honed.domain.outcome import Outcome, Unknown, score
 from honed.domain.trained_model import TrainedModel
 from honed.ports import EpisodeFilter
 
 _PANEL = "Looking"
-_FAULTS = {
-    "turned_away": "requests too many",
-    "without_content": "model calls without their messages",
-    "unreadable": "spans that could not be read",
-    "rejected": "lines rejected",
-    "lagged": "events lost for want of room",
-}
-"""What the counts of a source mean; its other numbers are no faults."""
 
 
 class OutcomeName(StrEnum):
@@ -49,90 +35,9 @@ class OutcomeName(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands of this file."""
-    app.command(rich_help_panel=_PANEL)(status)
     app.command(rich_help_panel=_PANEL)(runs)
     app.command(rich_help_panel=_PANEL)(adapters)
     app.command(rich_help_panel=_PANEL)(episodes)
-
-
-def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show what the daemon does, why it trained or did not, and what is served.
-
-    Its totals count all that ever came, also what is cleared away or forgotten since.
-    """
-    found = config_from(config)
-    answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
-    answer["gateway"] = ask_gateway(found)
-    if as_json:
-        print_json(answer)
-        return
-    say(
-        f"{answer['scenario']}  pid {answer['pid']}, {answer['rss_mb']:.0f} MiB resident, "
-        f"since {answer['started_at'][:19]}Z"
-    )
-    say(
-        f"episodes    {answer['episodes']} made so far, of {answer['records']} records, "
-        f"{answer['unlabelled']} without an outcome, success rate {_percent(answer['success_rate'])}"
-    )
-    if unused := _unused(answer):
-        say(f"not used    {unused}")
-    say(f"redaction   {_redaction(answer['redacted'])}")
-    for name, problem in (("feed", answer["feed_problem"]), ("store", answer["store_problem"])):
-        if problem:
-            say(f"{name:<12}{problem}")
-    for line in verdicts.lines(answer.get("rewards")):  # a daemon from before has none
-        say(line)
-    say(f"in service  {answer['current_model'] or 'the base model'}")
-    say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
-    if answer["gateway_problem"]:
-        say(f"            {answer['gateway_problem']}")
-    if answer["base_problem"]:
-        say("base model  not the one that is served: nothing is trained")
-        if answer["base_problem"] != answer["gateway_problem"]:
-            say(f"            {answer['base_problem']}")
-    say(f"training    {_training(answer['training'])}")
-    if answer.get("processor_mode") == "offline":
-        say(f"            processor_mode is offline: nothing is trained, and {OFFLINE_IS_MISSING}")
-    for review in answer.get("reviews") or ():
-        say(f"review      {_review(review)}")
-    if answer["backoff_until_ms"] and not answer["training"]:
-        say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
-    run = answer["last_run"]
-    say(f"last run    {ending(run, now_ms()) if run else 'none yet'}")
-    for line in answer.get("lines") or ():  # a daemon from before there were several has none
-        say(
-            f"line        {line['learn_model']}: {line['episodes']} episodes, {line['unlabelled']} without an outcome, "
-            f"newest adapter {line['current_model'] or 'none'}"
-        )
-    say("trigger")
-    for line in answer["trigger"]["explain"].splitlines():
-        say(f"  {line}")
-
-
-def _unused(answer: dict[str, Any]) -> str:
-    """What came in and could not be used; empty when all of it could."""
-    counts = {
-        "lines rejected": answer["rejected"],
-        "events withheld by rule": answer["withheld"],
-        "groups that the learn model refused": answer["refused_groups"],
-        "groups without an episode": answer["groups_without_episode"],
-        "second reports of a model call": answer["joined_reports"],
-        "connections too many": answer["refused_connections"],
-        "connections of users who may not send": answer["forbidden_connections"],
-    }
-    for source, found in answer["sources"].items():
-        counts |= {
-            f"{_FAULTS[what]} at {source}": n for what, n in found.items() if what in _FAULTS
-        }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-
-
-def _redaction(counts: dict[str, int] | None) -> str:
-    """What was taken out of events, by kind."""
-    if counts is None:
-        return "off: events are stored as they were sent"
-    told = sorted(counts.items(), key=lambda found: (-found[1], found[0]))
-    return ", ".join(f"{count} {kind}" for kind, count in told) or "nothing taken out so far"
 
 
 def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -288,12 +193,17 @@ def episodes(
             row.id,
             row.task_id or "",
             row.group_id or "",
-            type(row.outcome).__name__.lower(),
-            f"{score(row.outcome):.2f}",
+            *_outcome(row.outcome),
             str(row.num_records),
             row.adapter_id or "-",
         )
     show(table)
+
+
+def _outcome(outcome: Outcome) -> tuple[str, str]:
+    """Its name and its score; nobody has said one of an unknown outcome."""
+    is_scored = not isinstance(outcome, Unknown)
+    return type(outcome).__name__.lower(), f"{score(outcome):.2f}" if is_scored else ""
 
 
 def _loss(model: TrainedModel) -> str:
@@ -311,31 +221,3 @@ def _table(*names: str) -> Table:
 
 def _time(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{100 * share:.1f} %"
-
-
-def _training(now: dict[str, Any] | None) -> str:
-    if now is None:
-        return "nothing"
-    step = f", step {now['step']} of {now['total_steps']}" if now.get("total_steps") else ""
-    loss = f", loss {now['loss']:.3f}" if now.get("loss") is not None else ""
-    return f"{now['run_id']}: {now['phase']}{step}{loss}"
-
-
-def _review(review: dict[str, Any]) -> str:
-    run = f"run {review['run_id']} ({review['num_episodes']} episodes)"
-    if review["approved_by"]:
-        return f"{run} was approved by {review['approved_by']}"
-    return f"{run} waits since {_time(review['at_ms'])} UTC: `honed review`"
-
-
-def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
-    if serving is None:
-        return "not running"
-    lane = serving["scenarios"].get(scenario)
-    if lane is None:
-        return "running, does not know this scenario"
-    return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"

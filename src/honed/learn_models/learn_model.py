@@ -6,7 +6,7 @@ builds and converts.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from honed.domain.episode import Episode, EpisodeLike
 from honed.domain.events import ActionEvent
@@ -16,6 +16,10 @@ from honed.domain.trained_model import Method
 from honed.domain.training_data import TrainingData
 from honed.errors import LearnError
 from honed.learn_models import attempt
+
+_FAULT_MAX: Final = 1_000
+"""Characters of a fault of somebody's class; it may quote a whole conversation."""
+_OWN_FAULT: Final = "this is a fault of the learn model's own code"
 
 
 class LeftOut(NamedTuple):
@@ -192,7 +196,7 @@ def convert(
         LearnError: it gives none, for whatever reason; the message names the episode.
     """
     try:
-        return model.convert(episode, available_actions=available_actions)
+        given: object = model.convert(episode, available_actions=available_actions)
     except LearnError as error:
         if error.episode_id is None:
             error.episode_id = episode.id
@@ -203,9 +207,19 @@ def convert(
         ) from error
     except Exception as error:  # a fault in somebody's class costs one row, not the run
         fault = f"{type(error).__name__}: {error}"
+        fault = fault if len(fault) <= _FAULT_MAX else f"{fault[:_FAULT_MAX]}..."
         raise LearnError(
             f"episode {episode.id}: learn model {model.name} failed: {fault}",
             episode_id=episode.id,
             reason=f"the learn model failed with {type(error).__name__}",
-            advice="this is a fault of the learn model's own code",
+            advice=_OWN_FAULT,
         ) from error
+    if isinstance(given, TrainingData):
+        return given
+    raise LearnError(
+        f"episode {episode.id}: learn model {model.name} gave a {type(given).__name__}: expected a ChatExample, "
+        "PreferencePair or LabelledExample",
+        episode_id=episode.id,
+        reason="the learn model gave no training data",
+        advice=_OWN_FAULT,
+    )

@@ -48,6 +48,24 @@ class Clumsy(Haiku):
         raise IndexError("line 4")
 
 
+class Loud(Haiku):
+    """Its fault is as long as a book."""
+
+    name = "loud"
+
+    def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> ChatExample:
+        raise IndexError("line " * 100_000)
+
+
+class Vague(Haiku):
+    """It gives something that is no training data."""
+
+    name = "vague"
+
+    def convert(self, episode: Episode, *, available_actions: Sequence[str] = ()) -> ChatExample:
+        return {"messages": []}  # type: ignore[return-value]
+
+
 class Plain:
     """No learn model: most is missing."""
 

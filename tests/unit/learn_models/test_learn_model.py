@@ -7,7 +7,7 @@ from honed.domain.outcome import Success, Timeout
 from honed.errors import LearnError
 from honed.learn_models import ChatLearnModel, WorkerTaskLearnModel, convert
 from tests.unit.learn_models.actions import act, episode
-from tests.unit.learn_models.own_model import Clumsy, Haiku
+from tests.unit.learn_models.own_model import Clumsy, Haiku, Loud, Vague
 
 LINES = [act(name) for name in ("old pond", "frog", "splash")]
 
@@ -37,6 +37,16 @@ def test_a_fault_in_somebodys_code_is_an_error_of_its_episode() -> None:
     assert str(error) == "episode e1: learn model clumsy failed: IndexError: line 4"
     assert error.reason == "the learn model failed with IndexError"
     assert isinstance(error.__cause__, IndexError)
+
+
+def test_what_somebodys_code_gives_is_looked_at() -> None:
+    """Something else than training data is an error of the episode, and a fault is told in a few words."""
+    with pytest.raises(LearnError, match="vague gave a dict: expected a ChatExample") as caught:
+        convert(Vague(), episode("e1", Success(), *LINES))
+    assert caught.value.advice == "this is a fault of the learn model's own code"
+    with pytest.raises(LearnError, match="loud failed: IndexError: line line") as caught:
+        convert(Loud(), episode("e1", Success(), *LINES))
+    assert len(str(caught.value)) < 1_200
 
 
 @pytest.mark.feature("SE-085")

@@ -1,0 +1,158 @@
+"""`honed status`: what the daemon does, why it trained or did not, and what is served."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+
+from honed.cli import verdicts
+from honed.cli.asking import (
+    AsJson,
+    ConfigFile,
+    ask_daemon,
+    ask_gateway,
+    config_from,
+    print_json,
+)
+from honed.cli.endings import ending
+from honed.cli.figures import naming
+from honed.cli.printing import say
+from honed.domain.processing import OFFLINE_IS_MISSING
+from honed.domain.times import now_ms
+
+_FAULTS = {
+    "turned_away": "requests too many",
+    "without_content": "model calls without their messages",
+    "unreadable": "spans that could not be read",
+    "rejected": "lines rejected",
+    "lagged": "events lost for want of room",
+}
+"""What the counts of a source mean; its other numbers are no faults."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command of this file."""
+    app.command(rich_help_panel="Looking")(status)
+
+
+def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show what the daemon does, why it trained or did not, and what is served.
+
+    Its totals count all that ever came, also what is cleared away or forgotten since.
+    """
+    found = config_from(config)
+    answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
+    answer["gateway"] = ask_gateway(found)
+    if as_json:
+        print_json(answer)
+        return
+    say(
+        f"{answer['scenario']}  pid {answer['pid']}, {answer['rss_mb']:.0f} MiB resident, "
+        f"since {answer['started_at'][:19]}Z"
+    )
+    lines = answer.get("lines") or ()  # a daemon from before there were several has none
+    made = f"{answer['episodes']} made so far, of {answer['records']} records"
+    if lines:
+        say(f"episodes    {made}, of all learn models together")
+    else:
+        say(f"episodes    {made}, {_ended(answer)}")
+    if unused := _unused(answer):
+        say(f"not used    {unused}")
+    say(f"redaction   {_redaction(answer['redacted'])}")
+    for name, problem in (("feed", answer["feed_problem"]), ("store", answer["store_problem"])):
+        if problem:
+            say(f"{name:<12}{problem}")
+    for line in verdicts.lines(answer.get("rewards")):  # a daemon from before has none
+        say(line)
+    say(f"in service  {answer['current_model'] or 'the base model'}")
+    say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+    if answer["gateway_problem"]:
+        say(f"            {answer['gateway_problem']}")
+    if answer["base_problem"]:
+        say("base model  not the one that is served: nothing is trained")
+        if answer["base_problem"] != answer["gateway_problem"]:
+            say(f"            {answer['base_problem']}")
+    say(f"training    {_training(answer['training'])}")
+    if answer.get("processor_mode") == "offline" and not found.processor_mode:
+        say("            no base_model is configured: nothing is trained")
+    elif answer.get("processor_mode") == "offline":
+        say(f"            processor_mode is offline: nothing is trained, and {OFFLINE_IS_MISSING}")
+    for review in answer.get("reviews") or ():
+        say(f"review      {_review(review, several=bool(lines))}")
+    if answer["backoff_until_ms"] and not answer["training"]:
+        say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
+    run = answer["last_run"]
+    say(f"last run    {ending(run, now_ms()) if run else 'none yet'}")
+    for line in lines:
+        is_first = line["learn_model"] == answer["learn_model"]
+        ended = _ended(answer) if is_first else f"{line['unlabelled']} without an outcome"
+        say(f"learn model {line['learn_model']}: {line['episodes']} episodes, {ended}")
+        say(f"            newest adapter {line['current_model'] or 'none'}")
+    for line in lines or (answer,):
+        say(f"trigger of {line['learn_model']}" if lines else "trigger")
+        for row in line["trigger"]["explain"].splitlines():
+            say(f"  {row}")
+
+
+def _unused(answer: dict[str, Any]) -> str:
+    """What came in and could not be used; empty when all of it could."""
+    counts = {
+        "lines rejected": answer["rejected"],
+        "events withheld by rule": answer["withheld"],
+        "groups that the learn model refused": answer["refused_groups"],
+        "groups without an episode": answer["groups_without_episode"],
+        "second reports of a model call": answer["joined_reports"],
+        "connections too many": answer["refused_connections"],
+        "connections of users who may not send": answer["forbidden_connections"],
+    }
+    for source, found in answer["sources"].items():
+        counts |= {
+            f"{_FAULTS[what]} at {source}": n for what, n in found.items() if what in _FAULTS
+        }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _redaction(counts: dict[str, int] | None) -> str:
+    """What was taken out of events, by kind."""
+    if counts is None:
+        return "off: events are stored as they were sent"
+    told = sorted(counts.items(), key=lambda found: (-found[1], found[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in told) or "nothing taken out so far"
+
+
+def _ended(answer: dict[str, Any]) -> str:
+    rate = _percent(answer["success_rate"])
+    return f"{answer['unlabelled']} without an outcome, success rate {rate}"
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.1f} %"
+
+
+def _training(now: dict[str, Any] | None) -> str:
+    if now is None:
+        return "nothing"
+    step = f", step {now['step']} of {now['total_steps']}" if now.get("total_steps") else ""
+    loss = f", loss {now['loss']:.3f}" if now.get("loss") is not None else ""
+    return f"{now['run_id']}: {now['phase']}{step}{loss}"
+
+
+def _review(review: dict[str, Any], *, several: bool) -> str:
+    run = f"run {review['run_id']} ({review['num_episodes']} episodes)"
+    if review["approved_by"]:
+        return f"{run} was approved by {review['approved_by']}"
+    which = naming(review["learn_model"]) if several else ""
+    return f"{run} waits since {_time(review['at_ms'])} UTC: `honed review{which}`"
+
+
+def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
+    if serving is None:
+        return "not running"
+    lane = serving["scenarios"].get(scenario)
+    if lane is None:
+        return "running, does not know this scenario"
+    return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
