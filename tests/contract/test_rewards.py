@@ -96,3 +96,19 @@ async def test_a_composition_holds_on_every_database(url: str) -> None:
         assert not read.is_judged
         told = [r.outcome for r in read.episode.records if isinstance(r, OutcomeRecord)]
         assert told == [Failure("no"), Success(0.5), Failure("no!")]
+
+
+async def test_outcomes_of_a_former_rule_are_told_on_every_database(url: str) -> None:
+    """Of so many of the newest, with a rule that would make some of them otherwise."""
+    async with open_store(url) as store:
+        for task in ("t", "u"):
+            await store.append([incoming(call(task_id=task))])
+            await store.append([incoming(success(0.5, task_id=task, source="desk"))])
+        await store.append([incoming(failure(task_id="t", source="bot"))])
+        await close_all(store)
+        assert await store.rewards.outdated(*MINE, limit=10) == (0, 2)
+    if url == "sqlite://":
+        return  # it ends with its first opening
+    desk_first = Composition(rule="first", weights=(Weight("desk"), Weight("*")))
+    async with open_store(url, composition=desk_first) as store:
+        assert await store.rewards.outdated(*MINE, limit=10) == (1, 2)

@@ -41,6 +41,14 @@ def _troubles(answer: dict[str, Any], scenario: str) -> Iterator[Found]:
         )
     if problem := answer.get("gateway_problem"):
         yield warn(str(problem), "see the lines of gateway and llama-server")
+    for learn_model, outdated in ((answer.get("rewards") or {}).get("outdated") or {}).items():
+        if outdated["num"]:
+            yield warn(
+                f"{outdated['num']} of the {outdated['of']} newest judged episodes of {learn_model} have an outcome"
+                " that a former rule of [rewards] has made",
+                "a changed rule holds for what is said from then on; an episode stands anew when a source speaks of it"
+                " again (`honed feedback`)",
+            )
     yield from _traces(answer.get("sources", {}).get("http", {}))
 
 

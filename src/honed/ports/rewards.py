@@ -85,5 +85,9 @@ class Rewards(Protocol):
     ) -> Sequence[Counted]:
         """The newest episodes made before then, newest first."""
 
+    async def outdated(self, scenario: str, learn_model: str, *, limit: int) -> tuple[int, int]:
+        """How many of the newest `limit` episodes have another outcome than their verdicts make by the present
+        composition, and how many of those have verdicts at all."""
+
     async def opinions(self, scenario: str, learn_model: str, *, limit: int) -> Sequence[Opinion]:
         """What judges and others have said of the same episodes, among the `limit` newest verdicts of the store."""

@@ -19,6 +19,8 @@ _LOOK_S: Final = 60.0
 """Between two looks for alarms."""
 _VERDICTS: Final = 2_000
 """Newest verdicts of the store among which opinions are looked for: 15 ms of a look."""
+_RULED: Final = 500
+"""Newest episodes whose outcomes are compared with the present rule, at the start."""
 _FRESH_S: Final = 2.0
 """How old what `status` shows may be: it may be asked many times a second."""
 
@@ -71,6 +73,8 @@ class Jury:
         self._told: set[tuple[str, str, str]] = set()
         self.alarms: list[str] = []
         """What is suspicious since the adapter in service was put there."""
+        self.outdated: dict[str, dict[str, int]] = {}
+        """By learn model: how many of the newest outcomes a former rule of `[rewards]` has made, and of how many."""
         self._opinions: Sequence[Opinion] = ()
         self._looked_s = -math.inf
 
@@ -130,6 +134,7 @@ class Jury:
                 for source, found in agreements(self._opinions).items()
             },
             "alarms": self.alarms,
+            "outdated": self.outdated,
         }
 
     def _name(self, asking: Asking) -> str:
@@ -141,7 +146,22 @@ class Jury:
         counts: dict[str, Any] = msgspec.to_builtins(asking.counts)
         return counts | {"problem": asking.problem, "last_failure": asking.last_failure} | more
 
+    async def compare_rule(self) -> None:
+        """Say how many of the newest outcomes the present composition would make otherwise; it makes none anew."""
+        for learn_model in self._learn_models:
+            mine = (self._scenario, learn_model)
+            num, of = await self._store.rewards.outdated(*mine, limit=_RULED)
+            self.outdated[learn_model] = {"num": num, "of": of}
+            if num:
+                self._log.warning(
+                    log.COMPOSITION_CHANGED, learn_model=learn_model, num_outdated=num, of=of
+                )
+
     async def _watch(self) -> None:
+        try:
+            await self.compare_rule()
+        except StoreError as error:
+            self._log.warning(log.BATCH_FAILED, error=str(error))
         while True:
             try:
                 await self.look()

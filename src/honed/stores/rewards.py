@@ -13,9 +13,11 @@ from sqlalchemy import func, insert, select, update
 from honed.domain.composition import is_judged
 from honed.domain.episode import Episode
 from honed.domain.outcome import Outcome, Unknown, is_known, is_success
+from honed.domain.verdict import worth
 from honed.ports import Counted, Opinion
-from honed.stores import reads
+from honed.stores import changes, reads
 from honed.stores import tables as t
+from honed.stores.dialects import composition_of
 from honed.stores.transactions import Transactions
 
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
@@ -106,6 +108,22 @@ class SqlRewards:
             )
             for row in rows
         ]
+
+    async def outdated(self, scenario: str, learn_model: str, *, limit: int) -> tuple[int, int]:
+        """How many of the newest episodes stand otherwise than the present composition would make them."""
+        e = t.episodes.c
+        query = select(e.id, e.outcome).where(e.scenario == scenario, e.learn_model == learn_model)
+        async with self._read() as db:
+            rows = (await db.execute(query.order_by(e.id.desc()).limit(limit))).all()
+            verdicts = await changes.verdicts_of(db, [row.id for row in rows])
+            composition = composition_of(db)
+        num = 0
+        for row in rows:
+            told = composition.stands([verdict.told for verdict in verdicts.get(row.id, ())])
+            # what an attempt said of itself is kept as a verdict only where it counted
+            if told is not None and worth(told.outcome) != worth(_decode_outcome(row.outcome)):
+                num += 1
+        return num, len(verdicts)
 
     async def opinions(self, scenario: str, learn_model: str, *, limit: int) -> list[Opinion]:
         """What judges and others have said of the same episodes, among the newest verdicts."""
