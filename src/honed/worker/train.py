@@ -34,6 +34,7 @@ from honed.worker.lora import check_servable, other_shape, started_from
 from honed.worker.lora_targets import check_targets
 from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.material import Material, Plan, material_of, plan
+from honed.worker.memory import give_back
 from honed.worker.probe import probe_kl
 from honed.worker.reporting import Report
 from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
@@ -166,7 +167,7 @@ def _fine_tune_that_fits(
             settings = smaller(job.settings, longest=longest) if is_out_of_memory(error) else None
             if settings is None:
                 raise
-        gc.collect()  # outside the handler, whose traceback holds the model
+        give_back()  # outside the handler, whose traceback holds the model
         job = msgspec.structs.replace(job, settings=settings)
         report(Progress(phase="training", note=told(settings)))
     raise AssertionError("it fits or raises")
