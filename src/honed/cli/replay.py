@@ -112,6 +112,9 @@ def replay(
         raise typer.BadParameter(problem, param_hint="--since")
     took = None if run_time is None else _span(run_time, "--run-time")
     model = learn_model or found.learn.names[0]
+    if model not in found.learn.names:
+        names = ", ".join(found.learn.names)
+        leave(HonedError(f"nothing learns by {model!r} here", advice=f"expected one of: {names}"))
     tried = with_store(found, partial(_try, name, model, trigger, span, took))
     if plot is not None:
         _write(plot, svg(tried.course, [f.at_ms for f in tried.firings], title=str(trigger)))
@@ -256,8 +259,8 @@ def _summary(answer: Replayed, tried: _Tried) -> Iterator[str]:
         yield f"each on {_spread(counts)}"
     yield f"{answer.waiting} would wait now"
     took = format_duration(whole_seconds(tried.run_time))
-    last = f"to last {took}" if tried.run_time else "to take no time"
-    yield f"each training was taken {last}, and to be done"
+    last = f"lasts {took}" if tried.run_time else "takes no time (--run-time sets another)"
+    yield f"assumed: each training {last}, and none fails"
 
 
 def _spread(counts: Sequence[int]) -> str:

@@ -51,11 +51,11 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         f"since {answer['started_at'][:19]}Z"
     )
     lines = answer.get("lines") or ()  # a daemon from before there were several has none
-    made = f"{answer['episodes']} made so far, of {answer['records']} records"
+    records = f"of {answer['records']} records"
     if lines:
-        say(f"episodes    {made}, of all learn models together")
+        say(f"episodes    {answer['episodes']} made so far by all learn models together, {records}")
     else:
-        say(f"episodes    {made}, {_ended(answer)}")
+        say(f"episodes    {answer['episodes']} made so far, {records}, {_ended(answer)}")
     if unused := _unused(answer):
         say(f"not used    {unused}")
     say(f"redaction   {_redaction(answer['redacted'])}")
@@ -79,6 +79,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say(f"            processor_mode is offline: nothing is trained, and {OFFLINE_IS_MISSING}")
     for review in answer.get("reviews") or ():
         say(f"review      {_review(review, several=bool(lines))}")
+    for run_id in answer.get("paused") or ():
+        say(f"paused      {run_id}, until its rule allows it again; `honed cancel` ends it")
     if answer["backoff_until_ms"] and not answer["training"]:
         say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
     run = answer["last_run"]
