@@ -18,6 +18,7 @@ from honed.domain.verdict import Seen
 from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
 from honed.loop import resumption
 from honed.loop.in_service import Announce, InService
+from honed.loop.judging import verdict_on
 from honed.ports import (
     Gate,
     Processor,
@@ -307,14 +308,13 @@ class TrainingRuns:
         if self._gate is None:
             return trained.model
         self._on_phase("judging")
-        gate = self._gate
-        result = await anyio.to_thread.run_sync(
-            lambda: gate.judge(
-                training_set.held_out,
-                trained.scores,
-                incumbent_id=incumbent.id if incumbent else None,
-                now_ms=now_ms(),
-            )
+        result = await verdict_on(
+            self._gate,
+            self._store,
+            trained.model,
+            training_set.held_out,
+            trained.scores,
+            incumbent_id=incumbent.id if incumbent else None,
         )
         await self._store.set_gate(trained.model.id, result)
         details = {

@@ -1,0 +1,61 @@
+"""The gate asked about one candidate, beside all that were judged before it."""
+
+from collections.abc import Sequence
+
+import anyio.to_thread
+import msgspec
+
+from honed import log
+from honed.domain.episode_score import EpisodeScore
+from honed.domain.times import now_ms
+from honed.domain.trained_model import GateResult, TrainedModel
+from honed.ports import Gate, HeldOut, Store
+
+
+async def verdict_on(
+    gate: Gate,
+    store: Store,
+    candidate: TrainedModel,
+    held_out: Sequence[HeldOut],
+    scores: Sequence[EpisodeScore],
+    *,
+    incumbent_id: str | None,
+) -> GateResult:
+    """The verdict; a gate that breaks gives one too, which is no pass."""
+    judged = {
+        model.id: model.gate
+        for model in await store.list_models(candidate.scenario)
+        # no verdict puts a control into service, so its look costs the others nothing
+        if model.gate is not None
+        and model.learn_model == candidate.learn_model
+        and model.selection != "blind"
+    }
+    try:
+        verdict = await anyio.to_thread.run_sync(
+            lambda: gate.judge(
+                held_out,
+                scores,
+                incumbent_id=incumbent_id,
+                now_ms=now_ms(),
+                earlier=list(judged.values()),
+            )
+        )
+    except (
+        Exception
+    ) as error:  # whatever measures may do: the adapter is there, and must not go live for it
+        log.get(scenario=candidate.scenario).exception(log.GATE_DECIDED, model_id=candidate.id)
+        num_successes = sum(episode.is_success for episode in held_out)
+        verdict = GateResult(
+            decision="not_enough_evidence",
+            proof="outcome",
+            incumbent_id=incumbent_id,
+            reason=f"the gate broke: {type(error).__name__}: {error}"[:300],
+            num_successes=num_successes,
+            num_failures=len(held_out) - num_successes,
+            checked_at_ms=now_ms(),
+        )
+    if (
+        before := judged.get(candidate.id)
+    ) is not None:  # judged again: its looks before still count
+        verdict = msgspec.structs.replace(verdict, sketches=before.sketches + verdict.sketches)
+    return verdict
