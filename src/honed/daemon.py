@@ -280,9 +280,8 @@ class LearningDaemon(InProcess):
             "last_train_at_ms": state.last_train_at_ms,
             "backoff_until_ms": state.backoff_until_ms,
             "training": now.told() if now else None,
-            "reviews": [
-                line.approval.told() for line in loop.loops if line.approval and line.approval.now
-            ],
+            "paused": loop.paused,
+            "reviews": loop.reviews,
             "last_run": msgspec.to_builtins(runs[0]) if runs else None,
             "rewards": await self._jury.status() if self._jury else None,
             "gateway_problem": in_service.problem,

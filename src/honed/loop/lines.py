@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
@@ -94,6 +95,17 @@ class Lines:
             for loop in self.loops:
                 holds.enter_context(loop.at_rest())
             yield
+
+    @property
+    def paused(self) -> list[str]:
+        """The runs that wait until their rules allow them again."""
+        return [loop.paused_id for loop in self.loops if loop.paused_id]
+
+    @property
+    def reviews(self) -> list[dict[str, Any]]:
+        """What waits for a person, as `honed status --json` has it."""
+        told = [loop.approval.told() for loop in self.loops if loop.approval]
+        return [each for each in told if each is not None]
 
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id, None when nothing trains."""
