@@ -75,10 +75,10 @@ groups = Table(
     Column("closed", Integer, nullable=False),
     Column("held_until_ms", Integer, nullable=False, server_default="0"),
     Index("groups_key", "learn_model", "group_key", unique=True),
+    Index("groups_open", "closing", "last_ms", sqlite_where=text("closed = 0")),
+    Index("groups_held", "held_until_ms", sqlite_where=text("held_until_ms > 0")),
 )
 """Records of one learn model that belong together; `last_ms` is the arrival of the newest."""
-Index("groups_open", groups.c.closing, groups.c.last_ms, sqlite_where=text("closed = 0"))
-Index("groups_held", groups.c.held_until_ms, sqlite_where=text("held_until_ms > 0"))
 
 memberships = Table(
     "memberships",
@@ -147,18 +147,18 @@ episodes = Table(
     Index("episodes_group", "group_id", "id", sqlite_where=text("group_id IS NOT NULL")),
     Index("episodes_source", "source_group"),
     Index("episodes_in_order", "scenario", "learn_model", "id"),
+    Index(
+        "episodes_known",
+        "scenario",
+        "learn_model",
+        "number",
+        sqlite_where=text("outcome_type <> 'unknown'"),
+    ),
 )
 """`number` counts from 1 within scenario and learn model; `outcome` is the verdict that stands.
 
 `num_tool_calls` and `answer_chars` are `domain.traits`; null in episodes of former versions.
 """
-Index(
-    "episodes_known",
-    episodes.c.scenario,
-    episodes.c.learn_model,
-    episodes.c.number,
-    sqlite_where=text("outcome_type <> 'unknown'"),
-)
 
 episode_records = Table(
     "episode_records",
@@ -231,6 +231,7 @@ changed_episodes = Table(
     Column("counted", Integer, nullable=False),
     Column("number", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("scenario", "learn_model", "episode_id"),
+    Index("changed_newest", "scenario", "learn_model", "number", sqlite_where=text("counted = 1")),
     sqlite_with_rowid=False,
 )
 """Episodes that stand otherwise than the last training saw them; `changes.py` says exactly when.
@@ -238,13 +239,6 @@ changed_episodes = Table(
 `outcome_type` and `score` are what it saw, `demonstration` the record of a better answer since then; those of
 episodes that no training has seen at all are not `counted`. `number` is the episode's.
 """
-Index(
-    "changed_newest",
-    changed_episodes.c.scenario,
-    changed_episodes.c.learn_model,
-    changed_episodes.c.number,
-    sqlite_where=text("counted = 1"),
-)
 
 actions = Table(
     "actions",
@@ -296,16 +290,16 @@ runs = Table(
     Column("state", Text),
     Column("ended_at_ms", Integer),
     Index("runs_scenario", "scenario", "started_at_ms"),
+    Index(
+        "runs_trained",
+        "scenario",
+        "learn_model",
+        "started_at_ms",
+        "ended_at_ms",
+        sqlite_where=text("state <> 'skipped'"),
+    ),
 )
 """The columns repeat the body for the rules that ask about runs."""
-Index(
-    "runs_trained",
-    runs.c.scenario,
-    runs.c.learn_model,
-    runs.c.started_at_ms,
-    runs.c.ended_at_ms,
-    sqlite_where=text("state <> 'skipped'"),
-)
 
 models = Table(
     "models",

@@ -48,29 +48,35 @@ async def _stored(
     composition: Composition, early: Sequence[Any], late: Sequence[Any], url: str = "sqlite://"
 ) -> Outcome:
     """The outcome of an attempt with some verdicts before its end and some after."""
-    closed: list[Episode] = []
     async with open_store(url, composition=composition) as store:
-        sink = Sink(
-            store,
-            [ChatLearnModel()],
-            scenario="s",
-            secret=b"k" * 32,
-            settle=timedelta(0),
-            idle=timedelta(0),
-            on_episode=closed.append,
-        )
-        await sink.ingest([_line(0, CALL), *(_line(n, told) for n, told in enumerate(early, 1))])
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sink.run)
-            with anyio.fail_after(60):
-                while not closed:
-                    await anyio.sleep(0.005)
-            tasks.cancel_scope.cancel()
+        sink = await _closed(store, [CALL, *early])
         for number, told in enumerate(late, 100):
             await sink.ingest([_line(number, told)])
         (row,) = await store.list_episodes(EpisodeFilter())
         assert (await _known(store)) == (not isinstance(row.outcome, Unknown))
         return row.outcome
+
+
+async def _closed(store: SqlStore, events: Sequence[Any]) -> Sink:
+    """The sink that has made an episode of these events."""
+    closed: list[Episode] = []
+    sink = Sink(
+        store,
+        [ChatLearnModel()],
+        scenario="s",
+        secret=b"k" * 32,
+        settle=timedelta(0),
+        idle=timedelta(0),
+        on_episode=closed.append,
+    )
+    await sink.ingest([_line(number, event) for number, event in enumerate(events)])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sink.run)
+        with anyio.fail_after(60):
+            while not closed:
+                await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+    return sink
 
 
 async def _known(store: SqlStore) -> bool:
@@ -125,23 +131,7 @@ async def test_a_verdict_that_moves_the_outcome_marks_the_episode_changed() -> N
     """Triggers see what a training has not; a vote that turns nothing leaves nothing to learn."""
     first = Composition(rule="first", weights=(Weight("user:*"), Weight("*")))
     async with open_store("sqlite://", composition=first) as store:
-        closed: list[Episode] = []
-        sink = Sink(
-            store,
-            [ChatLearnModel()],
-            scenario="s",
-            secret=b"k" * 32,
-            settle=timedelta(0),
-            idle=timedelta(0),
-            on_episode=closed.append,
-        )
-        await sink.ingest([_line(0, CALL), _line(1, TESTS)])
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(sink.run)
-            with anyio.fail_after(60):
-                while not closed:
-                    await anyio.sleep(0.005)
-            tasks.cancel_scope.cancel()
+        sink = await _closed(store, [CALL, TESTS])
         await store.start_scenario("s", "chat", now_ms=1)
         run = Run(
             id="r",
