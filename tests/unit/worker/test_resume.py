@@ -144,10 +144,10 @@ def _worker(job: TrainJob, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _kill_at(worker: subprocess.Popen[bytes], step: int) -> None:
-    """kill -9 once it has told of the step."""
+    """kill -9 once it has told of the step, or of a later one that it has gone on to."""
     assert worker.stdout is not None
     for line in worker.stdout:
-        if msgspec.json.decode(line).get("step") == step:
+        if (msgspec.json.decode(line).get("step") or 0) >= step:
             worker.kill()
             break
     worker.stdout.close()
