@@ -255,6 +255,7 @@ class TrainSection(Section):
             name for name in TrainSettings.__struct_fields__ if name in type(self).model_fields
         ]
         values = {name: getattr(self, name) for name in names}
+        values["probe_path"] = None if self.probe_path is None else str(self.probe_path)
         fixed = tuple(name for name in names if name in self.model_fields_set)
         return preset(
             msgspec.convert(values | {"too_long": too_long, "fixed": fixed}, TrainSettings)
@@ -277,7 +278,7 @@ class GateSection(Section):
     """Held-out successes below which there is not enough evidence."""
     min_failures: int = Field(10, ge=2)
     """Held-out failures below which the outcome contrast is not used."""
-    alpha: float = Field(0.005, gt=0.0, lt=0.5)
+    alpha: float = Field(0.0075, gt=0.0, lt=0.5)
     """Chance that any useless candidate passes, over all that are judged by the same held-out episodes."""
     slice_false_discoveries: float = Field(0.1, gt=0.0, lt=0.5)
     """Share, of the slices (worker, action, tool, tag) called harmed, that are not; a harmed slice is a fail."""

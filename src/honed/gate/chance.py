@@ -15,10 +15,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-NUM_SHELVES: Final = 8
+NUM_SHELVES: Final = 5
 FEW: Final = 100
 """Episodes up to which whole permutations are drawn."""
-MANY_TURNS: Final = 1e8
+MANY_TURNS: Final = 1e7
 """Relabellings that the shelves must allow, or whole permutations are drawn."""
 PIECE: Final = 256
 """A larger group exchanges outcomes within pieces of this size only."""

@@ -65,7 +65,7 @@ class HeldOutGate:
         *,
         min_successes: int = 10,
         min_failures: int = 10,
-        alpha: float = 0.005,
+        alpha: float = 0.0075,
         slice_false_discoveries: float = 0.1,
         protected: Sequence[str] = (),
         metrics: Mapping[str, Metric] | None = None,

@@ -28,6 +28,7 @@ from honed.training_sets.keyed_texts import sought
 from honed.training_sets.near_duplicates import check_available, is_available, said, sketch
 from honed.training_sets.rows import RowSpool
 from honed.training_sets.rules import Rules
+from honed.training_sets.slices import slices_of
 
 __all__ = ["MAY_NOT_TEACH", "NO_ROW", "Harvest", "Rules"]
 
@@ -259,6 +260,7 @@ class Harvest:
                         episode_id=episode.id,
                         group=episode.split_key,
                         is_success=is_corrected or is_success(episode.outcome),
+                        slices=slices_of(episode),
                     ),
                     self.spool.add(data),
                 )

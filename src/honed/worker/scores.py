@@ -1,14 +1,15 @@
-"""Log-probabilities of held-out episodes under a candidate and the incumbent, for the gate.
+"""Log-probabilities of held-out episodes under a candidate, the incumbent and the base, for the gate.
 
-Both see the same rows in the same batches, so that what padding does to the last digits cancels
+All see the same rows in the same batches, so that what padding does to the last digits cancels
 out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from honed.domain.job import EpisodeScore, Progress, ScoreJob, ScoreResult
+from honed.domain.episode_score import EpisodeScore
+from honed.domain.evaluating import Foretold
+from honed.domain.job import Progress, ScoreJob, ScoreResult
 from honed.worker.adapted import AdaptedModel
 from honed.worker.base_model import (
     base_folder,
@@ -17,17 +18,13 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
-from honed.worker.batches import collate
 from honed.worker.examples import read_examples
+from honed.worker.foretelling import NOTHING, batches_of, foretold_in, together
 from honed.worker.reporting import Report
 from honed.worker.rows import Row, rows_of
 
 CANDIDATE: Final = "candidate"
 INCUMBENT: Final = "incumbent"
-MAX_LOGITS: Final = 1 << 27
-"""Logits of one batch at most: 512 MiB in float32. A single longer row is computed where it counts
-only.
-"""
 
 
 class HeldOutRows(NamedTuple):
@@ -78,57 +75,33 @@ def score_episodes(
     pad_token_id: int,
     report: Report,
 ) -> tuple[EpisodeScore, ...]:
-    """One score for each line of the held-out file; a line without a token to score has
-    `num_tokens` 0.
+    """One score for each line of the held-out file, of candidate, incumbent and the bare base where that is neither.
+
+    A line without a token to score has `num_tokens` 0.
     """
-    tokens = [0] * held_out.num_examples
-    sums = {CANDIDATE: [0.0] * held_out.num_examples, INCUMBENT: [0.0] * held_out.num_examples}
-    names = {CANDIDATE: candidate, INCUMBENT: incumbent}
-    batches = list(_batches(held_out.rows, model.model.config.vocab_size))
+    names = list(dict.fromkeys((candidate, incumbent, None)))
+    found = {name: [NOTHING] * held_out.num_examples for name in names}
+    batches = list(batches_of(held_out.rows, model.model.config.vocab_size))
     for step, batch in enumerate(batches, 1):
-        for row in batch:
-            tokens[row.example] += row.num_targets
-        for side, name in names.items():
+        for name in names:
             with model.using(name) as adapted:
-                for row, value in zip(
-                    batch, row_log_probs(adapted, batch, pad_token_id), strict=True
-                ):
-                    sums[side][row.example] += value
+                foretold = foretold_in(adapted, batch, pad_token_id)
+            for row, more in zip(batch, foretold, strict=True):
+                found[name][row.example] = together(found[name][row.example], more)
         report(Progress(phase="scoring", step=step, total_steps=len(batches)))
+    base = found[None] if incumbent is not None else [None] * held_out.num_examples
     return tuple(
-        EpisodeScore(num_tokens=n, candidate=c / max(n, 1), incumbent=i / max(n, 1))
-        for n, c, i in zip(tokens, sums[CANDIDATE], sums[INCUMBENT], strict=True)
+        _score(*each) for each in zip(found[candidate], found[incumbent], base, strict=True)
     )
 
 
-def row_log_probs(model: Any, rows: Sequence[Row], pad_token_id: int) -> list[float]:
-    """The summed log-probability of each row, nats; call it inside `AdaptedModel.using`."""
-    import torch
-
-    batch = {name: values.to(model.device) for name, values in collate(rows, pad_token_id).items()}
-    labels = batch.pop("labels")[:, 1:]
-    if len(rows) == 1:
-        positions = (labels[0] >= 0).nonzero()[:, 0]
-        logits = model(**batch, logits_to_keep=positions).logits.float()
-        targets = labels[:, positions]
-    else:
-        logits = model(**batch).logits[:, :-1].float()
-        targets = labels
-    counted = targets >= 0
-    chosen = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    log_probs = (chosen - torch.logsumexp(logits, dim=-1)) * counted
-    sums: list[float] = log_probs.double().sum(dim=1).tolist()
-    return sums
-
-
-def _batches(rows: Sequence[Row], vocab_size: int) -> Iterator[list[Row]]:
-    """Rows of similar length together, as many as `MAX_LOGITS` allows."""
-    batch: list[Row] = []
-    longest: Callable[[Row], int] = lambda row: len(row.input_ids)  # noqa: E731
-    for row in sorted(rows, key=longest):
-        if batch and (len(batch) + 1) * len(row.input_ids) * vocab_size > MAX_LOGITS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _score(candidate: Foretold, incumbent: Foretold, base: Foretold | None) -> EpisodeScore:
+    num_tokens = max(candidate.num_tokens, 1)
+    return EpisodeScore(
+        num_tokens=candidate.num_tokens,
+        candidate=candidate.log_prob / num_tokens,
+        incumbent=incumbent.log_prob / num_tokens,
+        base=base.log_prob / num_tokens if base else None,
+        candidate_accuracy=candidate.num_correct / num_tokens,
+        incumbent_accuracy=incumbent.num_correct / num_tokens,
+    )

@@ -61,7 +61,7 @@ def test_a_row_counts_the_same_alone_and_in_a_batch(
     """What memory allows decides how rows are put together, not what is counted."""
     data = _written(tmp_path / "test.jsonl")
     together = _evaluated(tiny_base, data).rows
-    monkeypatch.setattr("honed.worker.evaluate.MAX_LOGITS", 1)
+    monkeypatch.setattr("honed.worker.foretelling.MAX_LOGITS", 1)
     for one, other in zip(together, _evaluated(tiny_base, data).rows, strict=True):
         assert (one.num_tokens, one.num_correct) == (other.num_tokens, other.num_correct)
         assert one.log_prob == pytest.approx(other.log_prob, abs=1e-3)
