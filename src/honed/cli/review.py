@@ -255,6 +255,8 @@ def _rendered(
     """The shown rows as the base model would be trained on them, or why not."""
     if raw or not preview.rows:
         return None, None
+    if preview.shape != "sft":
+        return None, f"they are of the shape {preview.shape}"
     if config.base_model is None:
         return None, "base_model is not set"
     try:

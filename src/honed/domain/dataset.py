@@ -3,14 +3,17 @@
 Equal episodes, rules and seed give equal files, and so equal digests.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from honed.domain.trained_model import Selection
+from honed.domain.trained_model import Method, Selection
 
 Shape = Literal["sft", "preference", "labelled"]
 """What a row is: a conversation to imitate, two answers to one prompt, or one answer marked good or bad."""
+
+SHAPE_OF: Final[dict[Method, Shape]] = {"sft": "sft", "dpo": "preference", "kto": "labelled"}
+"""What the rows of a method are."""
 
 
 class DataRules(Struct, frozen=True, kw_only=True):

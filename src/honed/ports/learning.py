@@ -68,14 +68,15 @@ class TrainingSets(Protocol):
         folder: Path,
         *,
         selection: Selection = "successes",
-        shape: Shape = "sft",
+        shape: Shape | None = None,
         material: Material | None = None,
         look: Look | None = None,
     ) -> TrainingSet:
         """Write the training and the held-out file into `folder`, the training rows in the shape that a method reads.
 
-        The episodes are those of `material`, chosen now where it is None. `look` is told of each of them; then
-        nothing is going to be learned from what is written.
+        Without a shape they have the one of all runs, and of `preview`, which a person has looked at. The episodes are
+        those of `material`, chosen now where it is None. `look` is told of each of them; then nothing is going to be
+        learned from what is written.
 
         Raises:
             EmptyDataError: nothing can teach; the message counts the reasons.
@@ -96,6 +97,8 @@ class TrainRequest(Struct, frozen=True, kw_only=True):
     """Scored against; None is the bare base."""
     parent_id: str | None
     selection: Selection = "successes"
+    start_path: str | None = None
+    """Folder of the adapter that the run goes on from, where the settings ask for one; None: the base."""
     base_facts_path: Path | None = None
     """Facts of the base model that is served (`domain.base_facts`); None when they are not known."""
     checkpoints_path: Path | None = None

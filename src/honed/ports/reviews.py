@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from honed.domain.dataset import Shape
 from honed.domain.episode import Episode
 from honed.domain.trained_model import Selection
 from honed.ports.lessons import Material
@@ -94,6 +95,8 @@ class Preview(Struct, frozen=True, kw_only=True):
 
     scenario: str
     learn_model: str
+    shape: Shape = "sft"
+    """What a row is."""
     review: Review | None
     """The run that waits for it; None when none does."""
     problem: str | None

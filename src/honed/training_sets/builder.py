@@ -13,10 +13,10 @@ from typing import Final, Literal
 import anyio.to_thread
 
 from honed import log
-from honed.domain.dataset import Shape
+from honed.domain.dataset import SHAPE_OF, Shape
 from honed.domain.episode import Episode
 from honed.domain.held_text import least_equal
-from honed.domain.trained_model import Method, Selection
+from honed.domain.trained_model import Selection
 from honed.domain.verdict import Reach, Seen
 from honed.errors import TrainingError
 from honed.learn_models import DpoConfig
@@ -27,9 +27,6 @@ from honed.training_sets.held_out import HeldOutSplit
 from honed.training_sets.preview import preview
 from honed.training_sets.rows import RowSpool
 from honed.training_sets.writing import Written, write
-
-_SHAPES: Final[dict[Method, Shape]] = {"dpo": "preference", "kto": "labelled"}
-"""What the rows of a method are; conversations where nothing else is said."""
 
 CHUNK: Final = 32
 """Episodes converted in one go; a few hundred kilobytes of typical conversations."""
@@ -52,6 +49,7 @@ class EpisodeTrainingSets:
         seed: of all draws and of the order of the rows.
         near_duplicates: `drop` leaves out rows that say nearly what another row says; `keep` marks them.
         similarity: share of common word sequences from which two rows say nearly the same, 0..1.
+        shape: what a row of a run is; None: as the method of the learn model has it.
         min_chars, max_chars, max_turns, replay, skill_tag, max_skill_share, max_age_share, pairs: as in `Rules`.
     """
 
@@ -79,8 +77,10 @@ class EpisodeTrainingSets:
         max_skill_share: float = 1.0,
         max_age_share: float = 1.0,
         pairs: DpoConfig = DpoConfig(),  # noqa: B008  (frozen)
+        shape: Shape | None = None,
     ) -> None:
         self._store = store
+        self._shape: Shape = shape or SHAPE_OF.get(method_of(learn_model), "sft")
         self._rules = Rules(
             learn_model=learn_model,
             scenario=scenario,
@@ -121,7 +121,7 @@ class EpisodeTrainingSets:
     ) -> Preview:
         """What `build` would give now, or for the run that waits; it is built, looked at and cleared away.
 
-        Without a `shape` it is that of the learn model's method.
+        Without a `shape` it is that of the runs.
         """
         return await preview(
             self,
@@ -133,7 +133,7 @@ class EpisodeTrainingSets:
             review=review,
             num_rows=num_rows,
             selection=selection,
-            shape=shape or _SHAPES.get(method_of(self._rules.learn_model), "sft"),
+            shape=shape or self._shape,
         )
 
     async def build(
@@ -141,7 +141,7 @@ class EpisodeTrainingSets:
         folder: Path,
         *,
         selection: Selection = "successes",
-        shape: Shape = "sft",
+        shape: Shape | None = None,
         material: Material | None = None,
         look: Look | None = None,
     ) -> TrainingSet:
@@ -154,7 +154,7 @@ class EpisodeTrainingSets:
         Args:
             folder: made if need be.
             selection: whether outcomes are looked at.
-            shape: what a row is.
+            shape: what a row is; None: as the runs have it.
             material: the episodes, chosen earlier; None chooses them now.
             look: is told of each episode; then nothing is settled, for nothing will be learned from it.
 
@@ -171,7 +171,13 @@ class EpisodeTrainingSets:
             with RowSpool(folder) as spool:
                 fresh = material.episode_ids[: material.num_new + material.num_changed]
                 harvest = Harvest(
-                    rules, spool, selection, actions, shape=shape, fresh=fresh, look=look
+                    rules,
+                    spool,
+                    selection,
+                    actions,
+                    shape=shape or self._shape,
+                    fresh=fresh,
+                    look=look,
                 )
                 later = await self._read(material, harvest)
                 for ids in harvest.groups():
@@ -215,7 +221,7 @@ class EpisodeTrainingSets:
         actions = await self._store.distinct_actions(rules.scenario)
         settled = await self._store.lessons.sides(rules.split.names(episode))
         with tempfile.TemporaryDirectory() as folder, RowSpool(Path(folder)) as spool:
-            harvest = Harvest(rules, spool, "successes", actions)
+            harvest = Harvest(rules, spool, "successes", actions, shape=self._shape)
             harvest.settled = settled
             harvest.add([episode])
         return next(iter(harvest.left_out), None)

@@ -117,6 +117,7 @@ async def preview(
     return Preview(
         scenario=scenario,
         learn_model=learn_model,
+        shape=shape,
         review=review,
         problem=problem,
         num_rows=made.num_rows if made else 0,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from honed.domain.dataset import Shape
 from honed.domain.outcome import Failure, Success
 from honed.errors import EmptyDataError
 from honed.learn_models import create
@@ -45,6 +46,30 @@ def test_a_preview_shows_what_the_run_then_trains_on(tmp_path: Path) -> None:
         }
         assert shown.by_source == {"client": Tally(taught=5, held_out=2, left_out=1)}
         assert (shown.num_episodes, shown.num_new, shown.problem) == (8, 8, None)
+
+    with_store(test, tmp_path)
+
+
+@pytest.mark.parametrize("shape", ["sft", "preference", "labelled"])
+def test_a_preview_has_the_shape_that_the_runs_have(tmp_path: Path, shape: Shape) -> None:
+    """Neither is told it again: what somebody looks at is the file that is trained on."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        group = KEPT[0]
+        for name, outcome in (("good", Success()), ("bad", Failure("no"))):
+            events = told(name, outcome, answer=f"a {name} one", group_id=group)
+            events[0]["messages"] = [{"role": "user", "content": "which?"}]
+            await add(store, events)
+        sets = EpisodeTrainingSets(
+            store, create("chat"), scenario="air", secret=SECRET, min_rows=1, shape=shape
+        )
+        shown = await sets.preview(folder / "scratch", num_rows=3)
+        made = await sets.build(folder)
+        assert made.dataset is not None
+        assert (shown.shape, made.dataset.rules.shape) == (shape, shape)
+        assert shown.data_digest == made.data_digest
+        columns = {"sft": "messages", "preference": "rejected", "labelled": "label"}
+        assert all(f'"{columns[shape]}":' in row.data for row in shown.rows)
 
     with_store(test, tmp_path)
 
