@@ -1,6 +1,7 @@
 """A question that nobody answers: the episode's fault or the endpoint's, told apart, and paid for once."""
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -145,12 +146,13 @@ async def test_a_lone_episode_is_given_up_where_a_probe_is_answered() -> None:
 @pytest.mark.parametrize("questions", [["q0."], ["q0.", "q1.", "q2."]], ids=["one", "several"])
 async def test_an_endpoint_that_is_down_costs_no_episode_its_verdict(questions: list[str]) -> None:
     """However many rounds it is down for: the position stays, and the first answer after it counts."""
-    with judge_stub(lambda _, __: scoring(1.0)) as stub:
-        port = int(stub.url.rpartition(":")[2].removesuffix("/v1"))
+    holder = socket.socket()  # nobody listens, and nobody else can
+    holder.bind(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
     async with _intake() as intake:
         before = await _position(intake)
         await _made(intake, *questions)
-        judge = _judge(stub.url)
+        judge = _judge(f"http://127.0.0.1:{port}/v1")
         asking = _asking(intake, judge)
         async with _running(asking):
             await _until(
@@ -158,6 +160,7 @@ async def test_an_endpoint_that_is_down_costs_no_episode_its_verdict(questions: 
             )
             assert "cannot be asked" in (asking.problem or "")
             assert await _position(intake) == before
+            holder.close()
             with judge_stub(lambda _, __: scoring(1.0), port):
                 await _until(lambda: asking.counts.told == len(questions))
         assert asking.counts.failed == 0
