@@ -79,17 +79,20 @@ class Query(NamedTuple):
 @contextlib.contextmanager
 def listening(store: SqlStore) -> Iterator[list[Query]]:
     """Every query that the store sends while the body runs."""
-    engine = store._read.__self__._engine.sync_engine  # type: ignore[attr-defined]
+    transactions: Any = store._read.__self__  # type: ignore[attr-defined]
+    engines = [transactions._engine.sync_engine, transactions._writing_engine.sync_engine]
     heard: list[Query] = []
 
     def hear(db: Any, cursor: Any, text: str, values: Any, context: Any, many: bool) -> None:
         heard.append(Query(text, values))
 
-    event.listen(engine, "before_cursor_execute", hear)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", hear)
     try:
         yield heard
     finally:
-        event.remove(engine, "before_cursor_execute", hear)
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", hear)
 
 
 async def judge(store: SqlStore, rule: TrainTrigger = RULE) -> bool:

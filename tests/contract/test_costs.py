@@ -9,10 +9,13 @@ from typing import Any, Final
 
 import pytest
 
+from honed.domain.outcome import Success
+from honed.ports import EpisodeFilter
 from honed.stores import SqlStore, open_store
+from tests.contract.test_store import episode
 from tests.feed_parts import call, close_all, failure, incoming, success
 from tests.postgres import fetch
-from tests.trigger_load import Query, listening
+from tests.trigger_load import Query, fill, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -84,6 +87,30 @@ async def test_the_episodes_of_others_are_not_walked_through(tmp_path: Path) -> 
         steps[num] = {query.text: _steps(path, query) for query in queries}
     for query, few in steps[3_000].items():
         assert steps[30_000][query] < 1.1 * few + 20, (query, few, steps[30_000][query])
+
+
+@pytest.mark.parametrize("name", ["task_id", "group_id"])
+async def test_an_episode_is_found_by_its_name_among_many_of_mine(
+    tmp_path: Path, name: str
+) -> None:
+    """Whatever else is asked of it, and by an import that looks whether it is there: a name leads to few of them."""
+    path = tmp_path / "honed.db"
+    async with open_store(f"sqlite:///{path}"):
+        pass
+    fill(path, 6_000, waiting=9)
+    number = "000000000005"
+    named = {"task_id": f"task-{number}", "group_id": f"group-{number}"}
+    only = EpisodeFilter(scenario="airline", learn_model="chat", **{name: named[name]})
+    async with open_store(f"sqlite:///{path}") as store:
+        with listening(store) as heard:
+            assert 1 <= len(await store.list_episodes(only)) <= 4
+            assert 1 <= await store.count_episodes(only) <= 4
+            made = episode(Success(), ms=5, task_id="new")
+            assert await store.add_episode(made, [incoming(call(task_id="new"))])
+        queries = [query for query in heard if query.text.startswith("SELECT")]
+        assert len(queries) >= 6
+        for query in queries:
+            assert _steps(path, query) < 500, query
 
 
 def _steps(path: Path, query: Query) -> int:

@@ -325,9 +325,12 @@ def _ordered(query: Select[Any], filter: EpisodeFilter) -> Select[Any]:
 
 def _conditions(filter: EpisodeFilter) -> list[ColumnElement[bool]]:
     e = t.episodes.c
+    is_named = filter.task_id is not None or filter.group_id is not None
     equal = {
-        e.learn_model: filter.learn_model,
-        e.scenario: filter.scenario,
+        # Of a name there are few episodes, of a scenario and learn model there may be millions. SQLite takes the
+        # index with more columns, unless it is given none.
+        (e.learn_model + "" if is_named else e.learn_model): filter.learn_model,
+        (e.scenario + "" if is_named else e.scenario): filter.scenario,
         e.worker_id: filter.worker_id,
         e.task_id: filter.task_id,
         e.group_id: filter.group_id,
