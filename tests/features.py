@@ -178,6 +178,41 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "SE-214": "Visits, successes and failures of all actions, of each, and of each on a target are counted right"
         " while a swarm runs, with learning off too.",
     },
+    "Before a stand-alone run": {
+        "TR-001": "Pre-flight fails without the training file, and names the path that it looked for.",
+        "TR-002": "A line that is no row fails by its number, with the advice to convert it in the format step.",
+        "TR-003": "Fewer than 100 rows fail, fewer than 1,000 warn.",
+        "TR-004": "A validation split is found beside the training file or where it is named; without one there is a"
+        " warning.",
+        "TR-005": "The memory of the GPU is told, free and all; too little for the model fails, and where lower"
+        " settings help they are named.",
+        "TR-006": "The report says what torch was built for and sees; a card that it does not see fails.",
+        "TR-007": "The config file is told with what it sets, else the defaults that hold; its faults fail.",
+        "TR-008": "Whether the model fits is looked up by card and name, else estimated; nothing is claimed of what is"
+        " not known.",
+        "TR-009": "A missing baseline fails unless that is allowed; one of another test set is told.",
+        "TR-010": "One command makes all nine checks, and none takes another along.",
+        "TR-011": "A card of 8 GB: a 4b model, batch 1, accumulation 8, r 8, length 1024.",
+        "TR-012": "A card of 12 GB: a 4b model by the defaults.",
+        "TR-013": "A card of 16 GB: a 12b model with r 16.",
+        "TR-014": "A card of 24 GB and more: a 27b model with r 32 and length 4096.",
+        "TR-015": "Without a GPU a tiny model is proposed, fits, and is trained.",
+    },
+    "Around a stand-alone run": {
+        "TR-092": "The baseline says which score an adapter must reach.",
+        "TR-093": "An adapter is measured on the test set of the baseline, and compared with it and with its target.",
+        "TR-094": "A gate's result has its id, whether it passed, a message, blockers, warnings, the values, and when it"
+        " was checked.",
+        "TR-095": "A baseline counts only for the test set that it was measured on, told by its digest.",
+        "TR-096": "Values are compared as at least, at most or exactly; 20 points of improvement are asked for unless"
+        " set otherwise; an absent value blocks.",
+        "TR-097": "A quantised model that keeps less than 95 % of its score does not pass; what it keeps is measured on"
+        " llama-server.",
+        "TR-098": "A data set passes with three splits without leakage by content, group or task; shares and sizes"
+        " warn.",
+        "TR-099": "The validator finds lines that are no rows, copies, leakage, extreme lengths, a tiny test set, and"
+        " rows without a language.",
+    },
 }
 """By area: what holds, by the name that tests call it by."""
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and told by their digest."""
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -44,7 +45,8 @@ def write_json(path: Path, value: Any) -> None:
             f"{path} cannot be written: {error.strerror}", advice="name another folder by --metrics"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it became the file, or could not be made
+            aside.unlink()
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:

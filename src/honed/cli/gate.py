@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from honed.checks import GATES, Gate, GateResult, judge
+from honed.checks.deployment import measure_deployment
 from honed.checks.files import write_json
 from honed.checks.measures import (
     ANNOTATIONS,
@@ -18,8 +19,8 @@ from honed.checks.measures import (
     Quantization,
 )
 from honed.checks.measuring import IMPROVEMENT, measure_baseline
+from honed.checks.quantization import NUM_TOKENS, measure_quantization
 from honed.checks.raw_data import agreement, count_raw
-from honed.checks.serving import NUM_TOKENS, measure_deployment, measure_quantization
 from honed.cli.asking import EXIT_FAILED, EXIT_USAGE, AsJson, leave, print_json, run_async
 from honed.cli.printing import say
 from honed.cli.run_options import (
