@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from honed.domain.composition import PLAIN, Composition, Weight
 from honed.domain.outcome import Failure, Success
 from honed.domain.run import Run
-from honed.ports import EpisodeFilter, Remark
+from honed.ports import Aged, EpisodeFilter, Remark
 from honed.stores import SqlStore, late, open_store
 from honed.stores import tables as t
 from honed.triggers import Needs
@@ -79,6 +79,20 @@ async def test_a_verdict_on_a_large_group_reaches_every_attempt(lasting_url: str
         async with store._read() as db:
             assert not (await db.execute(select(t.late_outcomes))).all()
             assert await db.scalar(select(func.count()).select_from(t.outcomes)) == 90
+
+
+async def test_an_attempt_that_waits_for_its_group_s_verdict_is_not_cleared_away(
+    store: SqlStore,
+) -> None:
+    """Between the moment when the verdict was spread and the one when it reaches the attempt."""
+    await store.append([incoming(call(task_id="t", group_id="g"))])
+    await close_all(store)
+    aged = Aged(unlabelled_before_ms=1 << 60)
+    assert (await store.keeping.aged(aged, limit=9)).episode_ids
+    await store._writer.append([incoming(success(group_id="g", source="desk"))])
+    async with store._write() as db:
+        assert await late.settle(db)
+    assert not (await store.keeping.aged(aged, limit=9)).episode_ids
 
 
 COMPOSITIONS = {

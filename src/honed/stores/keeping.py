@@ -150,7 +150,7 @@ async def _aged_groups(
         return frozenset()
     of_group = exists().where(e.source_group == g.id)
     kept = exists().where(e.source_group == g.id, ~or_(*may_go))
-    late = exists().where(t.late_outcomes.c.group_id == g.id)
+    late = exists().where(t.late_outcomes.c.group_id.in_((g.id, -g.id)))
     query = select(g.id).where(g.closed == 1, of_group, ~kept, ~late)
     if within is not None:
         query = query.where(among(g.id, within))
