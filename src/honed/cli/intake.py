@@ -100,8 +100,8 @@ class Intake:
     async def _adopt(self, row: Reading, stored: StoredEpisode) -> Reading | BadRow:
         await self.flush()  # an attempt that came in before it is known to the store
         if stored.is_held_out:  # before it is there to be learned from
-            names = self._split.names(stored.episode)
-            await self._store.lessons.settle_sides(dict.fromkeys(names, True))
+            models = self._config.learn.models()
+            await self._split.hold_out(self._store.lessons, models, stored.episode)
         try:
             is_new = await self._sink.adopt(stored.episode, stored.provenance)
         except ValidationError as error:

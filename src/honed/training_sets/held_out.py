@@ -14,13 +14,16 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 from honed.domain.episode import Episode
-from honed.errors import StoreError
+from honed.errors import LearnError, StoreError
+from honed.learn_models import LearnModel, convert
+from honed.ports import Lessons
 from honed.training_sets.keyed_texts import KeyedTexts
+from honed.training_sets.near_duplicates import is_available, said, sketch
 
 SECRET_BYTES: Final = 32
 
@@ -73,6 +76,19 @@ class HeldOutSplit:
             return "both"
         is_held_out = known.pop() if known else self.is_held_out(episode.split_key)
         return "held out" if is_held_out else "training"
+
+    async def hold_out(
+        self, lessons: Lessons, learn_models: Iterable[LearnModel], episode: Episode
+    ) -> None:
+        """Hold out what another store has held out: its names, and what it says to its learn model."""
+        for model in learn_models:
+            if model.name != episode.learn_model:
+                continue
+            with contextlib.suppress(LearnError):  # it has no text that could be learned
+                data = convert(model, episode)
+                made = sketch(data) if is_available() else None
+                await lessons.hold_out([self.texts.text(said(data), made)])
+        await lessons.settle_sides(dict.fromkeys(self.names(episode), True))
 
     def _hash(self, text: str) -> bytes:
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self._secret).digest()

@@ -465,9 +465,12 @@ async def test_another_store_holds_out_what_was_held_out_here(tmp_path: Path) ->
             told = FORMATS["honed"].read(row)
             assert isinstance(told, StoredEpisode)
             if told.is_held_out:  # as `honed import` does it
-                names = split.names(told.episode)
-                await there.store.lessons.settle_sides(dict.fromkeys(names, True))
+                await split.hold_out(there.store.lessons, [create("chat")], told.episode)
             await there.sink.adopt(told.episode, told.provenance)
+        await renamed(there)
+        window = await there.build(max_episodes=NUM)
+        assert window.trained, "a run that never saw what was held out there"
+        assert not window.trained & before.held_out
         after = await there.build()
         assert before.held_out < after.held_out
         assert not after.trained & before.held_out
