@@ -5,14 +5,13 @@ The daemon opens them; tests may bring their own in their place.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
 
 import anyio
 
 from honed.appliers import LlamaServerApplier, NoApplier
 from honed.config import Config
+from honed.domain.dataset import SHAPE_OF, Shape
 from honed.domain.episode import Episode
-from honed.domain.trained_model import Method
 from honed.errors import ConfigError
 from honed.gate import HeldOutGate, load_metrics
 from honed.learn_models import DpoConfig, LearnModel, method_of
@@ -33,9 +32,6 @@ from honed.sources import check_sources
 from honed.stores import SqlStore, open_store
 from honed.training_sets import EpisodeTrainingSets
 
-_TRAINED: Final[frozenset[Method]] = frozenset({"sft"})
-"""Methods that the worker has."""
-
 
 def learn_models_of(config: Config) -> list[LearnModel]:
     """The learn models that the config names, each of which can do its work here.
@@ -51,21 +47,39 @@ def learn_models_of(config: Config) -> list[LearnModel]:
             advice='set apply.kind to "none", which only writes adapters down; or name one model, and learn '
             "the others in scenarios of their own",
         )
+    if config.train.method == "grpo" and config.base_model is not None:
+        raise ConfigError(
+            'train.method is "grpo", which learns from rollouts: this version makes none',
+            advice="a later version brings it; choose auto, sft, dpo or kto, which learn from episodes",
+        )
     for model in models:
-        method = method_of(model)
-        if config.base_model is not None and method not in _TRAINED:
-            raise ConfigError(
-                f"learn.model: {model.name} makes rows for the method {method}, which this version cannot "
-                f"train: expected {', '.join(sorted(_TRAINED))}",
-                advice="choose a learn model that is trained by imitation; or leave base_model out, so that episodes "
-                "are only kept, for `honed export --format preference`",
-            )
+        _see_that_it_fits(config, model)
     if config.learn.unlabelled == "judge" and not _has_judge(config):
         raise ConfigError(
             'learn.unlabelled is "judge", and no judge is configured',
             advice='set judge.url, or set learn.unlabelled to "wait"',
         )
     return models
+
+
+def _see_that_it_fits(config: Config, model: LearnModel) -> None:
+    """Refuse a method that the rows of a learn model do not allow."""
+    asked = config.train.method
+    if config.base_model is None or asked == "auto":
+        return
+    if asked == "sft":
+        if method_of(model) != "sft":
+            raise ConfigError(
+                f"train.method is 'sft', and learn.model {model.name} makes pairs, which are not imitated one by one",
+                advice='set train.method to "auto", or learn.model to the model inside the brackets',
+            )
+        return
+    if not callable(getattr(model, "extractor", None)):
+        raise ConfigError(
+            f"train.method is {asked!r}, and learn.model {model.name} does not say what of its episodes is compared: "
+            "expected a method `extractor`",
+            advice='set train.method to "sft", or choose another learn model (docs/learn-models.md)',
+        )
 
 
 def _has_judge(config: Config) -> bool:
@@ -288,4 +302,11 @@ def training_sets_of(
         max_skill_share=config.train.max_skill_share,
         max_age_share=config.train.max_age_share,
         pairs=DpoConfig(**config.learn.dpo.model_dump()),
+        shape=shape_of(config, learn_model),
     )
+
+
+def shape_of(config: Config, learn_model: LearnModel) -> Shape:
+    """What a row of a run is: as the method reads it that the config asks for, else the learn model's own."""
+    asked = config.train.method
+    return SHAPE_OF.get(method_of(learn_model) if asked == "auto" else asked, "sft")

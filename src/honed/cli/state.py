@@ -54,6 +54,7 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             run.state,
             f"{_time(run.started_at_ms)} UTC",
             f"{seconds:.1f} s" if seconds is not None else "",
+            run.method or "",
             f"{run.num_episodes} episodes" if run.num_episodes else "",
             f"{run.num_new} new" if run.num_new else "",
             f"{run.num_changed} changed" if run.num_changed else "",
@@ -64,6 +65,8 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say("  ".join(filter(None, facts)))
         if words := run.message or run.reason:
             say(f"    {words}")
+        if run.method and run.method_reason:
+            say(f"    {run.method}: {run.method_reason}")
         if run.left_out:
             left_out = sorted(run.left_out.items(), key=lambda found: -found[1])
             say(f"    left out: {', '.join(f'{count} {why}' for why, count in left_out)}")

@@ -40,6 +40,8 @@ class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Names of the settings that somebody has chosen, which no preset changes; None: all of them."""
     start_from: Literal["base", "adapter"] = "base"
     """`adapter`: from the one in service, if it has the shape that these settings ask for."""
+    probe_path: str | None = None
+    """JSON lines `{"messages": [...]}` on which forgetting is measured; None: the built-in ones."""
     r: Annotated[int, Meta(ge=1, le=256)] = 16
     lora_alpha: Annotated[float, Meta(gt=0)] = 32
     lora_dropout: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
@@ -116,8 +118,6 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     """Conversations that are in no row beside the one of their attempt that is, by why they began."""
     start_path: str | None = None
     """Adapter folder that `start_from = "adapter"` begins with; None begins with the base."""
-    probe_path: str | None = None
-    """JSON lines `{"messages": [...]}` on which forgetting is measured; None: the built-in ones."""
     metadata_path: str | None = None
     """JSON lines beside the data; `group` keeps conversations on one side of the validation split."""
     checkpoints_path: str | None = None

@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from honed.domain.trained_model import Selection
+from honed.domain.trained_model import Method, Selection
 
 RunState = Literal["running", "done", "skipped", "failed", "cancelled", "interrupted"]
 """Cancelled: stopped by the operator. Interrupted: the daemon ended in the middle of it."""
@@ -25,6 +25,10 @@ class Run(Struct, frozen=True, kw_only=True):
     model_id: str | None = None
     message: str | None = None
     """Why it was skipped or failed."""
+    method: Method | None = None
+    """By which it learned; None when it did not, or is older than this field."""
+    method_reason: str | None = None
+    """Why that one."""
     num_episodes: int | None = None
     """That it learned from."""
     num_new: int | None = None

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from honed.domain.job import TrainSettings
 from honed.ports import TrainingSet
 
 CHECKPOINTS: Final = "checkpoints"
@@ -29,9 +30,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What a run was begun with."""
 
     model_id: str
+    base_model: str
+    settings: TrainSettings
+    """A config that has changed meanwhile is for the next run."""
     training_set: TrainingSet
     against_base: bool
     counts: bool
+    start_path: str | None = None
+    """The adapter that it began with, whatever has come into service since."""
     step: int = 0
     """From which it went on last."""
     tries: int = 0

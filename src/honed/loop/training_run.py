@@ -194,7 +194,7 @@ class TrainingRuns:
         if run.review_id is not None:
             return None  # what waits for a review is asked for anew
         plan = await self._plan(run)
-        if plan is None:
+        if plan is None or plan.base_model != self._base_model:
             return None
         models = await self._store.list_models(self._scenario)
         await self._processor.discard(run.id, registered=[model.id for model in models])
@@ -231,9 +231,9 @@ class TrainingRuns:
             self._on_phase("comparing")
             base_facts_path = await self._check_base()
             self._on_phase("reading")
-        plan = await self._planned(order, folder)
-        training_set = plan.training_set
         serving = await self._in_service.current(self._learn_model)
+        plan = await self._planned(order, folder, serving)
+        training_set = plan.training_set
         incumbent = None if order.against_base else serving
         trained = await self._processor.train(
             TrainRequest(
@@ -242,11 +242,12 @@ class TrainingRuns:
                 scenario=self._scenario,
                 learn_model=self._learn_model,
                 base_model=self._base_model,
-                settings=self._settings,
+                settings=plan.settings,
                 training_set=training_set,
                 incumbent=incumbent,
                 parent_id=serving.id if serving else None,
                 selection=order.selection,
+                start_path=plan.start_path,
                 base_facts_path=base_facts_path,
                 checkpoints_path=(folder / resumption.CHECKPOINTS).absolute(),
             ),
@@ -257,6 +258,8 @@ class TrainingRuns:
         message = await self._offer(model)
         run = msgspec.structs.replace(
             run,
+            method=trained.model.method,
+            method_reason=trained.model.method_reason,
             num_episodes=len(training_set.episode_ids),
             num_new=training_set.num_new,
             num_changed=training_set.num_changed,
@@ -266,17 +269,23 @@ class TrainingRuns:
         )
         return _ended(run, "done", message=message, model_id=model.id), training_set
 
-    async def _planned(self, order: RunOrder, folder: Path) -> resumption.Plan:
+    async def _planned(
+        self, order: RunOrder, folder: Path, serving: TrainedModel | None
+    ) -> resumption.Plan:
         """What the run trains, and with what: settled when it begins, and kept when it goes on."""
         plan = await self._plan(order.unfinished) if order.unfinished else None
         if plan is None:
             training_set = await self._build(order, folder)
             number = await self._store.next_model_number(self._scenario)
+            is_warm = self._settings.start_from == "adapter"
             plan = resumption.Plan(
                 model_id=adapter_id(self._scenario, number),
+                base_model=self._base_model,
+                settings=self._settings,
                 training_set=training_set,
                 against_base=order.against_base,
                 counts=order.counts,
+                start_path=serving.adapter_path if serving and is_warm else None,
             )
         try:
             await anyio.to_thread.run_sync(resumption.write_plan, folder, plan)

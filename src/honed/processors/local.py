@@ -144,6 +144,7 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         base_facts_path=str(request.base_facts_path) if request.base_facts_path else None,
         left_out=training_set.left_out,
         forks=training_set.forks,
+        start_path=request.start_path,
         metadata_path=_metadata_path(training_set.data_path),
         checkpoints_path=str(request.checkpoints_path) if request.checkpoints_path else None,
     )
@@ -162,7 +163,7 @@ def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> 
         run_id=request.run_id,
         base_model=request.base_model,
         learn_model=request.learn_model,
-        method="sft",
+        method=result.method,
         adapter_path=str(target),
         gguf_path=str(gguf_path) if gguf_path.is_file() else None,
         digest=result.digest,
@@ -174,6 +175,8 @@ def _trained_model(request: TrainRequest, target: Path, result: TrainResult) -> 
         parent_id=request.parent_id,
         metrics=result.metrics,
         seen=request.training_set.seen,
+        method_reason=result.method_reason,
+        started_from=result.started_from,
     )
 
 

@@ -226,7 +226,7 @@ def _probe_kl(job: TrainJob, base: _Base, model: AdaptedModel) -> float | None:
         base.tokenizer,
         adapter=CANDIDATE,
         max_length=job.settings.max_length,
-        path=Path(job.probe_path) if job.probe_path else None,
+        path=Path(job.settings.probe_path) if job.settings.probe_path else None,
     )
 
 

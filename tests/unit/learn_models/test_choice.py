@@ -107,19 +107,37 @@ def test_the_config_names_models_and_their_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("learn", "says"),
+    ("learn", "method", "says"),
     [
-        ({"model": "dpo(chat)"}, r"rows for the method dpo, which this version cannot train"),
-        ({"unlabelled": "judge"}, "no judge is configured"),
+        ({"model": "tests.unit.learn_models.own_model:Haiku"}, "kto", "does not say what of its"),
+        ({"model": "dpo(chat)"}, "sft", "makes pairs, which are not imitated one by one"),
+        ({}, "grpo", "learns from rollouts: this version makes none"),
+        ({"unlabelled": "judge"}, "auto", "no judge is configured"),
     ],
 )
 def test_what_could_not_be_learned_from_is_refused_at_the_start(
-    learn: dict[str, str], says: str
+    learn: dict[str, str], method: str, says: str
 ) -> None:
-    """Pairs are never imitated row by row, and nobody waits for a judge that is not there."""
+    """A method gets the rows that it reads, or none, and nobody waits for a judge that is not there."""
+    config = Config(scenario="a", base_model="tiny", learn=learn, train={"method": method})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=says) as caught:
-        learn_models_of(Config(scenario="a", base_model="tiny", learn=learn))  # type: ignore[arg-type]
+        learn_models_of(config)
     assert caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("dpo(chat)", "auto"), ("chat", "dpo"), ("chat", "kto"), ("dpo(chat)", "kto")],
+)
+def test_comparisons_are_trained_on(model: str, method: str) -> None:
+    """Pairs and labelled answers of one learn model are as good as rows to imitate."""
+    config = Config(
+        scenario="a",
+        base_model="tiny",
+        learn={"model": model},  # type: ignore[arg-type]
+        train={"method": method},  # type: ignore[arg-type]
+    )
+    assert models(lambda: learn_models_of(config)) == [model]
 
 
 def test_pairs_can_be_kept_where_nothing_trains() -> None:
