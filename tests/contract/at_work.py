@@ -11,7 +11,7 @@ import msgspec
 from honed.domain.composition import Composition, Weight
 from honed.domain.run import Run
 from honed.domain.verdict import Reach
-from honed.ports import EpisodeFilter, Material, Remark, Review
+from honed.ports import EpisodeFilter, Material, Remark, RemarkKind, Review
 from honed.stores import SqlStore, open_store
 from tests.feed_parts import call, close_all, failure, incoming, success
 
@@ -49,12 +49,12 @@ async def _step(store: SqlStore, chance: random.Random, name: str) -> list[str]:
             return await _judge(store)
         case "remark":
             rows = await store.list_episodes(EpisodeFilter(limit=20))
-            kinds = [chance.choice(("drop", "keep")) for _ in rows]
-            told = [
-                Remark(episode_id=row.id, kind=kind, said_by="ann", at_ms=1)
-                for row, kind in zip(rows, kinds, strict=True)
+            kinds: tuple[RemarkKind, ...] = ("drop", "keep")
+            remarks = [
+                Remark(episode_id=row.id, kind=chance.choice(kinds), said_by="ann", at_ms=1)
+                for row in rows
             ]
-            await store.reviews.remark(told)
+            await store.reviews.remark(remarks)
         case "train":
             await _train(store, chance, name)
     return []

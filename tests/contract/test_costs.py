@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from honed.domain.outcome import Success
@@ -89,18 +90,20 @@ async def test_the_episodes_of_others_are_not_walked_through(tmp_path: Path) -> 
         assert steps[30_000][query] < 1.1 * few + 20, (query, few, steps[30_000][query])
 
 
-@pytest.mark.parametrize("name", ["task_id", "group_id"])
+@pytest.mark.parametrize(
+    "named",
+    [EpisodeFilter(task_id="task-000000000005"), EpisodeFilter(group_id="group-000000000005")],
+    ids=["task", "group"],
+)
 async def test_an_episode_is_found_by_its_name_among_many_of_mine(
-    tmp_path: Path, name: str
+    tmp_path: Path, named: EpisodeFilter
 ) -> None:
     """Whatever else is asked of it, and by an import that looks whether it is there: a name leads to few of them."""
     path = tmp_path / "honed.db"
     async with open_store(f"sqlite:///{path}"):
         pass
     fill(path, 6_000, waiting=9)
-    number = "000000000005"
-    named = {"task_id": f"task-{number}", "group_id": f"group-{number}"}
-    only = EpisodeFilter(scenario="airline", learn_model="chat", **{name: named[name]})
+    only = msgspec.structs.replace(named, scenario="airline", learn_model="chat")
     async with open_store(f"sqlite:///{path}") as store:
         with listening(store) as heard:
             assert 1 <= len(await store.list_episodes(only)) <= 4
