@@ -171,7 +171,8 @@ def test_held_out_episodes_are_scored_without_training(
 
     scores = anyio.run(run)
     assert len(scores) == 5
-    assert all(score.candidate != score.incumbent for score in scores)
+    assert all(len({score.candidate, score.incumbent, score.base}) == 3 for score in scores)
+    assert all(0 <= score.candidate_accuracy <= 1 for score in scores)
 
 
 def test_cancelled_run_publishes_nothing(tiny_base: Path, tmp_path: Path) -> None:
