@@ -86,8 +86,13 @@ def feedback(
         said |= {"source": source, "version": version, "event_id": event_id}
         said["demonstration"] = None if answer is None else text_of(answer)
         told = [{key: value for key, value in (names | said).items() if value is not None}]
-        if sum(name is not None for name in names.values()) != 1:
-            raise _wrong("expected one of --receipt, --task, --group, --episode, or --file")
+        if (num := sum(name is not None for name in names.values())) != 1:
+            about = "expected one of --receipt, --task, --group, --episode, or --file"
+            raise _wrong(f"{about}; found {num or 'none'} of them")
+        if not {"success", "score", "comment", "demonstration"} & told[0].keys():
+            raise _wrong(
+                "nothing is said: expected --success, --failure, --score, --comment or --answer"
+            )
     send(found, told, as_json)
 
 

@@ -25,9 +25,9 @@ from honed.domain.times import now_ms
 from honed.errors import HonedError, TriggerError, TriggerSyntaxError
 from honed.ports import EpisodeFilter, Review
 from honed.stores import SqlStore
-from honed.triggers import TrainTrigger, TriggerContext, Verdict, parse
+from honed.triggers import Manual, Never, TrainTrigger, TriggerContext, Verdict, parse
 from honed.triggers.duration import format_duration, whole_seconds
-from honed.triggers.forecast import Forecast, forecast
+from honed.triggers.forecast import Forecast, forecast, leaves
 
 _PACE_OF: Final = 1_000
 """Newest episodes that tell how fast they come in."""
@@ -284,6 +284,10 @@ def _sentences(told: _Told) -> Iterator[str]:
         yield f"pace       {rate} (the last {pace.episodes}, in {span})"
     if told.held:
         yield "fires      not before that run has ended; what comes in meanwhile is the next one's"
+        return
+    constant = all(isinstance(leaf, (Manual, Never)) for leaf in leaves(told.verdict.trigger))
+    if constant and not told.verdict.fires:
+        yield "fires      never by itself: `honed train-now` trains"
         return
     idle = "; nothing is trained then, see above" if told.is_idle else ""
     yield f"fires      {_prospect(told.when, told.now, knows_pace=pace is not None)}{idle}"
