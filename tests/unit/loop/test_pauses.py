@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 
+from honed.domain.job import TrainSettings
 from honed.domain.trained_model import Selection
 from honed.errors import BusyError
 from honed.loop import resumption
@@ -189,7 +190,12 @@ async def test_files_that_somebody_was_taken_out_of_are_not_gone_on_with(tmp_pat
     seal.parent.mkdir(parents=True)
     seal.write_bytes(b"{}")
     plan = resumption.Plan(
-        model_id="airline@1", training_set=built, against_base=False, counts=True
+        model_id="airline@1",
+        base_model="org/tiny",
+        settings=TrainSettings(),
+        training_set=built,
+        against_base=False,
+        counts=True,
     )
     resumption.write_plan(tmp_path, plan)
     found = resumption.read_plan(tmp_path)
