@@ -56,7 +56,10 @@ def choose(asked: AskedMethod, lessons: Sequence[Lesson]) -> Choice:
     if asked == "grpo":
         raise UnsupportedError(NO_GRPO, advice=GRPO_ADVICE)
     if not lessons:
-        raise EmptyDataError("the data file is empty: expected conversations or answers")
+        raise EmptyDataError(
+            "the data file is empty: expected conversations or answers",
+            advice="`honed runs` says what was left out, and why",
+        )
     form = _form(lessons)
     method = _BY_CONTENT[form] if asked == "auto" else asked
     reason = (

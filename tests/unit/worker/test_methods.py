@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from honed.domain.job import Progress, TrainResult, TrainSettings
-from tests.tiny_models import SUBJECTS
+from honed.errors import EmptyDataError, TrainingError, UnsupportedError
+from tests.tiny_models import SUBJECTS, make_tiny_adapter
 from tests.unit.worker.test_train import job, run
 
 SETTINGS = TrainSettings(
@@ -134,3 +135,231 @@ def test_labelled_answers_are_learned_by_kto(tiny_base: Path, tmp_path: Path) ->
     assert logged[-1].loss is not None
     assert logged[-1].loss < 0.35
     assert gain(tiny_base, tmp_path / "run", GOOD) > gain(tiny_base, tmp_path / "run", BAD) + 0.5
+
+
+def test_prompt_and_other_voices_are_not_learned(tiny_base: Path) -> None:
+    """What counts of an answer are the assistant's own tokens behind the prompt; tools and users say the rest."""
+    from honed.worker.base_model import load_tokenizer
+    from honed.worker.examples import Preference, _lesson
+    from honed.worker.preferences import prepare_pairs
+    from honed.worker.rows import IGNORED
+
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "disk"}}}
+    acted = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "99 percent"},
+        *answer(0, GOOD),
+    ]
+    lesson = _lesson({"prompt": prompt(0), "chosen": acted, "rejected": answer(0, BAD)})
+    assert isinstance(lesson, Preference)
+    tokenizer = load_tokenizer(tiny_base)
+    (pair,) = prepare_pairs([lesson], tokenizer, max_length=512).rows
+    chosen = [label for label in pair.chosen.labels if label != IGNORED]
+    said = tokenizer.decode(chosen)
+    assert "look" in said
+    assert f"{SUBJECTS[0]}: {GOOD}<|im_end|>" in said
+    for word in ("percent", "inspect", "alert", "operate"):
+        assert word not in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "method", "error", "says"),
+    [
+        ([], "auto", EmptyDataError, "the data file is empty"),
+        (labelled(8)[::2], "auto", EmptyDataError, "all 4 answers are good"),
+        (labelled(8)[1::2], "auto", EmptyDataError, "all 4 answers are bad"),
+        (labelled(8)[1::2], "sft", EmptyDataError, "none of the 4 answers is good"),
+        (pairs(4) + labelled(2), "auto", TrainingError, "mixes 4 pairs of answers, 2 labelled"),
+        (labelled(4), "dpo", TrainingError, "dpo needs pairs of answers, and the data are 4 label"),
+        (
+            [{"messages": prompt(0)}],
+            "kto",
+            TrainingError,
+            "kto needs answers with a label, and the data are 1 conversations",
+        ),
+        (pairs(4), "grpo", UnsupportedError, "learns from rollouts, which this version cannot"),
+        (
+            [{"prompt": prompt(0), "chosen": answer(0, GOOD), "rejected": answer(0, GOOD)}],
+            "auto",
+            EmptyDataError,
+            "none of the 1 pairs can be compared within 2048 tokens .*whose two answers are the same",
+        ),
+        (
+            [{"prompt": prompt(0), "completion": [], "label": 1}],
+            "auto",
+            TrainingError,
+            "label is 1",
+        ),
+    ],
+)
+def test_data_that_cannot_teach_are_refused_with_the_reason(
+    tiny_base: Path,
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    method: Any,
+    error: type[Exception],
+    says: str,
+) -> None:
+    """Nothing is trained on what says nothing, and what to do about it is said."""
+    settings = TrainSettings(method=method, device="cpu", threads=1)
+    with pytest.raises(error, match=says) as raised:
+        trained(tiny_base, tmp_path / "run", rows, settings)
+    assert raised.value.advice  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "lines", "found"),
+    [
+        ("auto", pairs(3), [0, 1, 2], "dpo"),
+        ("auto", labelled(4), [0, 1, 2, 3], "kto"),
+        ("sft", pairs(3), [0, 1, 2], "sft"),
+        ("sft", labelled(4), [0, 2], "sft"),
+        ("kto", pairs(2), [0, 0, 1, 1], "kto"),
+    ],
+    ids=["pairs", "labels", "better answers", "good answers", "pairs by their labels"],
+)
+def test_rows_are_brought_into_the_form_of_the_method(
+    method: Any, rows: list[dict[str, Any]], lines: list[int], found: str
+) -> None:
+    """A method that somebody asks for takes what it can read of each row, and knows whose line it is."""
+    from honed.worker.examples import _lesson
+    from honed.worker.method import choose
+
+    choice = choose(method, [_lesson(row) for row in rows])
+    assert choice.method == found
+    assert list(choice.lines) == lines
+    assert ("asks for it" in choice.reason) is (method != "auto")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [({"use_dora": True}, "DoRA"), ({"bias": "all"}, "trained biases")],
+    ids=["dora", "bias"],
+)
+def test_what_could_not_be_served_is_refused_first(
+    tiny_base: Path, tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    """An adapter that llama.cpp would apply in part only is not trained."""
+    with pytest.raises(UnsupportedError, match=says):
+        trained(tiny_base, tmp_path / "run", pairs(4), TrainSettings(**changed))
+    assert not (tmp_path / "run/adapter").exists()
+
+
+def test_four_bits_are_told_and_left_out_without_cuda(tiny_base: Path, tmp_path: Path) -> None:
+    """Where bitsandbytes cannot work the run goes on without it, and says so; rank-stabilised scale is kept."""
+    settings = TrainSettings(
+        load_in_4bit=True, use_rslora=True, max_steps=1, device="cpu", threads=1
+    )
+    result, _ = trained(tiny_base, tmp_path / "run", pairs(4), settings)
+    assert (
+        result.metrics.chosen_settings["load_in_4bit"] == "false: bitsandbytes needs CUDA, not cpu"
+    )
+    manifest = json.loads((tmp_path / "run/adapter/manifest.json").read_text())
+    assert manifest["settings"]["load_in_4bit"] is False
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert config["use_rslora"] is True
+
+
+def test_a_run_goes_on_from_the_adapter_in_service(tiny_base: Path, tmp_path: Path) -> None:
+    """It begins with that adapter's weights, and prefers against that adapter, not against the base."""
+    adapter = make_tiny_adapter(tiny_base, tmp_path / "ops@1", strength=0.05)
+    settings = TrainSettings(
+        start_from="adapter", r=8, lora_alpha=16, max_steps=1, learning_rate=1e-6, logging_steps=1,
+        validation_fraction=0.0, device="cpu", threads=1,
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    rows = written(tmp_path / "run", pairs(4))
+    made = job(
+        tiny_base,
+        rows,
+        tmp_path / "run",
+        settings=settings,
+        held_out_path=None,
+        start_path=str(adapter),
+    )
+    result, progress = run(made)
+    first = next(line.loss for line in progress if line.loss is not None)
+    assert first == pytest.approx(0.693147, abs=1e-5)
+    assert result.started_from == "ops@1"
+    assert (
+        json.loads((tmp_path / "run/adapter/manifest.json").read_text())["started_from"] == "ops@1"
+    )
+    assert sorted(path.name for path in (tmp_path / "run/adapter").iterdir() if path.is_dir()) == []
+    before, after = weights(adapter), weights(tmp_path / "run/adapter")
+    assert before.keys() == after.keys()
+    assert all((before[name] - after[name]).abs().max() < 1e-4 for name in before)
+    assert result.metrics.probe_kl is not None
+    assert result.metrics.probe_kl > 1e-3
+
+
+def test_an_adapter_of_another_shape_is_not_gone_on_from(tiny_base: Path, tmp_path: Path) -> None:
+    """The run begins with the base then, and says why."""
+    adapter = make_tiny_adapter(tiny_base, tmp_path / "ops@1")
+    settings = TrainSettings(
+        start_from="adapter", r=4, lora_alpha=16, max_steps=1, learning_rate=1e-6, device="cpu",
+        threads=1,
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    rows = written(tmp_path / "run", pairs(4))
+    made = job(
+        tiny_base,
+        rows,
+        tmp_path / "run",
+        settings=settings,
+        held_out_path=None,
+        start_path=str(adapter),
+    )
+    result, _ = run(made)
+    assert result.started_from is None
+    told = result.metrics.chosen_settings["start_from"]
+    assert told == "base: ops@1 has r 8, and the settings ask for 4"
+    assert result.metrics.probe_kl == pytest.approx(0, abs=1e-4)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / "adapter_model.safetensors"))
+
+
+def test_divergence_is_that_of_the_two_models(tiny_base: Path, tmp_path: Path) -> None:
+    """On a probe set of one's own: KL of candidate from base after each token of the reply, computed one by one."""
+    import torch
+
+    from honed.worker.adapted import AdaptedModel
+    from honed.worker.base_model import load_tokenizer
+    from honed.worker.examples import read_examples
+    from honed.worker.probe import probe_kl
+    from honed.worker.rows import IGNORED, rows_of
+
+    adapter = make_tiny_adapter(tiny_base, tmp_path / "ops@1", strength=0.1)
+    probe = written(tmp_path, [{"messages": [*prompt(0)[:2], *answer(0, GOOD)]}], "probe.jsonl")
+    model = AdaptedModel(tiny_base, "cpu", {"it": adapter})
+    tokenizer = load_tokenizer(tiny_base)
+    found = probe_kl(model, tokenizer, adapter="it", max_length=512, path=probe)
+    (row,) = rows_of(read_examples(probe), tokenizer, max_length=512)
+    ids = torch.tensor([row.input_ids])
+    with model.using("it") as asked:
+        p = torch.log_softmax(asked(input_ids=ids).logits[0].double(), -1)
+    with model.using(None) as asked:
+        q = torch.log_softmax(asked(input_ids=ids).logits[0].double(), -1)
+    each = [
+        float((p[i - 1].exp() * (p[i - 1] - q[i - 1])).sum())
+        for i, label in enumerate(row.labels)
+        if label != IGNORED
+    ]
+    assert found == pytest.approx(sum(each) / len(each), rel=1e-4)
+    assert found > 1e-3
+    built_in = probe_kl(model, tokenizer, adapter="it", max_length=512)
+    assert built_in is not None
+    assert built_in > 1e-3
+
+
+def test_one_answer_at_a_time_is_raised_to_two(tiny_base: Path, tmp_path: Path) -> None:
+    """KTO compares with a neighbour in the batch: where batches are of one row, they become two, steps stay."""
+    settings = TrainSettings(
+        per_device_train_batch_size=1, gradient_accumulation_steps=4, num_train_epochs=1,
+        validation_fraction=0.0, device="cpu", threads=1,
+    )  # fmt: skip
+    result, _ = trained(tiny_base, tmp_path / "run", labelled(16), settings)
+    assert result.metrics.num_steps == 4
