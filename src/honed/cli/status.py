@@ -62,8 +62,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     for name, problem in (("feed", answer["feed_problem"]), ("store", answer["store_problem"])):
         if problem:
             say(f"{name:<12}{problem}")
-    for line in verdicts.lines(answer.get("rewards")):  # a daemon from before has none
-        say(line)
+    for told in verdicts.lines(answer.get("rewards")):  # a daemon from before has none
+        say(told)
     say(f"in service  {answer['current_model'] or 'the base model'}")
     say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     if answer["gateway_problem"]:

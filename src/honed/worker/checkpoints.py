@@ -70,7 +70,7 @@ def is_evaluated_next(args: Any, state: Any) -> bool:
     One before the evaluation would be gone on from without it: other random numbers, and a chance to stop missed.
     """
     ends_epoch = state.epoch == int(state.epoch) or state.global_step >= state.max_steps
-    return ends_epoch and args.eval_strategy != "no"
+    return bool(ends_epoch and args.eval_strategy != "no")
 
 
 def _digests(path: Path) -> dict[str, str]:
