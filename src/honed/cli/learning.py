@@ -32,12 +32,12 @@ _LOST_S: Final = 60.0
 _TAKEN_S: Final = 10.0
 """Until when it is waited for what becomes of an order; another learn model's run may be before it."""
 _TAKEN_LOOK_S: Final = 0.05
-_REVIEW: Final = "`honed review` shows what it would learn from, `honed review approve` lets it run"
+_REVIEW: Final = "`honed review{which}` shows what it would learn from, `honed review approve{which}` lets it run"
 
 Became = Literal["started", "waits", "ordered"]
 _BECAME: Final[dict[Became, str]] = {
     "started": "started",
-    "waits": f"waits for a review ({_REVIEW})",
+    "waits": f"waits for a review ({_REVIEW.format(which='')})",
     "ordered": "is ordered; `honed status` shows when it begins",
 }
 
