@@ -37,7 +37,7 @@ _REVIEW: Final = "`honed review{which}` shows what it would learn from, `honed r
 Became = Literal["started", "waits", "ordered"]
 _BECAME: Final[dict[Became, str]] = {
     "started": "started",
-    "waits": f"waits for a review ({_REVIEW.format(which='')})",
+    "waits": f"waits for a review ({_REVIEW})",
     "ordered": "is ordered; `honed status` shows when it begins",
 }
 

@@ -85,14 +85,14 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say(f"            next try at {_time(answer['backoff_until_ms'])} UTC, after a failure")
     run = answer["last_run"]
     say(f"last run    {ending(run, now_ms()) if run else 'none yet'}")
-    for line in lines:
-        is_first = line["learn_model"] == answer["learn_model"]
-        ended = _ended(answer) if is_first else f"{line['unlabelled']} without an outcome"
-        say(f"learn model {line['learn_model']}: {line['episodes']} episodes, {ended}")
-        say(f"            newest adapter {line['current_model'] or 'none'}")
-    for line in lines or (answer,):
-        say(f"trigger of {line['learn_model']}" if lines else "trigger")
-        for row in line["trigger"]["explain"].splitlines():
+    for each in lines:
+        is_first = each["learn_model"] == answer["learn_model"]
+        ended = _ended(answer) if is_first else f"{each['unlabelled']} without an outcome"
+        say(f"learn model {each['learn_model']}: {each['episodes']} episodes, {ended}")
+        say(f"            newest adapter {each['current_model'] or 'none'}")
+    for judged in lines or (answer,):
+        say(f"trigger of {judged['learn_model']}" if lines else "trigger")
+        for row in judged["trigger"]["explain"].splitlines():
             say(f"  {row}")
 
 
