@@ -165,9 +165,9 @@ def _read(path: Path, gate: Gate) -> tuple[Values, list[str]]:
 
 
 def _number(values: Values, metric: str) -> float | None:
-    """The value where it is a finite number; True is none."""
+    """The value where it is a number; True is none, and JSON has none without an end."""
     value = values.get(metric)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)
 

@@ -55,6 +55,26 @@ def plan(tmp_path: Path) -> RunPlan:
     )
 
 
+def model(folder: Path, parameters: int) -> str:
+    """A folder that says what a model's does, with as many weights."""
+    words = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "intermediate_size": 192,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 512,
+    }
+    write(folder / "config.json", [words])
+    entry = {"dtype": "U8", "shape": [parameters], "data_offsets": [0, parameters]}
+    header = json.dumps({"x": entry}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + parameters)  # a hole, not bytes
+    return str(folder)
+
+
 def checks(plan: RunPlan, facts: MachineFacts, **settings: Any) -> dict[str, PreflightCheck]:
     return {each.check: each for each in preflight(plan, facts, **settings)}
 
@@ -206,16 +226,29 @@ def test_a_card_that_others_fill_warns(plan: RunPlan) -> None:
 
 
 @pytest.mark.feature("TR-008", "TR-015")
-def test_without_a_card_the_memory_of_the_machine_counts(plan: RunPlan, tiny_base: Path) -> None:
-    """A tiny model trains; a large one does not."""
-    tiny = replace(plan, base_model=str(tiny_base))
+def test_without_a_card_the_memory_of_the_machine_counts(plan: RunPlan, tmp_path: Path) -> None:
+    """A tiny model trains; one that would take days, or that is too large, does not."""
+    tiny = replace(plan, base_model=model(tmp_path / "tiny", 100_000))
     found = checks(tiny, machine())["model_fits"]
     assert (found.status, "0.1 M parameters" in found.found) == ("pass", True)
     small = replace(machine(), memory=Memory(GIB // 2, GIB // 4))
     assert checks(tiny, small)["model_fits"].status == "fail"
+    billions = replace(plan, base_model=model(tmp_path / "large", 1_500_000_000))
+    assert checks(billions, machine())["model_fits"].advice == (
+        "a run takes hours or days on a CPU: choose a smaller model"
+    )
     found = checks(plan, machine())["model_fits"]
     assert (found.status, "needs a GPU with 8 GB" in found.found) == ("fail", True)
     assert checks(replace(plan, base_model="some/model"), machine())["model_fits"].status == "warn"
+
+
+@pytest.mark.feature("TR-008")
+def test_what_a_model_needs_that_no_table_holds_is_estimated(plan: RunPlan, tmp_path: Path) -> None:
+    """From its shape, and the settings of the run."""
+    asked = replace(plan, base_model=model(tmp_path / "other", 100_000))
+    assert checks(asked, machine(8))["model_fits"].status == "pass"
+    longer = replace(asked, max_length=131_072, batch_size=64)
+    assert checks(longer, machine(8))["model_fits"].status == "fail"
 
 
 @pytest.mark.feature("TR-009")
