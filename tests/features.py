@@ -198,6 +198,13 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "TR-014": "A card of 24 GB and more: a 27b model with r 32 and length 4096.",
         "TR-015": "Without a GPU a tiny model is proposed, fits, and is trained.",
     },
+    "Training": {
+        "SE-112": "Pairs are learned from by DPO: the loss of preferences falls on a CPU.",
+        "TR-062": "A run that was stopped, killed, or whose last checkpoint is damaged goes on from the last complete"
+        " one, to the same weights.",
+        "TR-087": "Out of memory, batches are halved and accumulation doubles, so that a step learns from as many"
+        " rows; only then rows are shortened. Each is told.",
+    },
     "Around a stand-alone run": {
         "TR-092": "The baseline says which score an adapter must reach.",
         "TR-093": "An adapter is measured on the test set of the baseline, and compared with it and with its target.",

@@ -79,6 +79,7 @@ def unbroken(tiny_base: Path, data: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.mark.feature("TR-062")
 @pytest.mark.parametrize("step", [1, 7, 10, 30])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     step: int, tiny_base: Path, data: Path, unbroken: Path, tmp_path: Path
@@ -96,6 +97,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     assert result.metrics.num_steps == STEPS
 
 
+@pytest.mark.feature("TR-062")
 def test_a_damaged_checkpoint_is_not_gone_on_from(
     tiny_base: Path, data: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +164,7 @@ def _ends(worker: subprocess.Popen[bytes], folder: Path) -> None:
     assert isinstance(parse_result((folder / "result.json").read_bytes()), TrainResult)
 
 
+@pytest.mark.feature("TR-062")
 def test_a_killed_run_goes_on_to_the_same_weights(
     tiny_base: Path, data: Path, unbroken: Path, tmp_path: Path
 ) -> None:
