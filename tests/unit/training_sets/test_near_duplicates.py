@@ -15,7 +15,8 @@ from honed.domain.outcome import Failure, Outcome, Success
 from honed.domain.training_data import ChatExample, PreferencePair
 from honed.errors import TrainingError
 from honed.stores import SqlStore
-from honed.training_sets.near_duplicates import Signed, near_duplicates, sketch
+from honed.training_sets.keyed_texts import KeyedTexts
+from honed.training_sets.near_duplicates import Signed, near_duplicates, said, sketch
 from tests.unit.training_sets.test_builder import KEPT, add, build, rows, told, with_store
 
 EXCERPT = Path(__file__).parents[2] / "data" / "tau-airline-excerpt.jsonl"
@@ -226,3 +227,16 @@ def test_without_the_library_nothing_is_dropped_silently(
         assert "honed[train]" in str(refused.value.advice)
 
     with_store(test, tmp_path)
+
+
+def test_what_is_remembered_of_a_text_is_the_same_in_every_version() -> None:
+    """Stores keep these numbers for ever: a library or a change that gives others forgets what was held out."""
+    asked = Message(role="user", content="Where is the red fox now?")
+    answer = Message(role="assistant", content="The red fox is in the den.")
+    told = ChatExample(messages=(asked, answer))
+    made = sketch(told)
+    assert made.digest()[:3] == [3389514676, 3496953894, 3304310778]
+    held = KeyedTexts(b"k" * 32).text(said(told), made)
+    assert held.digest.hex() == "0c926a52181ac0cd623d3108d335c5aa"
+    assert held.parts[:8].hex() == "ddb15d1b78ba3ae3"
+    assert held.bands[:2] == (3977791838725018362, -4883173890077648989)
