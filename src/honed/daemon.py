@@ -46,6 +46,7 @@ from honed.rooms import (
     in_service_of,
     learn_models_of,
     lines_of,
+    processor_of,
     runs_of,
     sink_of,
     store_of,
@@ -85,11 +86,7 @@ class LearningDaemon(InProcess):
         self._surroundings = surroundings or Surroundings()
         self._buses = tuple(buses)
         self._learn_models = [learn_model] if learn_model else learn_models_of(config)
-        self._processor = processor or LocalProcessor(
-            runs_dir=config.runs_dir,
-            adapters_dir=config.adapters_dir,
-            stop_grace=config.train.stop_grace,
-        )
+        self._processor = processor or processor_of(config)
         self._base = base_of(config)
         self._applier = applier or applier_of(config, self._base)
         self._gate = gate or gate_of(config)
@@ -123,6 +120,8 @@ class LearningDaemon(InProcess):
                 store = await rooms.enter_async_context(store_of(config))
             self._store, self._at_start = store, await store.stats()
             may_make = not await store.has_records()
+            if isinstance(self._processor, LocalProcessor):
+                rooms.push_async_callback(self._processor.give_back)
             secret = load_or_make_secret(config.data_dir / "secret.key", may_make=may_make)
             await rooms.enter_async_context(running(store.watch))
             sink = self._sink = sink_of(config, self._learn_models, store, secret, self._on_episode)

@@ -26,7 +26,7 @@ from honed.loop import (
     TriggerLoop,
 )
 from honed.ports import Applier, Gate, Processor
-from honed.processors import BaseModel
+from honed.processors import BaseModel, LocalProcessor
 from honed.sink import Sink
 from honed.sources import check_sources
 from honed.stores import SqlStore, open_store
@@ -134,6 +134,16 @@ def sink_of(
         on_episode=on_episode,
         consent=config.consent.consent(),
         redaction=config.redact.redaction(secret),
+    )
+
+
+def processor_of(config: Config) -> LocalProcessor:
+    """What trains."""
+    return LocalProcessor(
+        runs_dir=config.runs_dir,
+        adapters_dir=config.adapters_dir,
+        stop_grace=config.train.stop_grace,
+        keep_warm=config.worker.keep_warm,
     )
 
 

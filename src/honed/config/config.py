@@ -22,6 +22,7 @@ from honed.config.sections import (
     LearnSection,
     ServeSection,
     TrainSection,
+    WorkerSection,
 )
 from honed.config.values import Duration, Mode, Trigger
 from honed.domain.ids import check_scenario
@@ -85,6 +86,8 @@ class Config(BaseSettings):
     """A model that is asked how good an attempt was, at any endpoint with OpenAI's chat completions."""
     train: TrainSection = TrainSection()
     """The LoRA run, in TRL's and PEFT's names."""
+    worker: WorkerSection = WorkerSection()
+    """The process that trains and scores."""
     gate: GateSection = GateSection()
     """When a candidate may go live by itself."""
     apply: ApplySection = ApplySection()

@@ -267,6 +267,14 @@ class TrainSection(Section):
         return self
 
 
+class WorkerSection(Section):
+    """The process that trains and scores."""
+
+    keep_warm: Duration = timedelta(0)
+    """How long it stays loaded after a job, with the base model in memory, so that the next one begins at once; 0 ends
+    it after each job. A run that is cancelled or paused ends it too."""
+
+
 class GateSection(Section):
     """When a candidate may go live by itself."""
 

@@ -26,7 +26,8 @@ from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import TrainingError
 from honed.ports import OnProgress, Trained, TrainRequest
-from honed.processors.worker_process import DEFAULT_GRACE, DEFAULT_SILENCE, run_job
+from honed.processors.warm_worker import WarmWorker
+from honed.processors.worker_process import DEFAULT_GRACE, DEFAULT_SILENCE
 
 GGUF_FILE = "adapter.gguf"
 
@@ -42,6 +43,7 @@ class LocalProcessor:
         python: str = sys.executable,
         stop_grace: timedelta = DEFAULT_GRACE,
         silence_limit: timedelta = DEFAULT_SILENCE,
+        keep_warm: timedelta = timedelta(0),
     ) -> None:
         """Take the places of runs and adapters; they must be on one file system.
 
@@ -51,12 +53,13 @@ class LocalProcessor:
             python: interpreter that has the training stack.
             stop_grace: how long a worker that is told to end may take to end by itself.
             silence_limit: a worker that reports nothing for so long counts as hung and is ended.
+            keep_warm: how long the worker stays loaded without a job; see `give_back`.
         """
         self._runs_dir = runs_dir.absolute()
         self._adapters_dir = adapters_dir.absolute()
-        self._python = python
-        self._stop_grace = stop_grace
-        self._silence_limit = silence_limit
+        self._worker = WarmWorker(
+            keep_warm, python=python, stop_grace=stop_grace, silence_limit=silence_limit
+        )
 
     async def train(self, request: TrainRequest, *, on_progress: OnProgress) -> Trained:
         """Train, export, score and publish; cancelling the task ends the worker's process group.
@@ -109,15 +112,12 @@ class LocalProcessor:
         assert isinstance(result, ScoreResult)
         return result.scores
 
+    async def give_back(self) -> None:
+        """End a worker that stays loaded, and free its memory; one that is at work ends its job first."""
+        await self._worker.give_back()
+
     async def _run(self, job: Job, folder: Path, on_progress: OnProgress) -> JobResult:
-        return await run_job(
-            job,
-            folder,
-            on_progress,
-            python=self._python,
-            stop_grace=self._stop_grace,
-            silence_limit=self._silence_limit,
-        )
+        return await self._worker.run(job, folder, on_progress)
 
 
 def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from anyio.abc import Process
 
 from honed import log
 from honed.domain.job import Job, JobFailed, JobResult, Progress, parse_result
+from honed.domain.warm import Ended, Taken
 from honed.errors import (
     EmptyDataError,
     HonedError,
@@ -42,6 +43,8 @@ LINE_MAX: Final = 64 << 10
 """Bytes of one line of progress; a longer one is not ours."""
 TAIL_BYTES: Final = 4000
 """How much of the worker's stderr an error carries."""
+Message = Progress | Taken | Ended
+_MESSAGES: Final = msgspec.json.Decoder(Message)
 _KINDS: Final[Mapping[str, type[HonedError]]] = {
     cls.__name__: cls for cls in (EmptyDataError, ParityError, TrainingError, UnsupportedError)
 }
@@ -71,24 +74,30 @@ async def run_job(
             UnsupportedError) where there is one for it.
         ProcessFailedError: it ended without a result, or was silent for too long.
     """
-    job_path, log_path = _prepare(job, folder)
+    job_path, log_path = prepare_folder(job, folder)
     logger = log.get(job=type(job).__name__, folder=str(folder))
-    async with _worker(
-        [python, "-m", "honed.worker", str(job_path)], log_path, stop_grace
-    ) as worker:
+    worker = await start_worker([python, "-m", "honed.worker", str(job_path)], log_path)
+    try:
         logger.info(log.WORKER_STARTED, worker_pid=worker.pid)
-        async with contextlib.aclosing(_progress(worker, silence_limit)) as lines:
-            async for progress in lines:
-                on_progress(progress)
+        async with contextlib.aclosing(messages(worker, silence_limit)) as lines:
+            async for message in lines:
+                if isinstance(message, Progress):
+                    on_progress(message)
         is_silent = worker.returncode is None
+    finally:
+        await end_worker(worker, stop_grace)
     logger.info(log.WORKER_ENDED, status=worker.returncode)
     if is_silent:
-        raise _silent(silence_limit, log_path)
-    return _result(worker.returncode, Path(job.result_path), log_path)
+        raise silent(silence_limit, log_path)
+    return result_of(worker.returncode, Path(job.result_path), log_path)
 
 
-def _prepare(job: Job, folder: Path) -> tuple[Path, Path]:
-    """Write the job file and clear its result; returns the paths of job and log."""
+def prepare_folder(job: Job, folder: Path) -> tuple[Path, Path]:
+    """Write the job file and clear its result; returns the paths of job and log.
+
+    Raises:
+        TrainingError: there is no room for it, or no right.
+    """
     job_path, log_path = folder / "job.json", folder / "worker.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,16 +112,19 @@ def _prepare(job: Job, folder: Path) -> tuple[Path, Path]:
     return job_path, log_path
 
 
-@contextlib.asynccontextmanager
-async def _worker(
-    command: list[str], log_path: Path, stop_grace: timedelta
-) -> AsyncIterator[Process]:
-    """The running process; ended and reaped when the body is left, however."""
+async def start_worker(
+    command: list[str], log_path: Path, *, stdin: int = subprocess.DEVNULL
+) -> Process:
+    """A process that leads a group of its own; whoever starts it ends it with `end_worker`.
+
+    Raises:
+        ProcessFailedError: it cannot be started.
+    """
     with log_path.open("ab") as stderr:
         try:
-            worker = await anyio.open_process(
+            return await anyio.open_process(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
@@ -124,22 +136,19 @@ async def _worker(
                 exit_code=-1,
                 advice="name an interpreter that has honed[train]",
             ) from error
-    try:
-        yield worker
-    finally:
-        with anyio.CancelScope(shield=True):
-            await _end(worker, stop_grace)
-            await worker.aclose()
 
 
-async def _end(worker: Process, stop_grace: timedelta) -> None:
-    if worker.returncode is None:
-        _signal_group(worker, signal.SIGTERM)
-        with anyio.move_on_after(stop_grace.total_seconds()):
-            await worker.wait()
-    # The group outlives its leader for as long as anything the worker started runs in it.
-    _signal_group(worker, signal.SIGKILL)
-    await worker.wait()
+async def end_worker(worker: Process, stop_grace: timedelta) -> None:
+    """End the process and all of its group, and reap it, also in a task that is cancelled."""
+    with anyio.CancelScope(shield=True):
+        if worker.returncode is None:
+            _signal_group(worker, signal.SIGTERM)
+            with anyio.move_on_after(stop_grace.total_seconds()):
+                await worker.wait()
+        # The group outlives its leader for as long as anything the worker started runs in it.
+        _signal_group(worker, signal.SIGKILL)
+        await worker.wait()
+        await worker.aclose()
 
 
 def _signal_group(worker: Process, number: signal.Signals) -> None:
@@ -147,15 +156,15 @@ def _signal_group(worker: Process, number: signal.Signals) -> None:
         os.killpg(worker.pid, number)
 
 
-async def _progress(worker: Process, silence_limit: timedelta) -> AsyncGenerator[Progress]:
-    """What the worker reports, until it has ended; or until it was silent, and still runs."""
+async def messages(worker: Process, silence_limit: timedelta) -> AsyncGenerator[Message]:
+    """What the worker says, until it has ended; or until it was silent, and still runs."""
     waiting = b""
     async with contextlib.aclosing(_chunks(worker, silence_limit)) as chunks:
         async for chunk in chunks:
             *lines, waiting = (waiting + chunk).split(b"\n")
             for line in lines:
                 try:
-                    yield msgspec.json.decode(line, type=Progress)
+                    yield _MESSAGES.decode(line)
                 except msgspec.DecodeError:
                     # The pipe is the protocol's alone (worker/reporting.py): this is another
                     # version or a fault.
@@ -207,8 +216,13 @@ async def _left(worker: Process, drained_at: float) -> bytes:
     return b""
 
 
-def _result(status: int | None, result_path: Path, log_path: Path) -> JobResult:
-    """The result file of a worker that ended with `status`."""
+def result_of(status: int | None, result_path: Path, log_path: Path) -> JobResult:
+    """The result file of a worker that ended with `status`.
+
+    Raises:
+        TrainingError: the worker says why it failed; see `run_job`.
+        ProcessFailedError: there is none.
+    """
     result = None
     if status in (0, 1) and result_path.is_file():
         try:
@@ -244,7 +258,8 @@ def _without_result(status: int | None, log_path: Path) -> ProcessFailedError:
     )
 
 
-def _silent(limit: timedelta, log_path: Path) -> ProcessFailedError:
+def silent(limit: timedelta, log_path: Path) -> ProcessFailedError:
+    """The error of a worker that was ended because it said nothing."""
     return ProcessFailedError(
         f"the worker was silent for {limit} (h:mm:ss) and was ended: expected a line of progress",
         exit_code=-1,

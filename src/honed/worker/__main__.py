@@ -1,4 +1,4 @@
-"""`python -m honed.worker JOB.json`: do one job of `domain.job` and end.
+"""`python -m honed.worker JOB.json`: do one job of `domain.job` and end. `--warm SECONDS`: see `honed.worker.warm`.
 
 Exit status: 0 done, 1 failed (the result file says why; after an unforeseen fault stderr does), 2
 the job cannot be read, 143 ended by SIGTERM.
@@ -27,7 +27,13 @@ from honed.domain.job import (
     parse_job,
 )
 from honed.errors import HonedError, UnsupportedError
-from honed.worker.reporting import Report, claim_stdout, end_on_sigterm, write_result
+from honed.worker.reporting import (
+    Report,
+    end_on_sigterm,
+    keep_pipe,
+    report_into,
+    write_result,
+)
 from honed.worker.shortage import shortage
 
 _QUIET = {
@@ -42,24 +48,36 @@ fight with torch's.
 
 
 def main(arguments: list[str]) -> int:
-    """Do the job in the file that the one argument names; returns the exit status."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m honed.worker JOB.json\n")
-        return 2
-    report = claim_stdout()
-    end_on_sigterm()
+    """Do the job in the file that the one argument names, or what comes on stdin; returns the exit status."""
+    match arguments:
+        case ["--warm", seconds]:
+            from honed.worker.warm import serve
+
+            os._exit(serve(float(seconds), do_file, prepare_environment))
+        case [path]:
+            pipe = keep_pipe()
+            end_on_sigterm()
+            status = do_file(Path(path), pipe)
+            sys.stderr.flush()
+            # Taking down the interpreter with torch in it lasts a second, and everything is on disk.
+            os._exit(status)
+    sys.stderr.write("usage: python -m honed.worker JOB.json | --warm SECONDS\n")
+    return 2
+
+
+def do_file(path: Path, pipe: int) -> int:
+    """Do the job in a file, its progress into the pipe and its result into its own file; returns the exit status."""
+    report = report_into(pipe)
     try:
-        job = parse_job(Path(arguments[0]).read_bytes())
+        job = parse_job(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
-        sys.stderr.write(f"job {arguments[0]} cannot be read: {error}\n")
+        sys.stderr.write(f"job {path} cannot be read: {error}\n")
         return 2
     prepare_environment(job)
     report(Progress(phase="loading"))
     result = _failed_or(job, report)
     write_result(Path(job.result_path), result)
-    sys.stderr.flush()
-    # Taking down the interpreter with torch in it lasts a second, and everything is on disk.
-    os._exit(1 if isinstance(result, JobFailed) else 0)
+    return 1 if isinstance(result, JobFailed) else 0
 
 
 def prepare_environment(job: Job) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from honed.domain.job import Device
 from honed.errors import TrainingError, UnsupportedError
 from honed.worker.architectures import Architecture, architecture_of
+from honed.worker.kept import copy_of_kept
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model")
 
@@ -119,7 +120,9 @@ def load_model(folder: Path, device: str, *, in_4bit: bool = False) -> Any:
                 folder, dtype=dtype, quantization_config=_four_bits(), device_map={"": device}
             )
             return model.eval()
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        model = copy_of_kept(folder) if device == "cpu" else None
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise TrainingError(f"the weights of {folder} cannot be loaded: {error}") from error
     return model.to(device).eval()

@@ -26,11 +26,16 @@ PARENT_PID: Final = "HONED_PARENT_PID"
 """Environment variable with the pid of the process that waits for the result."""
 
 
-def claim_stdout() -> Report:
-    """Keep the real stdout for progress; from now on file descriptor 1 leads to stderr."""
+def keep_pipe() -> int:
+    """Keep the real stdout for the protocol; from now on file descriptor 1 leads to stderr."""
     pipe = os.dup(1)
     sys.stdout.flush()
     os.dup2(2, 1)
+    return pipe
+
+
+def report_into(pipe: int) -> Report:
+    """Progress as JSON lines into the pipe; the process ends when nobody reads it."""
 
     def report(progress: Progress) -> None:
         try:
