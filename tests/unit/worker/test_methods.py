@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from honed.domain.job import Progress, TrainResult, TrainSettings
 from honed.errors import EmptyDataError, TrainingError, UnsupportedError
@@ -66,7 +67,8 @@ def written(folder: Path, rows: list[dict[str, Any]], name: str = "train.jsonl")
 def answers(folder: Path, action: str) -> Path:
     """Held-out conversations in which the last reply, with that action, is what is scored."""
     rows = [
-        {"messages": prompt(i) + answer(i, action), "trained_turns": [4]} for i in range(100, 108)
+        {"messages": prompt(i) + answer(i, action), "trained_turns": [4]}
+        for i in range(101, 117, 2)
     ]
     return written(folder, rows, f"{action}.jsonl")
 
@@ -135,6 +137,26 @@ def test_labelled_answers_are_learned_by_kto(tiny_base: Path, tmp_path: Path) ->
     assert logged[-1].loss is not None
     assert logged[-1].loss < 0.35
     assert gain(tiny_base, tmp_path / "run", GOOD) > gain(tiny_base, tmp_path / "run", BAD) + 0.5
+
+
+def test_failures_teach_what_successes_do_not(tiny_base: Path, tmp_path: Path) -> None:
+    """Where a subject has failures alone, KTO turns from what failed; imitating the successes of others does not."""
+    failed, untried = "scale", "drain"
+    rows = [
+        {
+            "prompt": prompt(i),
+            "completion": answer(i, failed if i % 2 else GOOD),
+            "label": not i % 2,
+        }
+        for i in range(48)
+    ]
+    found = {}
+    for method in ("sft", "kto"):
+        settings = replace(SETTINGS, method=method, num_train_epochs=100, max_steps=24)
+        trained(tiny_base, tmp_path / method, rows, settings)
+        found[method] = [gain(tiny_base, tmp_path / method, action) for action in (failed, untried)]
+    turned = {method: there - away for method, (away, there) in found.items()}
+    assert turned["kto"] > turned["sft"] + 0.3, found
 
 
 def test_prompt_and_other_voices_are_not_learned(tiny_base: Path) -> None:
