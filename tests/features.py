@@ -200,6 +200,9 @@ AREAS: Final[dict[str, dict[str, str]]] = {
     },
     "Training": {
         "SE-112": "Pairs are learned from by DPO: the loss of preferences falls on a CPU.",
+        "TR-019": "A base in 4 bits is what the preset `runner` asks for; without CUDA it is told and left out.",
+        "TR-024": "Biases that are trained (`all`, `lora_only`) are refused: a server could not apply them.",
+        "TR-027": "A rank-stabilised scale goes into the adapter's config and into its GGUF.",
         "TR-062": "A run that was stopped, killed, or whose last checkpoint is damaged goes on from the last complete"
         " one, to the same weights.",
         "TR-087": "Out of memory, batches are halved and accumulation doubles, so that a step learns from as many"

@@ -253,10 +253,15 @@ def test_rows_are_brought_into_the_form_of_the_method(
     assert ("asks for it" in choice.reason) is (method != "auto")
 
 
+@pytest.mark.feature("TR-024")
 @pytest.mark.parametrize(
     ("changed", "says"),
-    [({"use_dora": True}, "DoRA"), ({"bias": "all"}, "trained biases")],
-    ids=["dora", "bias"],
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"bias": "all"}, "trained biases"),
+        ({"bias": "lora_only"}, "trained biases"),
+    ],
+    ids=["dora", "all biases", "biases of the targets"],
 )
 def test_what_could_not_be_served_is_refused_first(
     tiny_base: Path, tmp_path: Path, changed: dict[str, Any], says: str
@@ -267,6 +272,7 @@ def test_what_could_not_be_served_is_refused_first(
     assert not (tmp_path / "run/adapter").exists()
 
 
+@pytest.mark.feature("TR-019", "TR-027")
 def test_four_bits_are_told_and_left_out_without_cuda(tiny_base: Path, tmp_path: Path) -> None:
     """Where bitsandbytes cannot work the run goes on without it, and says so; rank-stabilised scale is kept."""
     settings = TrainSettings(
