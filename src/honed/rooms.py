@@ -22,6 +22,7 @@ from honed.loop import (
     InService,
     Lines,
     OfflineRuns,
+    Regating,
     TrainingRuns,
     TriggerLoop,
 )
@@ -231,9 +232,48 @@ def runs_of(
             first_backoff_s=config.train.backoff.total_seconds(),
             announce=announce,
             check_base=base.check_unchanged if base else None,
+            regating=regating_of(
+                config,
+                learn_model,
+                store,
+                secret,
+                in_service,
+                processor=processor,
+                gate=gate,
+                announce=announce,
+            ),
         )
         for learn_model in learn_models
     ]
+
+
+def regating_of(
+    config: Config,
+    learn_model: LearnModel,
+    store: SqlStore,
+    secret: bytes,
+    in_service: InService,
+    *,
+    processor: Processor,
+    gate: Gate | None,
+    announce: Announce,
+) -> Regating | None:
+    """What judges candidates again that wait for evidence; None without a gate."""
+    if gate is None or config.base_model is None:
+        return None
+    return Regating(
+        store,
+        training_sets_of(config, learn_model, store, secret),
+        processor,
+        gate,
+        in_service,
+        scenario=config.scenario,
+        learn_model=learn_model.name,
+        base_model=config.base_model,
+        settings=config.train.settings(too_long=config.learn.too_long),
+        runs_dir=config.runs_dir,
+        announce=announce,
+    )
 
 
 def lines_of(

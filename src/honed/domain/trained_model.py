@@ -86,6 +86,8 @@ class GateResult(Struct, frozen=True, kw_only=True):
     metrics: tuple[MetricResult, ...] = ()
     sketches: tuple[str, ...] = ()
     """What each test of this candidate saw of the held-out episodes, as the gate remembers it; the newest last."""
+    episode_count: int | None = None
+    """Episodes that there were then; a candidate without enough evidence is judged again when there are more."""
     checked_at_ms: int = 0
 
     @property

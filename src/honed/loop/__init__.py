@@ -1,14 +1,16 @@
 """The loop: wake, look, judge, train, gate, apply, and write down what happened.
 
 `trigger_loop` decides when (`lines` for several learn models side by side), `training_run` does one run from data
-to verdict, `in_service` knows which adapter serves and moves it forward and back. None of them imports a room: they
-know the ports alone.
+to verdict, `in_service` knows which adapter serves and moves it forward and back. `judging` asks the gate with all
+earlier looks, `regating` asks it again for a candidate that waits. None of them imports a room: they know the ports
+alone.
 """
 
 from honed.loop.approval import Approval
 from honed.loop.in_service import Announce, InService
 from honed.loop.lines import Lines
 from honed.loop.offline_run import OfflineRuns
+from honed.loop.regating import Regating
 from honed.loop.training_run import RunOrder, TrainingRuns
 from honed.loop.trigger_loop import TriggerLoop
 
@@ -18,6 +20,7 @@ __all__ = [
     "InService",
     "Lines",
     "OfflineRuns",
+    "Regating",
     "RunOrder",
     "TrainingRuns",
     "TriggerLoop",

@@ -9,7 +9,8 @@ from honed import log
 from honed.domain.episode_score import EpisodeScore
 from honed.domain.times import now_ms
 from honed.domain.trained_model import GateResult, TrainedModel
-from honed.ports import Gate, HeldOut, Store
+from honed.loop.in_service import Announce
+from honed.ports import Gate, HeldOut, Store, TrainingSet
 
 
 async def verdict_on(
@@ -20,8 +21,19 @@ async def verdict_on(
     scores: Sequence[EpisodeScore],
     *,
     incumbent_id: str | None,
+    episode_count: int | None = None,
 ) -> GateResult:
-    """The verdict; a gate that breaks gives one too, which is no pass."""
+    """The verdict; a gate that breaks gives one too, which is no pass.
+
+    Args:
+        gate: what decides.
+        store: knows the verdicts before this one.
+        candidate: a registered adapter.
+        held_out: the episodes.
+        scores: of each, in the same order.
+        incumbent_id: what it was measured against; None is the bare base.
+        episode_count: episodes that there were when the held-out ones were read.
+    """
     judged = {
         model.id: model.gate
         for model in await store.list_models(candidate.scenario)
@@ -40,10 +52,9 @@ async def verdict_on(
                 earlier=list(judged.values()),
             )
         )
-    except (
-        Exception
-    ) as error:  # whatever measures may do: the adapter is there, and must not go live for it
-        log.get(scenario=candidate.scenario).exception(log.GATE_DECIDED, model_id=candidate.id)
+    except Exception as error:
+        # whatever measures may do: the adapter is there, and must not go live for it
+        log.get(scenario=candidate.scenario).exception(log.GATE_FAILED, model_id=candidate.id)
         num_successes = sum(episode.is_success for episode in held_out)
         verdict = GateResult(
             decision="not_enough_evidence",
@@ -54,8 +65,36 @@ async def verdict_on(
             num_failures=len(held_out) - num_successes,
             checked_at_ms=now_ms(),
         )
-    if (
-        before := judged.get(candidate.id)
-    ) is not None:  # judged again: its looks before still count
-        verdict = msgspec.structs.replace(verdict, sketches=before.sketches + verdict.sketches)
-    return verdict
+    before = judged.get(candidate.id)  # judged again: its looks before still count
+    return msgspec.structs.replace(
+        verdict,
+        sketches=(before.sketches if before else ()) + verdict.sketches,
+        episode_count=episode_count,
+    )
+
+
+async def decide(
+    gate: Gate,
+    store: Store,
+    candidate: TrainedModel,
+    training_set: TrainingSet,
+    scores: Sequence[EpisodeScore],
+    *,
+    incumbent_id: str | None,
+    announce: Announce,
+) -> TrainedModel:
+    """The candidate with its verdict, which is written down and told."""
+    verdict = await verdict_on(
+        gate,
+        store,
+        candidate,
+        training_set.held_out,
+        scores,
+        incumbent_id=incumbent_id,
+        episode_count=training_set.episode_count,
+    )
+    await store.set_gate(candidate.id, verdict)
+    told = {"model_id": candidate.id, "decision": verdict.decision, "reason": verdict.reason}
+    announce(log.GATE_DECIDED, told)
+    log.get(scenario=candidate.scenario).info(log.GATE_DECIDED, proof=verdict.proof, **told)
+    return msgspec.structs.replace(candidate, gate=verdict)

@@ -18,7 +18,8 @@ from honed.domain.verdict import Seen
 from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
 from honed.loop import resumption
 from honed.loop.in_service import Announce, InService
-from honed.loop.judging import verdict_on
+from honed.loop.judging import decide
+from honed.loop.regating import Regating
 from honed.ports import (
     Gate,
     Processor,
@@ -92,6 +93,7 @@ class TrainingRuns:
         first_backoff_s: float,
         announce: Announce,
         check_base: CheckBase | None = None,
+        regating: Regating | None = None,
     ) -> None:
         """`check_base` sees, before each run, that what is trained on is what is served."""
         self._store = store
@@ -109,6 +111,8 @@ class TrainingRuns:
         self._check_base = check_base
         self.now: TrainingNow | None = None
         """The run in progress; None when nothing trains."""
+        self.regating = regating
+        """What judges a candidate again that waits for more evidence."""
 
     @property
     def base_problem(self) -> str | None:
@@ -317,23 +321,15 @@ class TrainingRuns:
         if self._gate is None:
             return trained.model
         self._on_phase("judging")
-        result = await verdict_on(
+        return await decide(
             self._gate,
             self._store,
             trained.model,
-            training_set.held_out,
+            training_set,
             trained.scores,
             incumbent_id=incumbent.id if incumbent else None,
+            announce=self._announce,
         )
-        await self._store.set_gate(trained.model.id, result)
-        details = {
-            "model_id": trained.model.id,
-            "decision": result.decision,
-            "reason": result.reason,
-        }
-        self._announce(log.GATE_DECIDED, details)
-        log.get(scenario=self._scenario).info(log.GATE_DECIDED, proof=result.proof, **details)
-        return msgspec.structs.replace(trained.model, gate=result)
 
     async def _offer(self, model: TrainedModel) -> str:
         """Hand the model to service; a server that fails is no fault of the training."""

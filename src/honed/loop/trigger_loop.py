@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from honed import log
 from honed.domain.run import LearningState, Run
 from honed.domain.times import now_ms
-from honed.domain.trained_model import Selection
+from honed.domain.trained_model import Selection, TrainedModel
 from honed.errors import BusyError, ControlError, HonedError, StoreError
 from honed.loop.approval import Approval
 from honed.loop.offline_run import OfflineRuns
@@ -198,6 +198,9 @@ class TriggerLoop:
             while True:
                 if self._running_id is None and (order := await self._next_order()):
                     self._start(tasks, order)
+                elif self._running_id is None and (candidate := await self._waiting_candidate()):
+                    self._running_id = f"again-{candidate.id}"
+                    tasks.start_soon(self._judge_again, candidate)
                 await self._pause_unless_allowed()
                 self._looked.set()
                 self._looked = anyio.Event()
@@ -325,8 +328,29 @@ class TriggerLoop:
             with contextlib.suppress(StoreError):
                 await self._stopped(order)
         self._running_id = self._order = None
+        if self._runs and self._runs.regating:
+            self._runs.regating.look_again()
         self._ended.set()
         self._ended = anyio.Event()
+        self._wake.set()
+
+    async def _waiting_candidate(self) -> TrainedModel | None:
+        """The candidate that has waited for evidence, once there is enough more of it."""
+        regating = self._runs.regating if self._runs else None
+        if regating is None or self._num_holds or self._paused:
+            return None
+        try:
+            return await regating.waiting((await self.state()).episode_count)
+        except _FAULTS as error:
+            self._log.error(log.GATE_FAILED, error=str(error))
+            return None
+
+    async def _judge_again(self, candidate: TrainedModel) -> None:
+        assert self._runs is not None and self._runs.regating is not None  # noqa: PT018
+        with anyio.CancelScope() as self._running:
+            async with self._turn:
+                await self._runs.regating.judge_again(candidate)
+        self._running = self._running_id = None
         self._wake.set()
 
     async def _stopped(self, order: RunOrder) -> None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from honed.domain.dataset import Dataset, Shape
 from honed.domain.episode_score import EpisodeScore
-from honed.domain.job import Progress, TrainSettings
+from honed.domain.job import Progress, ScoreJob, TrainSettings
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
 from honed.domain.verdict import Seen
 from honed.ports.lessons import Material
@@ -123,6 +123,13 @@ class Processor(Protocol):
 
         Raises:
             TrainingError: the run failed; nothing was published.
+        """
+
+    async def score(self, job: ScoreJob, folder: Path) -> tuple[EpisodeScore, ...]:
+        """Score held-out episodes without training; line n of the held-out file is `[n]`.
+
+        Raises:
+            TrainingError: the worker failed.
         """
 
     async def discard(self, run_id: str, *, registered: Collection[str]) -> None:
