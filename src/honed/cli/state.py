@@ -18,7 +18,7 @@ from honed.cli.asking import (
 from honed.cli.printing import add_row, say, show
 from honed.config import Config
 from honed.domain.outcome import Outcome, Unknown, score
-from honed.domain.trained_model import TrainedModel
+from honed.domain.trained_model import GateResult, TrainedModel
 from honed.ports import EpisodeFilter
 
 _PANEL = "Looking"
@@ -139,10 +139,26 @@ def _verdict(model: TrainedModel) -> str:
     if gate is None:
         return "not judged"
     decision = gate.decision.replace("_", " ")
+    if gate.proof == "verified" and gate.success_gain is not None:
+        return f"{decision}, success {gate.success_gain.value:+.1%}, p {gate.p_value or 0:.3f}"
     if gate.contrast is None:
         return f"{decision} ({gate.proof})"
     chance = "" if gate.p_value is None else f", p {gate.p_value:.3f}"
     return f"{decision}, contrast {gate.contrast.value:+.3f}{chance}"
+
+
+def _proof(gate: GateResult) -> str:
+    """What the verdict proves, and what was measured beside what decided."""
+    told = [gate.proof]
+    for name, before, after in (
+        ("loss", gate.held_out_loss_before, gate.held_out_loss_after),
+        ("accuracy", gate.accuracy_before, gate.accuracy_after),
+    ):
+        if before is not None and after is not None:
+            told.append(f"{name} on held-out successes {before:.3f} to {after:.3f}")
+    if gate.detectable is not None:
+        told.append(f"{gate.detectable:.3f} would have been found in 80 % of cases")
+    return "; ".join(told)
 
 
 def _show_adapter(model: TrainedModel) -> None:
@@ -157,6 +173,7 @@ def _show_adapter(model: TrainedModel) -> None:
         "verdict": f"{model.gate.decision.replace('_', ' ')}: {model.gate.reason}"
         if model.gate
         else "not judged",
+        "proof": _proof(model.gate) if model.gate else "none",
         "folder": model.adapter_path,
         "digest": model.digest,
         "data digest": model.data_digest,

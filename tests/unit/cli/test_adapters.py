@@ -31,6 +31,11 @@ def config(tmp_path: Path) -> str:
         num_failures=88,
         contrast=Interval(value=0.5527, low=0.2996, high=0.8266),
         p_value=0.003,
+        held_out_loss_before=1.25,
+        held_out_loss_after=1.125,
+        accuracy_before=0.5,
+        accuracy_after=0.625,
+        detectable=0.21,
     )
 
     async def fill() -> None:
@@ -56,6 +61,9 @@ def test_one_adapter_is_shown_in_full(config: str) -> None:
     assert shown.exit_code == 0
     words = " ".join(shown.stdout.split())
     assert "p 0.003 against 0.01" in words
+    assert "outcome; loss on held-out successes 1.250 to 1.125" in words
+    assert "accuracy on held-out successes 0.500 to 0.625" in words
+    assert "0.210 would have been found in 80 % of cases" in words
     assert "sft on 2 episodes (successes)" in words
     as_json = CliRunner().invoke(app, ["adapters", "airline@1", "--config", config, "--json"])
     assert json.loads(as_json.stdout)["gate"]["reason"] == REASON
