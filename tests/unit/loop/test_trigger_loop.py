@@ -44,6 +44,7 @@ class Parts:
         trigger: str = "count(3)",
         decision: str = "pass",
         sets: TrainingSets | None = None,
+        settings: TrainSettings = TrainSettings(),  # noqa: B008  (frozen)
     ) -> None:
         self.store = store
         self.serving = Serving()
@@ -63,7 +64,7 @@ class Parts:
             scenario=SCENARIO,
             learn_model="chat",
             base_model="org/tiny",
-            settings=TrainSettings(),
+            settings=settings,
             runs_dir=folder / "runs",
             first_backoff_s=60,
             announce=announce,
@@ -112,9 +113,14 @@ class Parts:
 
 @asynccontextmanager
 async def _loop(
-    store: SqlStore, folder: Path, *, trigger: str = "count(3)", decision: str = "pass"
+    store: SqlStore,
+    folder: Path,
+    *,
+    trigger: str = "count(3)",
+    decision: str = "pass",
+    settings: TrainSettings = TrainSettings(),  # noqa: B008  (frozen)
 ) -> AsyncIterator[Parts]:
-    parts = Parts(store, folder, trigger=trigger, decision=decision)
+    parts = Parts(store, folder, trigger=trigger, decision=decision, settings=settings)
     async with anyio.create_task_group() as tasks:
         await tasks.start(parts.loop.run)
         yield parts
@@ -148,6 +154,23 @@ async def test_a_trigger_that_fires_trains_gates_and_serves(
         assert expected in types
     progress = (tmp_path / "runs" / run.id / "progress.jsonl").read_text()
     assert '"step":1' in progress
+
+
+@pytest.mark.parametrize("start_from", ["base", "adapter"])
+async def test_a_run_starts_where_the_settings_say(
+    store: SqlStore, tmp_path: Path, start_from: Any
+) -> None:
+    """Each adapter begins with the base, or goes on from the one in service; its run has a method."""
+    settings = TrainSettings(start_from=start_from)
+    async with _loop(store, tmp_path, settings=settings) as parts:
+        await parts.add(1, 3)
+        await parts.ended()
+        await parts.add(4, 6)
+        runs = await parts.ended(2)
+    serving = (await store.get_model("airline@1")).adapter_path
+    starts = [request.start_path for request in parts.training.requests]
+    assert starts == [None, serving if start_from == "adapter" else None]
+    assert [run.method for run in runs] == ["sft", "sft"]
 
 
 @pytest.mark.feature("SE-138")
