@@ -20,7 +20,7 @@ from honed.domain.job import TrainJob, TrainResult, TrainSettings, parse_result
 from tests.tiny_models import SUBJECTS
 from tests.unit.checks.rows import write
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 ACTIONS = ("restart", "purge", "scale", "rotate", "flush", "drain", "resize", "revert")
 
@@ -61,7 +61,7 @@ def train(folder: Path, base: Path, data: Path) -> TrainResult:
     )
     (folder / "job.json").write_bytes(msgspec.json.encode(job))
     command = [sys.executable, "-m", "honed.worker", str(folder / "job.json")]
-    subprocess.run(command, check=True, capture_output=True, timeout=250)
+    subprocess.run(command, check=True, capture_output=True, timeout=500)
     result = parse_result((folder / "result.json").read_bytes())
     assert isinstance(result, TrainResult)
     return result
@@ -223,7 +223,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
     [
         (("gate", "deployment-ready", "--limit", "speed=1"), "no limit for 'speed'"),
         (("gate", "deployment-ready", "--limit", "memory_gb"), "'memory_gb' is no limit"),
-        (("preflight", "--config", "absent.toml"), "absent.toml cannot be read"),
+        (("evaluate", "--config", "absent.toml"), "absent.toml cannot be read"),
         (("validate", "--splits", "."), "has none of train.jsonl"),
         (("validate",), "name files"),
         (("gate", "baseline", "--base-model", "x"), "data/splits/test.jsonl cannot be read"),

@@ -23,7 +23,8 @@ from honed.domain.times import now_ms
 from honed.errors import ValidationError
 from honed.processors import run_job
 
-OnProgress = Callable[[Progress], None]
+Step = Callable[[int, int], None]
+"""Told how much is done, of how much."""
 
 IMPROVEMENT: Final = 20.0
 """Points that an adapter must gain, where nobody says otherwise."""
@@ -37,7 +38,7 @@ async def measure_baseline(
     improvement: float = IMPROVEMENT,
     device: Device = "auto",
     threads: int = 0,
-    on_progress: OnProgress = lambda progress: None,
+    on_step: Step = lambda done, total: None,
 ) -> Baseline:
     """Measure the base model on the test set and write `metrics/baseline.json`.
 
@@ -51,7 +52,7 @@ async def measure_baseline(
         )
     digest = digest_of(plan.splits["test"])
     job = _job(plan, plan.base_model, None, plan.max_length, device, threads)
-    rows = await _measured(plan, job, on_progress)
+    rows = await _measured(plan, job, on_step)
     score = accuracy(_tokens(rows))
     if score is None:
         raise ValidationError(
@@ -78,7 +79,7 @@ async def measure_adapter(
     *,
     device: Device = "auto",
     threads: int = 0,
-    on_progress: OnProgress = lambda progress: None,
+    on_step: Step = lambda done, total: None,
 ) -> Evaluation:
     """Measure the adapter on the baseline's test set and write `metrics/evaluation.json` with the comparison.
 
@@ -98,7 +99,7 @@ async def measure_adapter(
         )
     max_length = baseline.max_length or plan.max_length
     job = _job(plan, base_model, plan.adapter_path, max_length, device, threads)
-    rows = await _measured(plan, job, on_progress)
+    rows = await _measured(plan, job, on_step)
     score = accuracy(_tokens(rows)) or 0.0
     sure = interval(baseline.rows, _tokens(rows))
     evaluation = Evaluation(
@@ -169,7 +170,11 @@ def work_folder(plan: RunPlan, name: str) -> Path:
     return plan.metrics_dir.absolute() / _WORK / name
 
 
-async def _measured(plan: RunPlan, job: EvaluateJob, on_progress: OnProgress) -> list[Foretold]:
+async def _measured(plan: RunPlan, job: EvaluateJob, on_step: Step) -> list[Foretold]:
+    def on_progress(progress: Progress) -> None:
+        if progress.step is not None and progress.total_steps is not None:
+            on_step(progress.step, progress.total_steps)
+
     write_conversations(plan.splits["test"], Path(job.data_path), text_field=plan.text_field)
     result = await run_job(job, Path(job.result_path).parent, on_progress)
     assert isinstance(result, EvaluateResult)

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from honed.checks.files import digest_of, write_json
 from honed.checks.measures import QUANTIZATION, Quantization
-from honed.checks.measuring import work_folder
+from honed.checks.measuring import Step, work_folder
 from honed.checks.run_plan import RunPlan
 from honed.checks.serving import adapter_of, address_of, base_model_of, converted, post, serving
 from honed.checks.test_set import write_conversations
@@ -21,9 +21,6 @@ from honed.processors import run_job
 
 NUM_TOKENS: Final = 256
 """Of the test set, that are asked for one by one."""
-
-Step = Callable[[int, int], None]
-"""Told how many tokens are done, of how many."""
 
 
 class _Token(Struct):
@@ -74,12 +71,12 @@ async def measure_quantization(
     digest = digest_of(test)
     rows = await _token_rows(plan, folder, num_tokens)
     quantized = quantized or await converted(plan, folder, "q8_0")
-    reference = reference or await converted(plan, folder, "f32")
+    whole = reference or await converted(plan, folder, "f32")
     total = 2 * sum(len(row.targets) for row in rows)
     longest = max(len(row.input_ids) for row in rows)
     own = section.model_copy(update={"parallel": 1, "ctx_size": max(64, longest + 1)})
     choices: list[list[int]] = []
-    for name, gguf in (("quantized", quantized), ("reference", reference)):
+    for name, gguf in (("quantized", quantized), ("reference", whole)):
         done = sum(map(len, choices))
         async with serving(name, gguf, adapter, own, folder) as server:
             found = await _first_choices(
@@ -88,11 +85,13 @@ async def measure_quantization(
                 lambda n, done=done: on_step(done + n, total),  # type: ignore[misc]
             )
         choices.append(found)
+    if reference is None:
+        whole.unlink()  # four bytes a parameter, and nobody serves it
     measured = _compared(rows, *choices)
     result = Quantization(
         **measured,
         quantized=str(quantized),
-        reference=str(reference),
+        reference=str(whole),
         adapter=str(adapter) if adapter else None,
         test_digest=digest,
         measured_at=now_ms(),

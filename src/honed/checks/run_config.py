@@ -1,61 +1,88 @@
-"""The plan of a stand-alone run from its config file: where it reads, where it writes, with which settings."""
+"""The plan of a stand-alone run from its config file: where it reads, where it writes, with which settings.
+
+Only what the checks need is read, and held to its type; what else the file says is the run's to judge.
+"""
 
 import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from msgspec import Struct, field
+
 from honed.checks.run_plan import RunPlan
 from honed.errors import ConfigError
+
+_DEFAULT = RunPlan()
+
+
+class _Model(Struct, frozen=True):
+    name: str | None = None
+    max_seq_length: int = _DEFAULT.max_length
+    load_in_4bit: bool = _DEFAULT.load_in_4bit
+
+
+class _Lora(Struct, frozen=True):
+    r: int = _DEFAULT.r
+
+
+class _Training(Struct, frozen=True):
+    per_device_train_batch_size: int = _DEFAULT.batch_size
+    gradient_accumulation_steps: int = _DEFAULT.accumulation
+
+
+class _Dataset(Struct, frozen=True):
+    path: str = str(_DEFAULT.train_path)
+    validation_path: str | None = None
+    text_field: str = _DEFAULT.text_field
+
+
+class _Save(Struct, frozen=True):
+    lora_path: str = str(_DEFAULT.adapter_path)
+
+
+class _RunFile(Struct, frozen=True):
+    model: _Model = field(default_factory=_Model)
+    lora: _Lora = field(default_factory=_Lora)
+    training: _Training = field(default_factory=_Training)
+    dataset: _Dataset = field(default_factory=_Dataset)
+    save: _Save = field(default_factory=_Save)
 
 
 def plan_of(path: Path | None) -> RunPlan:
     """The plan that a config file describes; without one the defaults.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or a value is of another type.
     """
     if path is None:
-        return RunPlan()
-    sections = _read(path)
-    model, lora, training, dataset, save = (
-        _section(sections, name, path) for name in ("model", "lora", "training", "dataset", "save")
-    )
-    default = RunPlan()
+        return _DEFAULT
+    try:
+        found = msgspec.convert(_read(path), _RunFile)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}", faults=[str(error)]) from error
+    validation = found.dataset.validation_path
     return RunPlan(
-        base_model=model.get("name"),
-        train_path=Path(dataset.get("path", default.train_path)),
-        validation_path=_path(dataset.get("validation_path")),
-        text_field=dataset.get("text_field", default.text_field),
-        adapter_path=Path(save.get("lora_path", default.adapter_path)),
-        batch_size=training.get("per_device_train_batch_size", default.batch_size),
-        accumulation=training.get("gradient_accumulation_steps", default.accumulation),
-        r=lora.get("r", default.r),
-        max_length=model.get("max_seq_length", default.max_length),
-        load_in_4bit=model.get("load_in_4bit", default.load_in_4bit),
+        base_model=found.model.name,
+        train_path=Path(found.dataset.path),
+        validation_path=None if validation is None else Path(validation),
+        text_field=found.dataset.text_field,
+        adapter_path=Path(found.save.lora_path),
+        batch_size=found.training.per_device_train_batch_size,
+        accumulation=found.training.gradient_accumulation_steps,
+        r=found.lora.r,
+        max_length=found.model.max_seq_length,
+        load_in_4bit=found.model.load_in_4bit,
         config_path=path,
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Any:
     try:
         text = path.read_text()
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, UnicodeError) as error:
+    except ValueError as error:  # JSON, TOML and UTF-8 alike
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} is no table of sections")
-    return found
-
-
-def _section(sections: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
-    section = sections.get(name, {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"{path}: {name} is no section")
-    return section
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)

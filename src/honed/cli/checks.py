@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,22 @@ from honed.checks import DatasetReport, MachineFacts, PreflightCheck, RunPlan, p
 from honed.checks.files import write_json
 from honed.checks.measures import DATASET, Evaluation
 from honed.checks.measuring import measure_adapter
+from honed.checks.run_config import plan_of
 from honed.checks.run_plan import SPLITS
 from honed.cli.asking import EXIT_FAILED, EXIT_USAGE, AsJson, leave, print_json, run_async
 from honed.cli.printing import say, show, visible
-from honed.cli.run_options import METRICS, Adapter, BaseModel, Metrics, RunFile, TestFile, plan_from
+from honed.cli.run_options import (
+    METRICS,
+    Adapter,
+    BaseModel,
+    Metrics,
+    RunFile,
+    TestFile,
+    bar,
+    plan_from,
+)
 from honed.domain.job import ExamineJob, ExamineResult
-from honed.errors import HonedError, ValidationError
+from honed.errors import ConfigError, HonedError, ValidationError
 from honed.machine.gpus import gpus
 from honed.machine.memory import memory
 from honed.processors import run_job
@@ -118,8 +129,9 @@ def preflight_(
 
     Exit status 1 when one of them fails.
     """
-    plan = plan_from(config, metrics, base_model=base_model)
-    found = preflight(plan, _machine(plan), needs_baseline=not without_baseline)
+    plan, faults = _plan_or_faults(config)
+    plan = replace(plan, metrics_dir=metrics, base_model=base_model or plan.base_model)
+    found = preflight(plan, _machine(), config_faults=faults, needs_baseline=not without_baseline)
     if as_json:
         print_json(found)
     else:
@@ -131,7 +143,15 @@ def _has_failed(check: PreflightCheck) -> bool:
     return check.status == "fail"
 
 
-def _machine(plan: RunPlan) -> MachineFacts:
+def _plan_or_faults(config: Path | None) -> tuple[RunPlan, tuple[str, ...]]:
+    """A config that cannot be used is one of the things that are reported; the defaults stand in."""
+    try:
+        return plan_of(config), ()
+    except ConfigError as error:
+        return RunPlan(config_path=config), error.faults or (str(error),)
+
+
+def _machine() -> MachineFacts:
     has_stack = find_spec("torch") is not None and find_spec("transformers") is not None
     return MachineFacts(gpus(), memory(), run_async(_examined) if has_stack else None)
 
@@ -158,7 +178,12 @@ def evaluate(
     measured, whatever it is.
     """
     plan = plan_from(config, metrics, base_model=base_model, test=test, adapter=adapter)
-    found = run_async(measure_adapter, plan)
+    with bar("measuring the adapter", quiet=as_json) as on_step:
+
+        async def measured() -> Evaluation:
+            return await measure_adapter(plan, on_step=on_step)
+
+        found = run_async(measured)
     if as_json:
         print_json(found)
     else:

@@ -31,6 +31,7 @@ from honed.cli.run_options import (
     Metrics,
     RunFile,
     TestFile,
+    bar,
     plan_from,
     serve_section,
 )
@@ -189,10 +190,12 @@ def baseline(
     """
     plan = plan_from(config, metrics, base_model=base_model, test=test)
 
-    async def measured() -> Baseline:
-        return await measure_baseline(plan, improvement=improvement)
+    with bar("measuring the base model", quiet=as_json) as on_step:
 
-    found = run_async(measured)
+        async def measured() -> Baseline:
+            return await measure_baseline(plan, improvement=improvement, on_step=on_step)
+
+        found = run_async(measured)
     if found.target > 100:
         say(
             f"honed: the target {found.target:.1f} cannot be reached: choose a smaller --improvement",
@@ -229,16 +232,19 @@ def quantization(
     """
     plan = plan_from(config, metrics, base_model=base_model, test=test, adapter=adapter)
 
-    async def measured() -> Quantization:
-        return await measure_quantization(
-            plan,
-            serve_section(llama_server),
-            quantized=quantized,
-            reference=reference,
-            num_tokens=tokens,
-        )
+    with bar("asking both models", quiet=as_json) as on_step:
 
-    found = run_async(measured)
+        async def measured() -> Quantization:
+            return await measure_quantization(
+                plan,
+                serve_section(llama_server),
+                quantized=quantized,
+                reference=reference,
+                num_tokens=tokens,
+                on_step=on_step,
+            )
+
+        found = run_async(measured)
     if as_json:
         print_json(found)
         return

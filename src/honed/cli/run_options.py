@@ -1,12 +1,17 @@
 """Options of the commands around a stand-alone run, and the plan that they give together."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from honed.checks import RunPlan
+from honed.checks.measuring import Step
 from honed.checks.run_config import plan_of
 from honed.cli.asking import EXIT_CONFIG, leave
 from honed.config import ServeSection
@@ -58,3 +63,12 @@ def plan_from(
 def serve_section(llama_server: Path | None) -> ServeSection:
     """How the server is run that is measured: one slot, all else as by default."""
     return ServeSection(llama_server=llama_server, parallel=1)
+
+
+@contextmanager
+def bar(what: str, *, quiet: bool) -> Iterator[Step]:
+    """A progress bar on stderr, gone when the body ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
