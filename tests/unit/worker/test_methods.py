@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from honed.domain.job import Progress, TrainResult, TrainSettings
+from honed.domain.job import Progress, TrainJob, TrainResult, TrainSettings
 from honed.errors import EmptyDataError, TrainingError, UnsupportedError
 from tests.tiny_models import SUBJECTS, make_tiny_adapter
 from tests.unit.worker.test_train import job, run
@@ -391,3 +391,59 @@ def test_one_answer_at_a_time_is_raised_to_two(tiny_base: Path, tmp_path: Path) 
     )  # fmt: skip
     result, _ = trained(tiny_base, tmp_path / "run", labelled(16), settings)
     assert result.metrics.num_steps == 4
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    tiny_base: Path, tmp_path: Path, method: str
+) -> None:
+    """Also one that began with an adapter, which stays its reference; a validation split is compared alike."""
+    from honed.worker.stopping import StoppedError
+    from tests.unit.worker.test_resume import run as run_until
+    from tests.unit.worker.test_resume import weights as weights_of
+
+    adapter = make_tiny_adapter(tiny_base, tmp_path / "ops@1", strength=0.05)
+    settings = replace(
+        SETTINGS, start_from="adapter", num_train_epochs=2, save_steps=2, validation_fraction=0.2
+    )
+
+    def order(name: str) -> TrainJob:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        rows = written(folder, pairs(20) if method == "dpo" else labelled(20))
+        return job(
+            tiny_base,
+            rows,
+            folder,
+            settings=settings,
+            held_out_path=None,
+            start_path=str(adapter),
+            checkpoints_path=str(folder / "checkpoints"),
+        )
+
+    whole, _ = run_until(order("whole"))
+    with pytest.raises(StoppedError):
+        run_until(order("cut"), stop_after=4)
+    again, told = run_until(order("cut"))
+    assert any("goes on after step" in (line.note or "") for line in told)
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
+    assert whole.method == again.method == method
+    assert again.metrics.extra["num_evaluations"] == 2
+
+
+def test_auto_settings_are_those_of_the_data(tiny_base: Path, tmp_path: Path) -> None:
+    """Nobody has chosen anything: rows of 60 tokens get room for 64, and the manifest says why."""
+    settings = TrainSettings(
+        preset="auto", fixed=("max_steps", "device", "threads"), max_steps=1, device="cpu", threads=1
+    )  # fmt: skip
+    rows = [{"messages": prompt(i) + answer(i, GOOD)} for i in range(24)]
+    result, _ = trained(tiny_base, tmp_path / "run", rows, settings)
+    manifest = json.loads((tmp_path / "run/adapter/manifest.json").read_text())
+    used, told = manifest["settings"], result.metrics.chosen_settings
+    assert used["method"] == "sft"
+    assert used["max_length"] % 64 == 0
+    assert used["max_length"] < 256
+    assert (used["r"], used["lora_alpha"], used["num_train_epochs"]) == (8, 32, 6)
+    assert used["learning_rate"] == pytest.approx(15 * 5e-5 * (2000 / 64) ** 0.0775, rel=0.01)
+    assert told["learning_rate"].endswith("hidden size 64, family qwen, 36 steps")
+    assert manifest["metrics"]["chosen_settings"] == told
