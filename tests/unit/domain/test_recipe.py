@@ -94,3 +94,15 @@ def test_runner_is_smaller() -> None:
     assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (2, 4)
     assert settings.load_in_4bit
     assert preset(TrainSettings()) == TrainSettings()
+
+
+def test_where_a_run_starts_and_is_probed_comes_from_the_config() -> None:
+    """What is written down reaches the worker."""
+    train = {"start_from": "adapter", "probe_path": "/srv/probe.jsonl", "beta": 0.5}
+    settings = Config(scenario="a", train=train).train.settings()  # type: ignore[arg-type]
+    assert (settings.start_from, settings.probe_path) == ("adapter", "/srv/probe.jsonl")
+    assert settings.beta == 0.5
+    assert settings.fixed is not None
+    assert set(settings.fixed) == set(train)
+    with pytest.raises(ValueError, match="beta"):
+        Config(scenario="a", train={"beta": 0})  # type: ignore[arg-type]
