@@ -5,10 +5,10 @@
 The folder named by `output_path` is filled completely by the worker and published by whoever started it.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from honed.domain.dataset import Dataset
 from honed.domain.episode_score import EpisodeScore as EpisodeScore
@@ -19,69 +19,16 @@ from honed.domain.evaluating import (
     TokeniseResult,
 )
 from honed.domain.rendered import RenderedExample
+from honed.domain.running import RunJob as RunJob
+from honed.domain.running import RunResult as RunResult
+from honed.domain.train_settings import AskedMethod as AskedMethod
+from honed.domain.train_settings import Bias as Bias
+from honed.domain.train_settings import Device as Device
+from honed.domain.train_settings import Preset as Preset
+from honed.domain.train_settings import TooLong as TooLong
+from honed.domain.train_settings import TrainSettings as TrainSettings
 from honed.domain.trained_model import Method, TrainingMetrics
 from honed.domain.verdict import Seen
-
-Device = Literal["auto", "cpu", "cuda"]
-TooLong = Literal["cut", "drop"]
-AskedMethod = Literal["auto", "sft", "dpo", "kto", "grpo"]
-Preset = Literal["swarm", "runner", "auto"]
-Bias = Literal["none", "all", "lora_only"]
-
-
-class TrainSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a LoRA run, in TRL's and PEFT's own names."""
-
-    method: AskedMethod = "auto"
-    """`auto` goes by what the data hold."""
-    preset: Preset = "swarm"
-    """Where settings come from that nobody has chosen; `auto`: from the data and the model (`domain.recipe`)."""
-    fixed: tuple[str, ...] | None = None
-    """Names of the settings that somebody has chosen, which no preset changes; None: all of them."""
-    start_from: Literal["base", "adapter"] = "base"
-    """`adapter`: from the one in service, if it has the shape that these settings ask for."""
-    probe_path: str | None = None
-    """JSON lines `{"messages": [...]}` on which forgetting is measured; None: the built-in ones."""
-    r: Annotated[int, Meta(ge=1, le=256)] = 16
-    lora_alpha: Annotated[float, Meta(gt=0)] = 32
-    lora_dropout: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
-    target_modules: tuple[str, ...] | None = None
-    """None means all linear layers."""
-    use_rslora: bool = False
-    """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r."""
-    use_dora: bool = False
-    """Refused: llama.cpp has no place for it."""
-    bias: Bias = "none"
-    """All but `none` are refused: llama.cpp has no place for trained biases."""
-    load_in_4bit: bool = False
-    """Keep the base model in 4 bits meanwhile; on CUDA alone, elsewhere told and left out."""
-    beta: Annotated[float, Meta(gt=0)] = 0.1
-    """How strongly `dpo` and `kto` keep to the model that they started from."""
-    num_train_epochs: Annotated[int, Meta(ge=1)] = 3
-    max_steps: Annotated[int, Meta(ge=1)] | None = None
-    """A number of steps wins over epochs."""
-    per_device_train_batch_size: Annotated[int, Meta(ge=1)] = 4
-    gradient_accumulation_steps: Annotated[int, Meta(ge=1)] = 4
-    learning_rate: Annotated[float, Meta(gt=0, le=1e-2)] = 2e-4
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "polynomial"] = "linear"
-    warmup_steps: Annotated[int, Meta(ge=0)] = 5
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
-    max_length: Annotated[int, Meta(ge=16)] = 2048
-    """Tokens a row may hold."""
-    too_long: TooLong = "cut"
-    """A longer row ends before the turn that does not fit any more, or its conversation is left out."""
-    seed: int = 3407
-    device: Device = "auto"
-    threads: Annotated[int, Meta(ge=0)] = 0
-    """CPU threads of torch; 0 means all cores but one (llama-server needs the other)."""
-    logging_steps: Annotated[int, Meta(ge=1)] = 5
-    save_steps: Annotated[int, Meta(ge=1)] = 500
-    """Steps between two checkpoints, where the run may go on from one."""
-    validation_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    """Share of the groups that is not trained on but tells when to stop; of 20 conversations or more."""
-    early_stopping_patience: Annotated[int, Meta(ge=0)] = 5
-    """Evaluations, one each epoch, without a better one after which the run ends; 0 goes on. The best weights are
-    kept."""
 
 
 class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
@@ -159,6 +106,21 @@ class CompareBaseJob(Struct, frozen=True, kw_only=True, tag="compare_base", tag_
     result_path: str
 
 
+class ExportAdapterJob(Struct, frozen=True, kw_only=True, tag="export_adapter", tag_field="job"):
+    """Make an adapter that somebody's script has trained one that can be served: GGUF, fingerprint, manifest."""
+
+    base_model: str
+    adapter_path: str
+    """Folder with PEFT's files."""
+    lineage: TrainJob
+    """The run that made it, as a job."""
+    metrics: TrainingMetrics
+    method: Method
+    method_reason: str
+    num_rows: int
+    result_path: str
+
+
 class PretrainJob(Struct, frozen=True, kw_only=True, tag="pretrain", tag_field="job"):
     """Make a tiny base model (Qwen3 with a tokenizer of its own) from conversations; for demo and tests."""
 
@@ -200,11 +162,13 @@ class RenderJob(Struct, frozen=True, kw_only=True, tag="render", tag_field="job"
 
 Job = (
     TrainJob
+    | RunJob
     | ScoreJob
     | EvaluateJob
     | TokeniseJob
     | ExportBaseJob
     | CompareBaseJob
+    | ExportAdapterJob
     | PretrainJob
     | ExamineJob
     | RenderJob
@@ -269,6 +233,17 @@ class CompareBaseResult(Struct, frozen=True, kw_only=True, tag="compared", tag_f
     """Types of the file's matrices, the most frequent first."""
 
 
+class ExportAdapterResult(
+    Struct, frozen=True, kw_only=True, tag="exported_adapter", tag_field="result"
+):
+    """A finished ExportAdapterJob."""
+
+    digest: str
+    """SHA-256 over the adapter's files."""
+    is_new: bool
+    """False where its GGUF had been made of these very files."""
+
+
 class PretrainResult(Struct, frozen=True, kw_only=True, tag="pretrained", tag_field="result"):
     """A finished PretrainJob."""
 
@@ -318,11 +293,13 @@ class JobFailed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="resu
 
 JobResult = (
     TrainResult
+    | RunResult
     | ScoreResult
     | EvaluateResult
     | TokeniseResult
     | ExportBaseResult
     | CompareBaseResult
+    | ExportAdapterResult
     | PretrainResult
     | ExamineResult
     | RenderResult

@@ -1,13 +1,17 @@
 """`python -m honed.worker JOB.json`: do one job of `domain.job` and end. `--warm SECONDS`: see `honed.worker.warm`.
 
-Exit status: 0 done, 1 failed (the result file says why; after an unforeseen fault stderr does), 2
-the job cannot be read, 143 ended by SIGTERM.
+With other flags: one training as a script, see `honed.worker.command_line`.
+
+Exit status: 0 done, 1 failed (the result file says why; after an unforeseen fault, and of a script, stderr does), 2
+the job or the flags cannot be read, 143 ended by SIGTERM.
 """
 
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
@@ -15,6 +19,7 @@ from honed.domain.evaluating import EvaluateJob, TokeniseJob
 from honed.domain.job import (
     CompareBaseJob,
     ExamineJob,
+    ExportAdapterJob,
     ExportBaseJob,
     Job,
     JobFailed,
@@ -22,12 +27,15 @@ from honed.domain.job import (
     PretrainJob,
     Progress,
     RenderJob,
+    RunJob,
     ScoreJob,
     TrainJob,
+    TrainResult,
     parse_job,
 )
-from honed.errors import HonedError, UnsupportedError
+from honed.errors import ConfigError, HonedError, UnsupportedError
 from honed.worker.reporting import (
+    EXIT_TERMINATED,
     Report,
     end_on_sigterm,
     keep_pipe,
@@ -61,7 +69,11 @@ def main(arguments: list[str]) -> int:
             sys.stderr.flush()
             # Taking down the interpreter with torch in it lasts a second, and everything is on disk.
             os._exit(status)
-    sys.stderr.write("usage: python -m honed.worker JOB.json | --warm SECONDS\n")
+        case [first, *_] if first.startswith("-"):
+            status = do_script(arguments)
+            sys.stderr.flush()
+            os._exit(status)
+    sys.stderr.write("usage: python -m honed.worker JOB.json | --warm SECONDS | --help\n")
     return 2
 
 
@@ -80,15 +92,54 @@ def do_file(path: Path, pipe: int) -> int:
     return 1 if isinstance(result, JobFailed) else 0
 
 
+def do_script(arguments: list[str]) -> int:
+    """Do the training that the flags ask for; returns the exit status."""
+    from honed.worker import command_line
+
+    try:
+        job, resume = command_line.job_of(arguments)
+    except ConfigError as error:
+        sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
+        return 2
+    pipe = keep_pipe()
+    signal.signal(signal.SIGTERM, _leave)  # started by hand it may outlive its shell, and ^C ends it
+    report = report_into(pipe)
+    prepare_environment(job)
+    report(Progress(phase="loading"))
+    result = command_line.done(job, lambda job: _failed_or(job, report), resume=resume)
+    if isinstance(result, JobFailed):
+        sys.stderr.write(f"{result.message}\n" + (f"{result.advice}\n" if result.advice else ""))
+        return 1
+    assert isinstance(result, TrainResult)
+    os.write(pipe, msgspec.json.encode(command_line.finished(result)) + b"\n")
+    return 0
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Clear away what is half done; a second signal ends the process at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(EXIT_TERMINATED)
+
+
 def prepare_environment(job: Job) -> None:
     """Set what the libraries read when they are imported; call it before they are."""
     os.environ.update(_QUIET)
-    if isinstance(job, PretrainJob | ExamineJob) or Path(job.base_model).expanduser().is_dir():
+    if not _needs_hub(job):
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if isinstance(job, RunJob):
+        os.environ.update(job.environment)
     # TRL refuses to train when several devices are visible to one process.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     # PEFT reads it (peft_model.py); nothing here can change that.
     warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+
+
+def _needs_hub(job: Job) -> bool:
+    """Whether something may be downloaded, or is to be uploaded."""
+    if isinstance(job, PretrainJob | ExamineJob):
+        return False
+    uploads = isinstance(job, RunJob) and job.hub_model_id is not None
+    return uploads or not Path(job.base_model).expanduser().is_dir()
 
 
 def _failed_or(job: Job, report: Report) -> JobResult:
@@ -116,6 +167,10 @@ def _do(job: Job, report: Report) -> JobResult:
             from honed.worker.train import train
 
             return train(job, report)
+        case RunJob():
+            from honed.worker.run import run
+
+            return run(job, report)
         case ScoreJob():
             from honed.worker.scores import score
 
@@ -136,6 +191,10 @@ def _do(job: Job, report: Report) -> JobResult:
             from honed.worker.parity import compare_base
 
             return compare_base(job)
+        case ExportAdapterJob():
+            from honed.worker.complete import complete
+
+            return complete(job)
         case PretrainJob():
             from honed.worker.pretrain import pretrain
 

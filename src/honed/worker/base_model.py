@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from honed.domain.job import Device
+from honed.domain.train_settings import Half
 from honed.errors import TrainingError, UnsupportedError
 from honed.worker.architectures import Architecture, architecture_of
 from honed.worker.kept import copy_of_kept
@@ -73,8 +74,8 @@ def _no_config(folder: Path, error: Exception) -> TrainingError:
     )
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The model's tokenizer, with a pad token and a chat template.
+def load_tokenizer(folder: Path, *, template: str | None = None) -> Any:
+    """The model's tokenizer, with a pad token and a chat template: its own, unless another is given.
 
     Raises:
         TrainingError: it cannot be loaded or has no chat template.
@@ -85,6 +86,8 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
+    if template is not None:
+        tokenizer.chat_template = template
     if tokenizer.chat_template is None:
         raise TrainingError(
             f"base model {folder} has no chat template",
@@ -95,7 +98,9 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path, device: str, *, in_4bit: bool = False) -> Any:
+def load_model(
+    folder: Path, device: str, *, in_4bit: bool = False, half: Half | None = None
+) -> Any:
     """The model on its device: float32 on CPU, bfloat16 on CUDA; evaluation mode.
 
     Args:
@@ -103,6 +108,7 @@ def load_model(folder: Path, device: str, *, in_4bit: bool = False) -> Any:
         device: `cpu` or `cuda`.
         in_4bit: matrices as 4-bit NormalFloat with their scales quantised too (Dettmers et al. 2023, "QLoRA"); needs
             CUDA and bitsandbytes.
+        half: another type than bfloat16 on CUDA.
 
     Raises:
         TrainingError: the weights cannot be loaded.
@@ -111,13 +117,13 @@ def load_model(folder: Path, device: str, *, in_4bit: bool = False) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    dtype = torch.float32 if device == "cpu" else getattr(torch, half or "bfloat16")
     try:
         # `folder` is absolute: PEFT looks the base up again when an adapter is saved and warns if
         # it is not found.
         if in_4bit:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, quantization_config=_four_bits(), device_map={"": device}
+                folder, dtype=dtype, quantization_config=_four_bits(dtype), device_map={"": device}
             )
             return model.eval()
         model = copy_of_kept(folder) if device == "cpu" else None
@@ -128,8 +134,7 @@ def load_model(folder: Path, device: str, *, in_4bit: bool = False) -> Any:
     return model.to(device).eval()
 
 
-def _four_bits() -> Any:
-    import torch
+def _four_bits(dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
 
@@ -142,7 +147,7 @@ def _four_bits() -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

@@ -18,10 +18,15 @@ def export_adapter(folder: Path, config: Any, architecture: Architecture) -> Non
     Raises:
         TrainingError: the adapter holds something that llama.cpp cannot apply.
     """
+    publish_form(folder)
+    write_adapter(folder, config, architecture)
+
+
+def publish_form(folder: Path) -> None:
+    """PEFT's files as they are published: equal settings give equal files."""
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / ADAPTER_CONFIG
     settings = json.loads(path.read_text())
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"].sort()  # PEFT keeps them in a set
     write_file(path, json.dumps(settings, indent=2, sort_keys=True).encode())
-    write_adapter(folder, config, architecture)

@@ -42,6 +42,16 @@ def lora_parameters(config: Any, targets: Sequence[str] | None) -> int:
     )
 
 
+def linear_names(config: Any) -> set[str]:
+    """Names of the model's linear layers without the head: the last part of each."""
+    import torch
+
+    last = {
+        name.rpartition(".")[2] for name, m in _modules(config) if isinstance(m, torch.nn.Linear)
+    }
+    return last - set(EMBEDDINGS)
+
+
 def is_tied_embedding(module: str, config: Any) -> bool:
     """Whether the module is one of two that share a weight: llama.cpp aborts or does not load."""
     return bool(config.tie_word_embeddings) and module.rpartition(".")[2] in EMBEDDINGS

@@ -154,7 +154,7 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
         final_loss=facts.metrics.final_loss,
         metrics=facts.metrics,
         digests=facts.digests,
-        versions=_versions(),
+        versions=versions(),
         system=System(
             cpu_count=os.cpu_count() or 1,
             platform=platform.system(),
@@ -168,7 +168,8 @@ def write_manifest(folder: Path, job: TrainJob, facts: Facts) -> None:
     write_file(folder / MANIFEST_FILE, text)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of python and of what trains."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
