@@ -1,8 +1,11 @@
 """Answers that are compared or labelled, to rows of tokens.
 
 They are tokenised as conversations are (`rows`): by the served template, with labels on the assistant's own tokens
-behind the prompt. An answer is judged as a whole, so one of which a part would be missing is left out: it does not fit
-into `max_length`, or the template shows its turns in several texts, of which none holds it all.
+behind the prompt. An answer is judged as a whole, so one that does not fit into `max_length` is left out.
+
+Where the template shows the turns of one answer in several texts (`renderings` says why), each text of a labelled
+answer is a row with its label. A pair is left out then: what it compares are the sums over whole answers, and no text
+holds one.
 """
 
 import random
@@ -74,7 +77,14 @@ def prepare_pairs(
         TrainingError: the chat template cannot be read.
     """
     sides = [side for each in preferences for side in (each.chosen, each.rejected)]
-    whole, compared = _whole(sides, tokenizer, max_length=max_length)
+    found, compared = _rows(sides, tokenizer, max_length=max_length)
+    whole = {number: rows[0] for number, rows in found.items() if len(rows) == 1}
+    for rows in (rows for rows in found.values() if len(rows) > 1):
+        compared.dropped[SEVERAL] += sum(row.num_targets for row in rows)
+        compared.advice[SEVERAL] = (
+            'set train.method to "kto", which takes each text by itself; or choose a base model whose chat template '
+            "shows past replies as they were written"
+        )
     pairs: list[PairRow] = []
     for number in range(len(preferences)):
         chosen, rejected = whole.get(2 * number), whole.get(2 * number + 1)
@@ -97,30 +107,23 @@ def prepare_labelled(
     Raises:
         TrainingError: the chat template cannot be read.
     """
-    whole, compared = _whole([each.answered for each in answers], tokenizer, max_length=max_length)
-    found = [LabelledRow(row, answers[i].is_good, i) for i, row in sorted(whole.items())]
+    texts, compared = _rows([each.answered for each in answers], tokenizer, max_length=max_length)
+    found = [
+        LabelledRow(row, answers[number].is_good, number)
+        for number, rows in sorted(texts.items())
+        for row in rows
+    ]
     random.Random(seed).shuffle(found)
     compared.rows = found
     return compared
 
 
-def _whole(
+def _rows(
     examples: Sequence[Example], tokenizer: Any, *, max_length: int
-) -> tuple[dict[int, Row], Compared]:
-    """The row of each example that one row holds, and the account of the others."""
+) -> tuple[dict[int, list[Row]], Compared]:
+    """The texts of each example that fits, and the account of the others."""
     prepared = prepare(examples, tokenizer, max_length=max_length, too_long="drop")
-    compared = Compared(dropped=prepared.dropped, advice=prepared.advice)
     by_example: dict[int, list[Row]] = {}
     for row in prepared.rows:
         by_example.setdefault(row.example, []).append(row)
-    whole = {}
-    for number, rows in by_example.items():
-        if len(rows) == 1:
-            whole[number] = rows[0]
-        else:
-            compared.dropped[SEVERAL] += sum(row.num_targets for row in rows)
-            compared.advice[SEVERAL] = (
-                "compare answers of one turn, or choose a base model whose chat template shows past replies as they "
-                "were written"
-            )
-    return whole, compared
+    return by_example, Compared(dropped=prepared.dropped, advice=prepared.advice)

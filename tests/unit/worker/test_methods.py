@@ -447,3 +447,25 @@ def test_auto_settings_are_those_of_the_data(tiny_base: Path, tmp_path: Path) ->
     assert used["learning_rate"] == pytest.approx(15 * 5e-5 * (2000 / 64) ** 0.0775, rel=0.01)
     assert told["learning_rate"].endswith("hidden size 64, family qwen, 36 steps")
     assert manifest["metrics"]["chosen_settings"] == told
+
+
+def test_texts_of_one_answer_are_labelled_each_and_not_paired(tiny_base: Path) -> None:
+    """Where a template shows past replies otherwise than new ones, KTO takes each text, DPO says why not."""
+    from honed.worker.examples import Labelled, Preference, _lesson
+    from honed.worker.preferences import SEVERAL, prepare_labelled, prepare_pairs
+    from tests.unit.worker.test_rows import FORGETFUL, with_template
+
+    tokenizer = with_template(tiny_base, FORGETFUL)
+    told = [*answer(0, BAD), {"role": "user", "content": "and now?"}, *answer(0, GOOD)]
+    judged = _lesson({"prompt": prompt(0), "completion": told, "label": True})
+    assert isinstance(judged, Labelled)
+    found = prepare_labelled([judged], tokenizer, max_length=512, seed=0)
+    assert [row.is_good for row in found.rows] == [True, True]  # type: ignore[union-attr]
+    assert {row.example for row in found.rows} == {0}
+    assert not found.dropped
+    compared = _lesson({"prompt": prompt(0), "chosen": told, "rejected": answer(0, BAD)})
+    assert isinstance(compared, Preference)
+    none = prepare_pairs([compared], tokenizer, max_length=512)
+    assert none.rows == []
+    assert none.dropped[SEVERAL] > 0
+    assert "kto" in none.advice[SEVERAL]
