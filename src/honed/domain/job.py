@@ -181,7 +181,7 @@ class Progress(
     """One line of the worker's stdout."""
 
     phase: str
-    """`loading`, `training`, `exporting`, `scoring`, `pretraining`."""
+    """`loading`, `waiting`, `training`, `exporting`, `scoring`, `pretraining`."""
     step: int | None = None
     total_steps: int | None = None
     epoch: float | None = None

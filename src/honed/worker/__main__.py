@@ -34,6 +34,7 @@ from honed.domain.job import (
     parse_job,
 )
 from honed.errors import ConfigError, HonedError, UnsupportedError
+from honed.worker.accelerator import alone_on
 from honed.worker.reporting import (
     EXIT_TERMINATED,
     Report,
@@ -102,7 +103,9 @@ def do_script(arguments: list[str]) -> int:
         sys.stderr.write("".join(f"{fault}\n" for fault in error.faults))
         return 2
     pipe = keep_pipe()
-    signal.signal(signal.SIGTERM, _leave)  # started by hand it may outlive its shell, and ^C ends it
+    signal.signal(
+        signal.SIGTERM, _leave
+    )  # started by hand it may outlive its shell, and ^C ends it
     report = report_into(pipe)
     prepare_environment(job)
     report(Progress(phase="loading"))
@@ -164,21 +167,29 @@ def _do(job: Job, report: Report) -> JobResult:
     """Each job imports what it needs, so that a conversion does not wait for the trainer."""
     match job:
         case TrainJob():
+            from honed.worker.base_model import choose_device
             from honed.worker.train import train
 
-            return train(job, report)
+            with alone_on(choose_device(job.settings.device), report):
+                return train(job, report)
         case RunJob():
+            from honed.worker.base_model import choose_device
             from honed.worker.run import run
 
-            return run(job, report)
+            with alone_on(choose_device(job.settings.device), report):
+                return run(job, report)
         case ScoreJob():
+            from honed.worker.base_model import choose_device
             from honed.worker.scores import score
 
-            return score(job, report)
+            with alone_on(choose_device(job.device), report):
+                return score(job, report)
         case EvaluateJob():
+            from honed.worker.base_model import choose_device
             from honed.worker.evaluate import evaluate
 
-            return evaluate(job, report)
+            with alone_on(choose_device(job.device), report):
+                return evaluate(job, report)
         case TokeniseJob():
             from honed.worker.evaluate import tokenise
 

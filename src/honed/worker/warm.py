@@ -24,7 +24,6 @@ from honed.domain.job import Job, ScoreJob, TrainJob, parse_job
 from honed.domain.warm import Ended, Order, Taken
 from honed.errors import HonedError
 from honed.lifeline import adopt_orphans, descendants
-from honed.worker.base_model import base_folder
 from honed.worker.kept import keep
 from honed.worker.reporting import EXIT_TERMINATED, PARENT_PID, end_on_sigterm, keep_pipe
 
@@ -109,6 +108,7 @@ def _load(path: Path, prepare: Callable[[Job], None]) -> None:
         import honed.worker.fine_tune
         import honed.worker.sft
         import honed.worker.train  # noqa: F401
+        from honed.worker.base_model import base_folder
 
         torch.set_num_threads(1)
         device = job.device if isinstance(job, ScoreJob) else job.settings.device
