@@ -239,7 +239,7 @@ def _said(turn: Turn) -> str:
     text = content if isinstance(content, str) else json.dumps(content, sort_keys=True)
     calls = turn.get("tool_calls")
     called = json.dumps(calls, sort_keys=True) if calls else ""
-    return f"{turn['role']}: {' '.join(text.split())}{called}"
+    return f"{turn['role']}: {text}{called}"
 
 
 def _digest(said: list[str]) -> str:

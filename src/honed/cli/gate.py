@@ -87,7 +87,7 @@ def _judging(gate: Gate) -> Callable[..., None]:
         if as_json:
             print_json(result)
         else:
-            _show(result)
+            _show(limited, result)
         raise typer.Exit(0 if result.passed else EXIT_FAILED)
 
     return judging
@@ -106,10 +106,12 @@ def _limits(given: list[str]) -> dict[str, float]:
     return limits
 
 
-def _show(result: GateResult) -> None:
+def _show(gate: Gate, result: GateResult) -> None:
     say(f"{result.gate_id}: {'passed' if result.passed else 'not passed'}")
-    for name, value in result.metrics.items():
-        say(f"  {name} {'absent' if value is None else f'{value:g}'}")
+    for criterion in gate.criteria:
+        value = result.metrics[criterion.metric]
+        told = "absent" if value is None else f"{value:g}"
+        say(f"  {criterion.metric} {told} ({criterion.wanted})")
     for blocker in result.blockers:
         say(f"  blocked: {blocker}")
     for warning in result.warnings:

@@ -195,6 +195,8 @@ def test_the_config_that_holds_is_told(plan: RunPlan, tmp_path: Path) -> None:
         ("gemma-3-4b", 12, {}, "pass", None),
         ("gemma-3-4b", 8, {}, "warn", "lower to batch 1, accumulation 8, r 8, length 1024"),
         ("gemma-3-4b", 8, {"batch_size": 1, "max_length": 1024}, "pass", None),
+        ("gemma-3-4b", 8, {"batch_size": 2, "max_length": 1024}, "warn", "lower to batch 1"),
+        ("gemma-3-4b", 8, {"batch_size": 1, "max_length": 2048}, "warn", "lower to batch 1"),
         ("gemma-3-4b", 7.96, {"batch_size": 1, "max_length": 1024}, "pass", None),
         ("gemma-3-12b", 8, {}, "fail", "choose gemma-3-4b with batch 1"),
         ("gemma-3-12b", 16, {}, "pass", None),
