@@ -82,8 +82,11 @@ class Regating:
         folder = self._runs_dir / f"again-{candidate.id}"
         try:
             return await self._judge(candidate, folder)
-        except HonedError as error:  # it waits on
-            self._log.warning(log.GATE_FAILED, model_id=candidate.id, error=str(error))
+        except Exception as error:  # as with runs, nothing of this may end the daemon; it waits on
+            is_known = isinstance(error, HonedError)
+            self._log.warning(
+                log.GATE_FAILED, model_id=candidate.id, error=str(error), exc_info=not is_known
+            )
             return None
         finally:
             with anyio.CancelScope(shield=True):
