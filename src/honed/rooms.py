@@ -158,6 +158,7 @@ def gate_of(config: Config) -> Gate | None:
         min_failures=section.min_failures,
         alpha=section.alpha,
         slice_false_discoveries=section.slice_false_discoveries,
+        max_kl=section.max_kl,
         protected=section.protected,
         metrics=load_metrics(section.metrics),
         seed=config.train.seed,

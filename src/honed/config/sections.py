@@ -295,6 +295,9 @@ class GateSection(Section):
     and metrics as `metric=NAME`."""
     metrics: tuple[str, ...] = ()
     """Your own measures: names of entry points in the group honed.metrics."""
+    max_kl: float | None = Field(None, gt=0.0, examples=[0.5])
+    """Forgetting budget: how far a candidate may move the model on the probe set (train.probe_path), KL divergence from
+    the base in nats per token; default: no limit."""
 
 
 class ApplySection(Section):

@@ -54,6 +54,7 @@ class HeldOutGate:
         slice_false_discoveries: share of the slices called harmed that are not.
         protected: `kind=value` of slices, and `metric=NAME`, that may not become worse whatever the rest does.
         metrics: measures of the user's own, by name.
+        max_kl: the forgetting budget, nats per token on the probe set; None: no limit.
         seed: of relabellings; equal input gives an equal verdict.
 
     Raises:
@@ -69,6 +70,7 @@ class HeldOutGate:
         slice_false_discoveries: float = 0.1,
         protected: Sequence[str] = (),
         metrics: Mapping[str, Metric] | None = None,
+        max_kl: float | None = None,
         seed: int = 3407,
     ) -> None:
         self._min_successes = min_successes
@@ -77,6 +79,7 @@ class HeldOutGate:
         self._slice_false_discoveries = slice_false_discoveries
         self._metrics = dict(metrics or {})
         self._protected_metrics, self._protected = _protected_of(protected, self._metrics)
+        self._max_kl = max_kl
         self._seed = seed
 
     def judge(
@@ -87,6 +90,7 @@ class HeldOutGate:
         incumbent_id: str | None,
         now_ms: int,
         earlier: Sequence[GateResult] = (),
+        probe_kl: float | None = None,
     ) -> GateResult:
         """The verdict; episodes without a scored token are left out and counted in the reason."""
         pairs = [p for p in zip(held_out, scores, strict=True) if p[1].num_tokens > 0]
@@ -100,7 +104,8 @@ class HeldOutGate:
         guards = _Guards([])
         if ruling.decision != "fail":
             guards = self._guard(evidence, pairs)
-        decision, reason = rulings.worst([ruling, *guards.rulings])
+        spent = rulings.on_forgetting(probe_kl, self._max_kl)
+        decision, reason = rulings.worst([ruling, *guards.rulings, *spent])
         if ruling.p_value is not None:
             reason += f"; p {ruling.p_value:.2g} against {level:.2g} at look {look}"
         if num_unscored := len(held_out) - len(pairs):

@@ -61,6 +61,19 @@ def rule_on_contrast(
     return Ruling("not_enough_evidence", f"may be chance: {figures}", p_value)
 
 
+def on_forgetting(probe_kl: float | None, max_kl: float | None) -> list[Ruling]:
+    """What stands against a candidate that moved the model farther than the budget allows; empty when nothing does."""
+    if max_kl is None:
+        return []
+    if probe_kl is None:
+        reason = "how far it moved the model was not measured, and gate.max_kl limits it"
+        return [Ruling("not_enough_evidence", reason)]
+    if probe_kl <= max_kl:
+        return []
+    told = f"{probe_kl:.3g} nats per token from the base on the probe set, at most {max_kl:g}"
+    return [Ruling("fail", f"forgets too much: {told}")]
+
+
 def rule_on_imitation(
     successes: Sequence[Scored], gain: Interval, p_value: float, level: float
 ) -> Ruling:

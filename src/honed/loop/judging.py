@@ -50,6 +50,7 @@ async def verdict_on(
                 incumbent_id=incumbent_id,
                 now_ms=now_ms(),
                 earlier=list(judged.values()),
+                probe_kl=candidate.metrics.probe_kl if candidate.metrics else None,
             )
         )
     except Exception as error:

@@ -152,6 +152,7 @@ class Gate(Protocol):
         incumbent_id: str | None,
         now_ms: int,
         earlier: Sequence[GateResult] = (),
+        probe_kl: float | None = None,
     ) -> GateResult:
         """The verdict on paired scores of the same held-out episodes.
 
@@ -161,6 +162,7 @@ class Gate(Protocol):
             incumbent_id: what the candidate was measured against; None is the bare base.
             now_ms: the time, for the verdict.
             earlier: verdicts on other candidates, and on this one, that may have seen the same episodes.
+            probe_kl: how far the candidate moved the model on the frozen probe set, nats per token, where measured.
         """
 
 

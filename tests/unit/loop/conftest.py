@@ -113,7 +113,7 @@ class Always:
         self.decision = decision
 
     def judge(
-        self, held_out: Any, scores: Any, *, incumbent_id: str | None, now_ms: int, earlier: Any
+        self, held_out: Any, scores: Any, *, incumbent_id: str | None, now_ms: int, **asked: Any
     ) -> GateResult:
         return gate(self.decision, incumbent_id)
 
