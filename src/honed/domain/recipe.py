@@ -113,25 +113,25 @@ def _is_free(settings: TrainSettings, name: str) -> bool:
 def _by_size(
     settings: TrainSettings, method: Method, data: Data, base: Base
 ) -> dict[str, tuple[Any, str]]:
-    epochs = _epochs(data.num_rows) if _is_free(settings, "num_train_epochs") else None
-    batch, steps = _batch(data.num_rows * (epochs or settings.num_train_epochs))
+    epochs = settings.num_train_epochs
+    if _is_free(settings, "num_train_epochs"):
+        epochs = _epochs(data.num_rows) if method == "sft" else PREFERENCE_EPOCHS
+    batch, steps = _batch(data.num_rows * epochs)
+    steps = settings.max_steps or steps
     size = min(4, batch)
-    rank = _rank(method, data.num_tokens, base.lora_parameters)
-    wanted = {
-        "r": (rank, f"room for {data.num_tokens} tokens, {base.lora_parameters} parameters a rank"),
+    return {
+        "r": _rank(method, data.num_tokens, base.lora_parameters),
         "lora_alpha": (32.0, "the best rate does not depend on the rank then"),
         "learning_rate": (
             _rate(base, steps),
             f"hidden size {base.hidden_size}, family {base.family}, {steps} steps",
         ),
+        "num_train_epochs": (epochs, f"{data.num_rows} rows"),
         "per_device_train_batch_size": (size, f"{batch} rows to a step"),
         "gradient_accumulation_steps": (batch // size, f"{batch} rows to a step"),
         "max_length": (_length(data.longest, base.context), f"the longest row has {data.longest}"),
         "warmup_steps": (min(5, steps // 10), f"{steps} steps"),
     }
-    if epochs is not None:
-        wanted["num_train_epochs"] = (epochs, f"{data.num_rows} rows")
-    return wanted
 
 
 def _epochs(num_rows: int) -> int:
@@ -150,11 +150,12 @@ def _batch(num_seen: int) -> tuple[int, int]:
     return batch, max(1, math.ceil(num_seen / batch))
 
 
-def _rank(method: Method, num_tokens: int, parameters: int) -> int:
+def _rank(method: Method, num_tokens: int, parameters: int) -> tuple[int, str]:
     """As many parameters as tokens; a preference holds about one bit, so that the smallest rank is enough."""
     if method in ("dpo", "kto"):
-        return RANKS[0]
-    return next((rank for rank in RANKS if rank * parameters >= num_tokens), RANKS[-1])
+        return RANKS[0], f"method {method}, about a bit a row"
+    rank = next((rank for rank in RANKS if rank * parameters >= num_tokens), RANKS[-1])
+    return rank, f"room for {num_tokens} tokens, {parameters} parameters a rank"
 
 
 def _rate(base: Base, steps: int) -> float:

@@ -84,7 +84,10 @@ def test_preferences_have_a_rate_of_their_own() -> None:
     by_hand = TrainSettings(learning_rate=1e-3)  # made in code: all of it is meant
     assert recipe(by_hand, "dpo").settings.learning_rate == 1e-3
     data = Data(num_rows=200, num_tokens=10**8, longest=100)
-    assert recipe(AUTO, "dpo", (data, SMALL)).settings.r == 8
+    by_size = recipe(AUTO, "dpo", (data, SMALL)).settings
+    assert (by_size.r, by_size.learning_rate, by_size.num_train_epochs) == (8, 5e-6, 1)
+    assert by_size.gradient_accumulation_steps == 1
+    assert by_size.warmup_steps == 5
 
 
 def test_runner_is_smaller() -> None:
