@@ -262,3 +262,20 @@ def test_wrong_words_are_told(
     done = CliRunner().invoke(app, words)
     assert done.exit_code in (1, 2, 78)
     assert says in done.stderr
+
+
+def test_an_adapter_is_loaded_once(place: Path, tiny_gguf: Path) -> None:
+    """A model that has it merged in is served alone; which of both is meant is said."""
+    words = ("gate", "deployment", "--adapter", "lora")
+    status, found = honed(*words, "--model", str(tiny_gguf), "--merged")
+    assert (status, found["adapter"]) == (0, None)
+    assert honed(*words, "--model", str(tiny_gguf))[1]["adapter"] == str(
+        place / "lora/adapter.gguf"
+    )
+    done = CliRunner().invoke(app, [*words, "--merged"])
+    assert (done.exit_code, "not converted" in done.stderr) == (1, True)
+    done = CliRunner().invoke(app, ["gate", "quantization", "--base-model", "base", "--merged"])
+    assert (done.exit_code, "name both files" in done.stderr) == (1, True)
+    (place / "bare").mkdir(exist_ok=True)
+    done = CliRunner().invoke(app, ["gate", "deployment", "--adapter", "bare"])
+    assert (done.exit_code, "has no adapter.gguf" in done.stderr) == (1, True)

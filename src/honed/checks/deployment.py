@@ -39,7 +39,7 @@ class _Chat(Struct):
 
 
 async def measure_deployment(
-    plan: RunPlan, section: ServeSection, *, model: Path | None = None
+    plan: RunPlan, section: ServeSection, *, model: Path | None = None, merged: bool = False
 ) -> Deployment:
     """Serve the model as it would be, let it answer prompts of the test set, and write `metrics/deployment.json`.
 
@@ -47,13 +47,18 @@ async def measure_deployment(
         plan: names the test set, the adapter, and the base model where no file is given.
         section: which llama-server, and how it runs.
         model: GGUF file; None converts the base model to q8_0.
+        merged: whether the adapter is part of it, so that none is loaded beside it.
 
     Raises:
         ValidationError: the test set cannot be read, or the server told no speed.
         ApplyError: the server did not start, or does not answer.
     """
     folder = work_folder(plan, "deployment")
-    adapter = adapter_of(plan)
+    if merged and model is None:
+        raise ValidationError(
+            "a merged model is not converted from the base model", advice="name its file"
+        )
+    adapter = None if merged else adapter_of(plan)
     prompts = _prompts(plan)
     gguf = model or await converted(plan, folder, "q8_0")
     before = await anyio.to_thread.run_sync(_gpu_bytes)

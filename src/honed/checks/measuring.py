@@ -162,6 +162,7 @@ def _job(
         max_length=max_length,
         device=device,
         threads=threads,
+        chat_template=plan.chat_template,
     )
 
 

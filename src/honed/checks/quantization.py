@@ -45,19 +45,21 @@ async def measure_quantization(
     *,
     quantized: Path | None = None,
     reference: Path | None = None,
+    merged: bool = False,
     num_tokens: int = NUM_TOKENS,
     on_step: Step = lambda done, total: None,
 ) -> Quantization:
     """Ask both models for the same tokens of the test set, and write `metrics/quantization.json`.
 
-    The adapter of the plan is in both, where it is there. For each of the assistant's tokens the server is given all
-    that stands before it; a token counts when it is the server's first choice.
+    The adapter of the plan is loaded beside both, where it is there. For each of the assistant's tokens the server is
+    given all that stands before it; a token counts when it is the server's first choice.
 
     Args:
         plan: names the base model (for its tokenizer), the test set and the adapter.
         section: which llama-server, and how it runs.
         quantized: GGUF file; None converts the base model to q8_0.
         reference: GGUF file in full precision; None converts the base model to f32.
+        merged: whether the adapter is part of both files, so that none is loaded beside them.
         num_tokens: of the test set; whole rows are asked.
 
     Raises:
@@ -66,7 +68,11 @@ async def measure_quantization(
         ApplyError: a server did not start, or does not answer.
     """
     folder = work_folder(plan, "quantization")
-    adapter = adapter_of(plan)
+    if merged and (quantized is None or reference is None):
+        raise ValidationError(
+            "merged models are not converted from the base model", advice="name both files"
+        )
+    adapter = None if merged else adapter_of(plan)
     test = plan.splits["test"]
     digest = digest_of(test)
     rows = await _token_rows(plan, folder, num_tokens)
@@ -109,6 +115,7 @@ async def _token_rows(plan: RunPlan, folder: Path, num_tokens: int) -> list[Toke
         result_path=str(folder / "rows.json"),
         max_length=plan.max_length,
         num_targets=num_tokens,
+        chat_template=plan.chat_template,
     )
     result = await run_job(job, folder)
     assert isinstance(result, TokeniseResult)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from honed.domain.running import TemplateName
+
 SPLITS: Final = ("train", "validation", "test")
 
 
@@ -20,6 +22,8 @@ class RunPlan:
     """None: `test.jsonl` beside the training file."""
     text_field: str = "text"
     """Field of preformatted rows."""
+    chat_template: TemplateName | None = None
+    """None: the model's own."""
     metrics_dir: Path = Path("metrics")
     adapter_path: Path = Path("models/checkpoints/lora")
     batch_size: int = 2

@@ -28,6 +28,7 @@ from honed.cli.run_options import (
     Adapter,
     BaseModel,
     LlamaServer,
+    Merged,
     Metrics,
     RunFile,
     TestFile,
@@ -224,6 +225,7 @@ def quantization(
     tokens: Annotated[
         int, typer.Option("--tokens", min=1, help="How many tokens of the test set are asked.")
     ] = NUM_TOKENS,
+    merged: Merged = False,
     llama_server: LlamaServer = None,
     metrics: Metrics = METRICS,
     as_json: AsJson = False,
@@ -242,6 +244,7 @@ def quantization(
                 serve_section(llama_server),
                 quantized=quantized,
                 reference=reference,
+                merged=merged,
                 num_tokens=tokens,
                 on_step=on_step,
             )
@@ -269,6 +272,7 @@ def deployment(
     model: Annotated[
         Path | None, typer.Option("--model", help="GGUF (default: converted to q8_0).")
     ] = None,
+    merged: Merged = False,
     llama_server: LlamaServer = None,
     metrics: Metrics = METRICS,
     as_json: AsJson = False,
@@ -280,7 +284,9 @@ def deployment(
     plan = plan_from(config, metrics, base_model=base_model, test=test, adapter=adapter)
 
     async def measured() -> Deployment:
-        return await measure_deployment(plan, serve_section(llama_server), model=model)
+        return await measure_deployment(
+            plan, serve_section(llama_server), model=model, merged=merged
+        )
 
     found = run_async(measured)
     if as_json:

@@ -35,6 +35,9 @@ Adapter = Annotated[
 LlamaServer = Annotated[
     Path | None, typer.Option("--llama-server", help="Executable (default: the bundled one).")
 ]
+Merged = Annotated[
+    bool, typer.Option("--merged", help="The adapter is part of the model: none is loaded beside.")
+]
 METRICS = Path("metrics")
 
 

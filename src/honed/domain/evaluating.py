@@ -4,6 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from honed.domain.running import TemplateName
+
 
 class EvaluateJob(Struct, frozen=True, kw_only=True, tag="evaluate", tag_field="job"):
     """Count how many of the assistant's tokens a model foretells, on a test set."""
@@ -17,6 +19,8 @@ class EvaluateJob(Struct, frozen=True, kw_only=True, tag="evaluate", tag_field="
     max_length: int = 2048
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
+    chat_template: TemplateName | None = None
+    """None: the model's own."""
 
 
 class TokeniseJob(Struct, frozen=True, kw_only=True, tag="tokenise", tag_field="job"):
@@ -29,6 +33,7 @@ class TokeniseJob(Struct, frozen=True, kw_only=True, tag="tokenise", tag_field="
     max_length: int
     num_targets: int
     """Rows are given until they have so many tokens that count."""
+    chat_template: TemplateName | None = None
 
 
 class Foretold(Struct, frozen=True, array_like=True):

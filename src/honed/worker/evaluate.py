@@ -4,7 +4,7 @@ A token is foretold when it is the model's first choice after everything that st
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from honed.domain.evaluating import (
     EvaluateJob,
@@ -14,6 +14,7 @@ from honed.domain.evaluating import (
     TokenRow,
 )
 from honed.domain.job import Progress
+from honed.domain.running import TemplateName
 from honed.worker.adapted import AdaptedModel
 from honed.worker.base_model import (
     base_folder,
@@ -22,6 +23,7 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
+from honed.worker.chat_templates import TEMPLATES
 from honed.worker.examples import read_examples
 from honed.worker.foretelling import NOTHING, batches_of, foretold_in, together
 from honed.worker.reporting import Report
@@ -39,7 +41,7 @@ def evaluate(job: EvaluateJob, report: Report) -> EvaluateResult:
     folder = base_folder(job.base_model)
     load_config(folder)
     set_threads(job.threads)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = _tokenizer(folder, job.chat_template)
     examples = read_examples(Path(job.data_path))
     rows = rows_of(examples, tokenizer, max_length=job.max_length)
     adapters = {_ADAPTER: Path(job.adapter_path)} if job.adapter_path else {}
@@ -61,7 +63,7 @@ def tokenise(job: TokeniseJob) -> TokeniseResult:
     Raises:
         TrainingError: base model or data cannot be read.
     """
-    tokenizer = load_tokenizer(base_folder(job.base_model))
+    tokenizer = _tokenizer(base_folder(job.base_model), job.chat_template)
     rows: list[TokenRow] = []
     num_targets = 0
     for example in read_examples(Path(job.data_path)):
@@ -72,3 +74,7 @@ def tokenise(job: TokeniseJob) -> TokeniseResult:
             rows.append(TokenRow(tuple(row.input_ids), targets))
             num_targets += len(targets)
     return TokeniseResult(rows=tuple(rows))
+
+
+def _tokenizer(folder: Path, named: TemplateName | None) -> Any:
+    return load_tokenizer(folder, template=None if named is None else TEMPLATES[named])

@@ -108,3 +108,21 @@ def test_tokens_are_given_until_there_are_enough(tmp_path: Path, tiny_base: Path
     (row,) = tokenise(job).rows
     said = load_tokenizer(tiny_base).decode([row.input_ids[i] for i in row.targets])
     assert said == "disk: inspect<|im_end|>disk: restart<|im_end|>"
+
+
+def test_a_named_template_is_what_rows_are_read_by(tmp_path: Path, tiny_base: Path) -> None:
+    """As the run has it that trained with one: the text round the turns is another."""
+    from honed.worker.base_model import load_tokenizer
+    from honed.worker.evaluate import tokenise
+
+    job = TokeniseJob(
+        base_model=str(tiny_base),
+        data_path=str(_written(tmp_path / "test.jsonl")),
+        result_path="",
+        max_length=512,
+        num_targets=1,
+        chat_template="zephyr",
+    )
+    (row,) = tokenise(job).rows
+    text = load_tokenizer(tiny_base).decode(row.input_ids)
+    assert text.startswith("<|system|>\nYou operate services.")
