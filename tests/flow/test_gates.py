@@ -183,7 +183,7 @@ def test_speed_and_memory_of_a_server_are_measured(place: Path, tiny_gguf: Path)
     assert (found["num_requests"], found["num_tokens"]) == (3, 192)
     assert found["tokens_per_second"] > 0
     assert 0.001 < found["memory_gb"] < 8
-    assert not (place / "metrics/work/deployment/deployment.pid").exists()
+    assert not (place / "metrics" / "work" / "deployment" / "deployment.pid").exists()
     limits = ("--limit", "tokens_per_second=0.1")
     assert honed("gate", "deployment-ready", *limits)[0] == 0
     assert honed("gate", "deployment-ready", *limits, "--limit", "memory_gb=0.0001")[0] == 1
