@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from honed.domain.job import TrainSettings
 from honed.worker.rows import IGNORED, Row
@@ -52,15 +53,16 @@ def trained(trainer: Any) -> tuple[list[float], dict[str, Any]]:
     return losses, weights
 
 
-def ours(base: Path, folder: Path) -> Any:
+def ours(base: Path, folder: Path, **changed: Any) -> Any:
     from transformers import set_seed
 
     from honed.worker.base_model import load_model, load_tokenizer
     from honed.worker.sft import sft_trainer
 
-    set_seed(SETTINGS.seed)
+    settings = replace(SETTINGS, **changed)
+    set_seed(settings.seed)
     split = Split(mixed_rows())
-    return sft_trainer(load_model(base, "cpu"), load_tokenizer(base), split, SETTINGS, folder)
+    return sft_trainer(load_model(base, "cpu"), load_tokenizer(base), split, settings, folder)
 
 
 def plain(base: Path, folder: Path) -> Any:
@@ -113,6 +115,37 @@ def test_the_same_run_gives_the_same_weights(tiny_base: Path, tmp_path: Path) ->
     again = trained(ours(tiny_base, tmp_path / "again"))
     assert first[0] == again[0]
     assert all(torch.equal(first[1][name], weight) for name, weight in again[1].items())
+
+
+def test_checkpointed_activations_change_no_step(tiny_base: Path, tmp_path: Path) -> None:
+    """What is computed twice to save memory gives the same losses and weights to 1e-5."""
+    offline()
+    import torch
+
+    torch.set_num_threads(1)
+    plainly, wanted = trained(ours(tiny_base, tmp_path / "kept"))
+    trainer = ours(tiny_base, tmp_path / "again", gradient_checkpointing=True)
+    assert trainer.args.activation_checkpointing
+    losses, weights = trained(trainer)
+    assert losses == pytest.approx(plainly, rel=1e-5)
+    for name, weight in wanted.items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5)
+
+
+def test_half_a_batch_is_half_the_memory_and_the_same_step(tiny_base: Path, tmp_path: Path) -> None:
+    """With half the batch and twice the accumulation a step has the same rows, in smaller micro-batches."""
+    offline()
+    from honed.worker.sft import divided
+
+    whole = ours(tiny_base, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    half = ours(tiny_base, tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    steps = [next(iter(trainer.get_train_dataloader())) for trainer in (whole, half)]
+    assert steps[0]["input_ids"].tolist() == steps[1]["input_ids"].tolist()
+    largest = [
+        max(part["input_ids"].numel() for part in divided(step, trainer.max_tokens))
+        for step, trainer in zip(steps, (whole, half), strict=True)
+    ]
+    assert largest[1] <= half.max_tokens == whole.max_tokens / 2 < largest[0]
 
 
 def test_a_step_is_divided_by_length(tiny_base: Path, tmp_path: Path) -> None:
