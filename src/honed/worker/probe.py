@@ -67,6 +67,8 @@ _TALKS: Final = (
     ),
 )
 """Fixed for ever: question and answer, of the kinds that an assistant should not lose."""
+MAX_LENGTH: Final = 1024
+"""Tokens of a conversation that are read at most, whatever the run's settings are: figures must compare."""
 PROBE: Final = tuple(
     Example([{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
     for asked, answered in _TALKS
@@ -78,7 +80,6 @@ def probe_kl(
     tokenizer: Any,
     *,
     adapter: str,
-    max_length: int,
     path: Path | None = None,
 ) -> float | None:
     """Mean KL divergence of an adapter from the bare base, nats per token; None when no reply can be rendered.
@@ -87,7 +88,6 @@ def probe_kl(
         model: with the adapter.
         tokenizer: of the base.
         adapter: its name in the model.
-        max_length: tokens of a conversation that are read at most.
         path: a probe set of one's own; None takes the built-in one.
 
     Raises:
@@ -97,7 +97,8 @@ def probe_kl(
 
     examples = PROBE if path is None else read_examples(path)
     total, num_tokens = 0.0, 0
-    for row in rows_of(examples, tokenizer, max_length=max_length):
+    length = min(MAX_LENGTH, model.model.config.max_position_embeddings)
+    for row in rows_of(examples, tokenizer, max_length=length):
         before = [i - 1 for i, label in enumerate(row.labels) if i and label != IGNORED]
         ids = torch.tensor([row.input_ids], device=model.model.device)
         positions = torch.tensor(before, device=model.model.device)

@@ -225,7 +225,6 @@ def _probe_kl(job: TrainJob, base: _Base, model: AdaptedModel) -> float | None:
         model,
         base.tokenizer,
         adapter=CANDIDATE,
-        max_length=job.settings.max_length,
         path=Path(job.settings.probe_path) if job.settings.probe_path else None,
     )
 

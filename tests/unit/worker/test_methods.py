@@ -309,12 +309,12 @@ def test_a_run_goes_on_from_the_adapter_in_service(tiny_base: Path, tmp_path: Pa
     first = next(line.loss for line in progress if line.loss is not None)
     assert first == pytest.approx(0.693147, abs=1e-5)
     assert result.started_from == "ops@1"
-    assert (
-        json.loads((tmp_path / "run/adapter/manifest.json").read_text())["started_from"] == "ops@1"
-    )
+    manifest = json.loads((tmp_path / "run/adapter/manifest.json").read_text())
+    assert manifest["started_from"] == "ops@1"
     assert sorted(path.name for path in (tmp_path / "run/adapter").iterdir() if path.is_dir()) == []
     before, after = weights(adapter), weights(tmp_path / "run/adapter")
     assert before.keys() == after.keys()
+    assert manifest["num_trainable"] == sum(values.numel() for values in after.values())
     assert all((before[name] - after[name]).abs().max() < 1e-4 for name in before)
     assert result.metrics.probe_kl is not None
     assert result.metrics.probe_kl > 1e-3
@@ -364,7 +364,7 @@ def test_divergence_is_that_of_the_two_models(tiny_base: Path, tmp_path: Path) -
     probe = written(tmp_path, [{"messages": [*prompt(0)[:2], *answer(0, GOOD)]}], "probe.jsonl")
     model = AdaptedModel(tiny_base, "cpu", {"it": adapter})
     tokenizer = load_tokenizer(tiny_base)
-    found = probe_kl(model, tokenizer, adapter="it", max_length=512, path=probe)
+    found = probe_kl(model, tokenizer, adapter="it", path=probe)
     (row,) = rows_of(read_examples(probe), tokenizer, max_length=512)
     ids = torch.tensor([row.input_ids])
     with model.using("it") as asked:
@@ -378,9 +378,20 @@ def test_divergence_is_that_of_the_two_models(tiny_base: Path, tmp_path: Path) -
     ]
     assert found == pytest.approx(sum(each) / len(each), rel=1e-4)
     assert found > 1e-3
-    built_in = probe_kl(model, tokenizer, adapter="it", max_length=512)
+    built_in = probe_kl(model, tokenizer, adapter="it")
     assert built_in is not None
     assert built_in > 1e-3
+
+
+def test_the_probe_set_is_frozen() -> None:
+    """Figures of adapters that were trained at different times compare only on the same texts."""
+    from hashlib import sha256
+
+    from honed.worker.probe import PROBE
+
+    said = json.dumps([example.messages for example in PROBE], ensure_ascii=False)
+    digest = sha256(said.encode()).hexdigest()
+    assert digest == "2abfa7fe37b9c909df61bdf59c8e27d2a7cc043741e01ba26cfafca32292cb65"
 
 
 def test_one_answer_at_a_time_is_raised_to_two(tiny_base: Path, tmp_path: Path) -> None:
