@@ -25,8 +25,10 @@ The rooms, in the order data flows:
     machine         what this machine has, and how much of it a scenario needs
     doctor          checks all that a scenario needs, and says what to do
     checks          what a stand-alone run is checked by: its data, the machine, baseline, eight gates
+    standalone      one training from a config file, without a daemon
 
 `daemon` and `serve` run the two long-lived processes, `in_process` is what a program asks of a daemon inside it,
+`lora_trainer` trains by a script without one,
 `rooms` builds what the first one's config names; `config` is
 what the operator wrote; `ports` is what each room promises; `domain` holds the nouns. `listen` opens sockets,
 `activation` takes over those that systemd opened, `notify` tells it how a process is; `log` and `errors` name what can
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     from honed.config import Config, load_config
     from honed.daemon import LearningDaemon
     from honed.domain.processing import ProcessorMode, ProcessResult
+    from honed.domain.script import LoraTrainerConfig
     from honed.in_process import DaemonStats
+    from honed.lora_trainer import LoraTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,6 +55,8 @@ __all__ = [
     "DaemonStats",
     "HonedClient",
     "LearningDaemon",
+    "LoraTrainer",
+    "LoraTrainerConfig",
     "ProcessResult",
     "ProcessorMode",
     "load_config",
@@ -63,6 +69,8 @@ _HOMES = {
     "Config": "honed.config",
     "load_config": "honed.config",
     "LearningDaemon": "honed.daemon",
+    "LoraTrainer": "honed.lora_trainer",
+    "LoraTrainerConfig": "honed.domain.script",
     "DaemonStats": "honed.in_process",
     "ProcessResult": "honed.domain.processing",
     "ProcessorMode": "honed.domain.processing",

@@ -17,6 +17,7 @@ The branches follow *who has to act*, because that is what `except` is for:
       TrainingError          the run: recorded as failed, the adapter in service stays
         EmptyDataError
         UnsupportedError     an architecture or format that honed does not know, or no training stack
+        ScriptNotFoundError  the training script is not there; nothing was written
         ParityError          the base model as GGUF is not the one in Hugging Face's format
         ProcessFailedError   the worker ended without a result
       ApplyError             the server: serve the former adapter on, report
@@ -134,6 +135,10 @@ class EmptyDataError(TrainingError):
         super().__init__(message, advice=advice)
         self.left_out = left_out or {}
         """Episodes by the reason that each was left out."""
+
+
+class ScriptNotFoundError(TrainingError):
+    """The training script, or the interpreter that should run it, is not there; nothing was written."""
 
 
 class UnsupportedError(TrainingError):

@@ -1,9 +1,14 @@
-"""A child that never outlives its parent, and a parent that finds all its children."""
+"""A child that never outlives its parent, and a parent that finds all its children.
+
+`python -m honed.lifeline PARENT_PID COMMAND...` becomes a command that ends with that process: for programs that are
+not ours, and so do not ask the kernel for it themselves.
+"""
 
 import contextlib
 import ctypes
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -48,3 +53,13 @@ def descendants(pid: int) -> list[int]:
             for child in map(int, (task / "children").read_text().split()):
                 found += [child, *descendants(child)]
     return found
+
+
+def main(arguments: list[str]) -> None:
+    """Become the command; the death signal stays over exec."""
+    end_with_parent(signal.SIGKILL, parent=int(arguments[0]))
+    os.execvp(arguments[1], arguments[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -68,7 +68,7 @@ class LocalProcessor:
             TrainingError: the run failed, or an adapter of that id exists; nothing was published.
         """
         target = self._adapters_dir / request.model_id
-        _check_free(target)
+        check_free(target)
         folder = self._runs_dir / request.run_id
         unpublished = folder / "adapter"
         if unpublished.exists():  # of a run that was cut off
@@ -77,7 +77,7 @@ class LocalProcessor:
         result = await self._run(job, folder, on_progress)
         assert isinstance(result, TrainResult)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_publish, unpublished, target)
+            await anyio.to_thread.run_sync(publish, unpublished, target)
         return Trained(_trained_model(request, target, result), result.scores)
 
     async def discard(self, run_id: str, *, registered: Collection[str]) -> None:
@@ -189,7 +189,8 @@ def _model_of(job_path: Path) -> str | None:
     return job.model_id if isinstance(job, TrainJob) else None
 
 
-def _check_free(target: Path) -> None:
+def check_free(target: Path) -> None:
+    """Make sure that nothing has the name; raises TrainingError."""
     if target.exists():
         raise TrainingError(
             f"adapter folder {target} exists: expected a new name for each run",
@@ -197,10 +198,10 @@ def _check_free(target: Path) -> None:
         )
 
 
-def _publish(unpublished: Path, target: Path) -> None:
+def publish(unpublished: Path, target: Path) -> None:
     """Rename the finished folder to its name; the worker has synced what is in it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _check_free(target)
+    check_free(target)
     try:
         unpublished.rename(target)
         for folder in (target.parent, unpublished.parent):

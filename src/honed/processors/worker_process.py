@@ -159,8 +159,8 @@ def _signal_group(worker: Process, number: signal.Signals) -> None:
 async def messages(worker: Process, silence_limit: timedelta) -> AsyncGenerator[Message]:
     """What the worker says, until it has ended; or until it was silent, and still runs."""
     waiting = b""
-    async with contextlib.aclosing(_chunks(worker, silence_limit)) as chunks:
-        async for chunk in chunks:
+    async with contextlib.aclosing(chunks(worker, silence_limit)) as received:
+        async for chunk in received:
             *lines, waiting = (waiting + chunk).split(b"\n")
             for line in lines:
                 try:
@@ -174,7 +174,8 @@ async def messages(worker: Process, silence_limit: timedelta) -> AsyncGenerator[
                 waiting = b""
 
 
-async def _chunks(worker: Process, silence_limit: timedelta) -> AsyncGenerator[bytes]:
+async def chunks(worker: Process, silence_limit: timedelta) -> AsyncGenerator[bytes]:
+    """The bytes of its stdout, until it has ended; or until no line came for so long, and it still runs."""
     silent_at = anyio.current_time() + silence_limit.total_seconds()
     while (chunk := await _chunk_or_end(worker, silent_at)) is not None:
         if b"\n" in chunk:
@@ -242,8 +243,8 @@ def result_of(status: int | None, result_path: Path, log_path: Path) -> JobResul
 
 
 def _without_result(status: int | None, log_path: Path) -> ProcessFailedError:
-    stderr = _tail(log_path)
-    number = _signal(status)
+    stderr = tail(log_path)
+    number = signal_of(status)
     if number is not None:
         how = f"was ended by {signal.Signals(number).name}"
     else:
@@ -263,19 +264,19 @@ def silent(limit: timedelta, log_path: Path) -> ProcessFailedError:
     return ProcessFailedError(
         f"the worker was silent for {limit} (h:mm:ss) and was ended: expected a line of progress",
         exit_code=-1,
-        stderr=_tail(log_path),
+        stderr=tail(log_path),
         advice=f"see {log_path} for where it hangs",
     )
 
 
-def _tail(log_path: Path) -> str:
+def tail(log_path: Path) -> str:
     """The last of what the worker wrote to stderr."""
     with log_path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         return file.read().decode(errors="replace")
 
 
-def _signal(status: int | None) -> int | None:
+def signal_of(status: int | None) -> int | None:
     """The signal that ended a process: as the kernel says it, or as our worker does (128 + n)."""
     if status is None:
         return None

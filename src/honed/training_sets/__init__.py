@@ -16,6 +16,7 @@ from honed.training_sets.formats import FORMATS, Format, StoredEpisode, format_e
 from honed.training_sets.held_out import HeldOutSplit, load_or_make_secret
 from honed.training_sets.reading import Reading, read_rows
 from honed.training_sets.row_files import BadRow, RowFile, check_readable, open_rows
+from honed.training_sets.rows import RowSpool, SpooledRow, Turns
 from honed.training_sets.trajectories import ImportedTrajectory
 
 __all__ = [
@@ -29,7 +30,10 @@ __all__ = [
     "ImportedTrajectory",
     "Reading",
     "RowFile",
+    "RowSpool",
+    "SpooledRow",
     "StoredEpisode",
+    "Turns",
     "check_readable",
     "format_episode",
     "load_or_make_secret",

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, NamedTuple, Self
+from typing import IO, Any, Final, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -23,15 +23,22 @@ from honed.domain.training_data import (
     TrainingMetadata,
 )
 
+Turns = Literal["messages", "conversations"]
+
 _encoder: Final = msgspec.json.Encoder()
 
 
-def format_row(data: TrainingData) -> bytes:
-    """One line of the data file, without the newline: TRL's columns, no metadata."""
+def format_row(data: TrainingData, *, turns: Turns = "messages") -> bytes:
+    """One line of the data file, without the newline: TRL's columns, no metadata.
+
+    Args:
+        data: any.
+        turns: the column of a conversation's turns.
+    """
     row: dict[str, Any]
     match data:
         case ChatExample():
-            row = {"messages": format_turns(data.messages)}
+            row = {turns: format_turns(data.messages)}
         case PreferencePair():
             row = {
                 "prompt": format_turns(data.prompt),
@@ -84,8 +91,9 @@ class SpooledRow(NamedTuple):
 class RowSpool:
     """Rows on disk in order of arrival, without a name; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, turns: Turns = "messages") -> None:
         self._folder = folder
+        self._turns = turns
         self._offset = 0
 
     def __enter__(self) -> Self:
@@ -102,7 +110,8 @@ class RowSpool:
 
     def add(self, data: TrainingData) -> SpooledRow:
         """Append a row; where it lies."""
-        line, metadata = format_row(data) + b"\n", format_metadata(data) + b"\n"
+        line = format_row(data, turns=self._turns) + b"\n"
+        metadata = format_metadata(data) + b"\n"
         digest = _digest(line)
         row = SpooledRow(self._offset, len(line), len(metadata), digest)
         self._file.write(line)

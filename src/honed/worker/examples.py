@@ -1,18 +1,27 @@
 """The lines of a data file: conversations, pairs of answers, answers with a label.
 
-What a line is, its keys say: `messages`, or `prompt` with `chosen` and `rejected`, or `prompt` with `completion` and
-`label`. The last two become conversations too, of which the turns behind the prompt count.
+What a line is, its keys say: `messages` (or `conversations`, whose turns may be from/value), or `prompt` with `chosen`
+and `rejected`, or `prompt` with `completion` and `label`. The last two become conversations too, of which the turns
+behind the prompt count.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from honed.errors import TrainingError
 
 Turns = list[dict[str, Any]]
+_SPEAKERS: Final = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+"""The role of who speaks in a from/value turn; calls of tools in that form are for `honed import`."""
 _T = TypeVar("_T")
 
 
@@ -102,7 +111,7 @@ def _read(path: Path, read: Callable[[dict[str, Any]], _T], what: str, form: str
 
 
 def _lesson(data: dict[str, Any]) -> Lesson:
-    if "messages" in data:
+    if "messages" in data or "conversations" in data:
         return _example(data)
     if "chosen" in data:
         return Preference(_answered(data, "chosen"), _answered(data, "rejected"))
@@ -112,7 +121,7 @@ def _lesson(data: dict[str, Any]) -> Lesson:
 
 
 def _example(data: dict[str, Any]) -> Example:
-    messages = _turns(data, "messages")
+    messages = _turns(data, "messages" if "messages" in data else "conversations")
     turns = data.get("trained_turns")
     trained = None if turns is None else frozenset(turns) & set(range(len(messages)))
     return Example(messages, data.get("tools") or None, trained)
@@ -126,5 +135,11 @@ def _answered(data: dict[str, Any], key: str) -> Example:
 
 
 def _turns(data: dict[str, Any], key: str) -> Turns:
-    """Raises KeyError for a turn without a role."""
-    return [{"role": message["role"]} | message for message in data[key]]
+    """Raises KeyError for a turn without a role, or with one that has no name here."""
+    return [_turn(message) for message in data[key]]
+
+
+def _turn(message: dict[str, Any]) -> dict[str, Any]:
+    if "role" not in message and "from" in message:
+        return {"role": _SPEAKERS[message["from"]], "content": message["value"]}
+    return {"role": message["role"]} | message
