@@ -23,6 +23,7 @@ from honed.cli import (
     show,
     state,
     status,
+    train,
     why,
 )
 
@@ -73,6 +74,7 @@ feedback.add_to(app)
 data.add_to(app)
 ingest.add_to(app)
 export.add_to(app)
+train.add_to(app)
 checks.add_to(app)
 gate.add_to(app)
 keeping.add_to(app)

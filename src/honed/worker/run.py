@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
+from honed.domain.chat_templates import TEMPLATES
 from honed.domain.job import Progress
 from honed.domain.running import RunJob, RunResult
 from honed.domain.train_settings import TrainSettings
@@ -23,7 +24,7 @@ from honed.worker.base_model import (
     load_tokenizer,
     set_threads,
 )
-from honed.worker.chat_templates import TEMPLATES, mismatches
+from honed.worker.chat_templates import mismatches
 from honed.worker.export import export_adapter, publish_form
 from honed.worker.lora import check_servable
 from honed.worker.lora_targets import linear_names
