@@ -25,6 +25,8 @@ ACTIONS: Final = {
     "certificate": ("rotate", "renew", "revoke"),
     "login": ("unlock", "throttle", "block"),
     "deploy": ("rollback", "retry", "freeze"),
+    "backup": ("verify", "repeat", "prune"),
+    "index": ("rebuild", "merge", "drop"),
 }
 SUBJECTS: Final = tuple(ACTIONS)
 WORDINGS: Final = (
@@ -139,8 +141,8 @@ def train(base: Path, folder: Path, rows: Sequence[Row], *, seed: int, **setting
         "r": 16,
         "lora_alpha": 32.0,
         "lora_dropout": 0.0,
-        "learning_rate": 1e-3,
-        "beta": 0.3,
+        "learning_rate": 7e-4,
+        "beta": 1.0,
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 1,
         "lr_scheduler_type": "cosine",
