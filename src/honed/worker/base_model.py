@@ -141,7 +141,7 @@ def _four_bits(dtype: Any) -> Any:
     if not is_bitsandbytes_available():
         raise UnsupportedError(
             "load_in_4bit is set, and bitsandbytes is not installed",
-            advice="pip install bitsandbytes beside the training stack, or leave train.load_in_4bit out",
+            advice="pip install 'honed[qlora]' beside the training stack, or leave train.load_in_4bit out",
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
