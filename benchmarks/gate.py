@@ -1,15 +1,15 @@
 """What the daemon's gate passes and what it stops, by simulation, and its power as a plot.
 
-    python benchmarks/gate.py [--candidates 1000] [--plot docs/gate-power.svg] [--seed 1]
+    python benchmarks/gate.py [--candidates 1000] [--plot docs/gate-power.svg] [--curve-candidates 100] [--seed 1]
 
 Every candidate is judged by `HeldOutGate` with the defaults of the config. Two measures, each with 20 % of the episodes
 discordant:
 
 - task success: on a discordant episode exactly one of candidate and incumbent does the task. A gain of 10 points is
   15 % won and 5 % lost.
-- outcome contrast: half of the episodes are successes. A discordant one is moved by 0.3 nats per token (normal, sd 0.1):
-  for a gain of 10 points 15 % are moved the right way (a success likelier, a failure less likely) and 5 % the wrong way.
-  Every episode moves by a noise of 0.02 besides.
+- outcome contrast: half of the episodes are successes. A discordant one is moved by 0.3 nats per token (normal, sd
+  0.1): for a gain of 10 points 15 % are moved the right way (a success likelier, a failure less likely) and 5 % the
+  wrong way. Every episode moves by a noise of 0.02 besides.
 
 Unchanged candidates are judged ten times in a row, each another candidate with the same held-out episodes, and count as
 passed when any of the ten passes. Shares come with their 95 % intervals (Clopper and Pearson 1934). It ends with 1 when
@@ -292,9 +292,9 @@ LEFT, TOP, WIDTH, HEIGHT, APART = 60, 46, 330, 240, 90
 def plot(panels: dict[str, dict[tuple[float, int], Curve]]) -> str:
     """The curves as SVG, a panel for each measure."""
     width = LEFT + len(panels) * (WIDTH + APART)
+    head = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 400" font-family="sans-serif"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} 400" font-size="12" '
-        + 'font-family="sans-serif" fill="#333">',
+        f'<svg {head} font-size="12" fill="#333">',
         f'<rect width="{width}" height="400" fill="#fff"/>',
     ]
     for place, (measure, curves) in enumerate(panels.items()):
@@ -345,14 +345,14 @@ def _key(x: float, colour: str, text: str, *, dashed: bool = False) -> Iterator[
 def main() -> int:
     """Print the figures and draw the plot; 1 when a promise is broken."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--candidates", type=int, default=1_000)
+    parser.add_argument("--candidates", type=int, default=1_000, help="0: only the plot")
     parser.add_argument("--curve-candidates", type=int, default=100)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     started = time.thread_time()
     problems: list[str] = []
-    for measure in MEASURES:
+    for measure in MEASURES if given.candidates else ():
         chance = random.Random(f"{given.seed} {measure}")
         problems += acceptance(measure, chance, given.candidates)
     if given.plot is not None:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 NUM_SHELVES: Final = 5
-FEW: Final = 100
+FEW: Final = 60
 """Episodes up to which whole permutations are drawn."""
-MANY_TURNS: Final = 1e7
+MANY_TURNS: Final = 1e6
 """Relabellings that the shelves must allow, or whole permutations are drawn."""
 PIECE: Final = 256
 """A larger group exchanges outcomes within pieces of this size only."""
