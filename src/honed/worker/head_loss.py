@@ -1,17 +1,19 @@
 """The loss of a causal language model with logits only where a token counts.
 
 Of an agent's conversation, a fifth of the tokens or so count. The head of a model with a large vocabulary costs as much
-as many layers, so the others are left out; and logits are made, used and forgotten in tiles.
+as many layers, so the others are left out; and logits are made, used and forgotten in tiles. The last layer is asked
+for those tokens alone as well, behind its attention: what it makes of the others, nothing reads.
 
 Legend: B rows, T tokens of the longest, N tokens that count, H hidden width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Module, functional
 
 from honed.worker.rows import IGNORED
 
@@ -34,10 +36,52 @@ def summed_loss(model: Any, input_ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     """
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
     backbone = causal_lm.base_model
-    hidden_BTH = backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state[:, :-1]
-    counts = labels_BT[:, 1:] != IGNORED
+    # A token is predicted from the one before it.
+    read_BT = functional.pad(labels_BT[:, 1:] != IGNORED, (0, 1))
+    with last_layer_only_at(read_BT, backbone):
+        hidden_BTH = backbone(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+    targets_N = labels_BT[:, 1:][read_BT[:, :-1]]
     apply = cast("Callable[[Tensor, Tensor, Head], Tensor]", _SummedLoss.apply)
-    return apply(hidden_BTH[counts], labels_BT[:, 1:][counts], head_of(causal_lm))
+    return apply(hidden_BTH[read_BT], targets_N, head_of(causal_lm))
+
+
+@contextmanager
+def last_layer_only_at(read_BT: Tensor, backbone: Any) -> Iterator[None]:
+    """In the body the last layer's parts behind attention see only some positions; at the others they give zeros.
+
+    Those parts work on each position by itself, so that nothing changes where they are read. Not where activations are
+    checkpointed: the layer is computed anew on the way back, when this is over.
+    """
+    layer = backbone.layers[-1]
+    if getattr(layer, "gradient_checkpointing", False):
+        yield
+        return
+    attention = getattr(layer, "self_attn", None)
+    parts = (
+        getattr(attention, "o_proj", None),
+        getattr(layer, "mlp", None) or getattr(layer, "feed_forward", None),
+    )
+    with ExitStack() as hooks:
+        for part in filter(None, parts):
+            hooks.enter_context(_only_at(read_BT, part))
+        yield
+
+
+@contextmanager
+def _only_at(read_BT: Tensor, part: Module) -> Iterator[None]:
+    def select(module: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (given[0][read_BT], *given[1:])
+
+    def put_back(module: Module, given: tuple[Tensor, ...], made_NH: Tensor) -> Tensor:
+        whole_BTH = made_NH.new_zeros(*read_BT.shape, made_NH.shape[-1])
+        return whole_BTH.masked_scatter(read_BT.unsqueeze(-1), made_NH)
+
+    hooks = part.register_forward_pre_hook(select), part.register_forward_hook(put_back)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def head_of(causal_lm: Any) -> Head:

@@ -69,6 +69,41 @@ def test_loss_and_gradients_are_the_models_own(name: str, tmp_path: Path) -> Non
         assert float((gradients[weight] - gradient).abs().max()) <= 1e-5 * max(scale, 1.0)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_last_layer_computes_only_what_is_read(name: str, tmp_path: Path) -> None:
+    """In every family its feed-forward part, and its attention's last matrix where it has one, see as many positions as
+    are read; afterwards the model is as it was.
+    """
+    import torch
+
+    from honed.worker.base_model import load_model
+    from honed.worker.head_loss import summed_loss
+
+    model = load_model(make_model(FAMILIES[name], tmp_path / "base"), "cpu")
+    rows = batch()
+    num_read = int((rows["labels"][:, 1:] != -100).sum())
+    seen: dict[str, int] = {}
+    hooks = [
+        module.register_forward_hook(
+            lambda module, given, made, name=name: seen.update(
+                {name: made.numel() // made.shape[-1]}
+            )
+        )
+        for name, module in model.base_model.layers[-1].named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    summed_loss(model, rows["input_ids"], rows["labels"])
+    few = {name for name, count in seen.items() if count == num_read}
+    expected = {name for name in seen if name.startswith(("mlp.", "feed_forward."))}
+    assert len(expected) >= 2
+    assert few == expected | {name for name in seen if name == "self_attn.o_proj"}
+    with torch.no_grad():
+        model(rows["input_ids"])
+    assert set(seen.values()) == {rows["input_ids"].numel()}
+    for hook in hooks:
+        hook.remove()
+
+
 def test_tiles_change_nothing(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile of a few logits gives the loss and the gradients of one that holds all."""
     import torch
