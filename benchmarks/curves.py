@@ -11,6 +11,7 @@ _STYLES: Final = (
     ("#1b6ca8", ""),
     ("#c2571a", "6 3"),
     ("#5a5a5a", "2 3"),
+    ("#2a8a4a", "8 2 2 2"),
 )
 """Colour and dashes of each curve: told apart without colour too."""
 
