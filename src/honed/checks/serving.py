@@ -86,7 +86,8 @@ def adapter_of(plan: RunPlan) -> Path | None:
     if not path.is_file():
         raise ValidationError(
             f"the adapter {plan.adapter_path} has no {ADAPTER_GGUF}: llama-server cannot load it",
-            advice="export it as GGUF, name another folder by --adapter, or say --merged of a model that has it in it",
+            advice="set save.gguf_path for the run, name another folder by --adapter, or say --merged of a model that "
+            "has it in it",
         )
     return path.absolute()
 
