@@ -30,3 +30,10 @@ def publish_form(folder: Path) -> None:
     if isinstance(settings.get("target_modules"), list):
         settings["target_modules"].sort()  # PEFT keeps them in a set
     write_file(path, json.dumps(settings, indent=2, sort_keys=True).encode())
+
+
+def name_base(folder: Path, base_model: str) -> None:
+    """Say in the adapter's config which base model it is of: a hub id, not where this machine keeps it."""
+    path = folder / ADAPTER_CONFIG
+    settings = json.loads(path.read_text()) | {"base_model_name_or_path": base_model}
+    write_file(path, json.dumps(settings, indent=2, sort_keys=True).encode())

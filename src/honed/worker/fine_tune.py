@@ -41,8 +41,7 @@ def fine_tune(
         TrainingError: the loss is not finite, or the settings do not fit the model.
         StoppedError: SIGTERM came, and there is a checkpoint to go on from.
     """
-    # The trainer sets `seed` again, once the adapter has its first weights.
-    set_seed(settings.seed if settings.random_state is None else settings.random_state)
+    set_seed(settings.seed)
     started = time.monotonic()
     with _scratch(folder, checkpoints) as scratch:
         trainer = trainer_of(model, tokenizer, split, settings, scratch)

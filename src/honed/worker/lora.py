@@ -103,9 +103,24 @@ def trainer_with_adapter(
     """
     has_one = isinstance(model, PeftModel)
     try:
-        return kind(model=model, peft_config=None if has_one else lora_config(settings), **given)
+        trainer = kind(model=model, peft_config=None if has_one else lora_config(settings), **given)
     except ValueError as error:
         raise TrainingError(
             f"the settings do not fit the base model: {error}",
             advice="check train.target_modules against the model's module names",
         ) from error
+    if not has_one and settings.random_state is not None:
+        _draw_again(trainer, settings.random_state)
+    return trainer
+
+
+def _draw_again(trainer: Any, random_state: int) -> None:
+    """The first weights of a new adapter by a seed of their own: TRL draws them by that of the rows."""
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(random_state)
+        for module in trainer.model.modules():
+            if isinstance(module, LoraLayer):
+                module.reset_lora_parameters("default", init_lora_weights=True)

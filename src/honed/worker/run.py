@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -25,7 +26,7 @@ from honed.worker.base_model import (
     set_threads,
 )
 from honed.worker.chat_templates import mismatches
-from honed.worker.export import export_adapter, publish_form
+from honed.worker.export import export_adapter, name_base, publish_form
 from honed.worker.lora import check_servable
 from honed.worker.lora_targets import linear_names
 from honed.worker.material import AnyRow, Material
@@ -86,6 +87,7 @@ def run(job: RunJob, report: Report) -> RunResult:
             export_adapter(folder, base.config, base.architecture)
         else:
             publish_form(folder)
+        name_base(folder, job.base_model)
         base.tokenizer.save_pretrained(folder)
         result = _result(train, tuned)
         manifest = run_manifest(
@@ -121,7 +123,13 @@ def _result(train: Read, tuned: _Tuned) -> RunResult:
 
 
 def _open_base(job: RunJob, report: Report) -> _Base:
-    """Find the base model, and refuse what could not be written in the end."""
+    """Find the base model, and refuse what could not be written or logged in the end."""
+    lacking = [name for name in job.settings.report_to if find_spec(name) is None]
+    if lacking:
+        raise UnsupportedError(
+            f"figures are to be logged to {lacking[0]}, which is not installed",
+            advice=f"pip install {lacking[0]} beside the training stack, or leave it out of the config",
+        )
     folder = base_folder(job.base_model)
     config, architecture = _config(folder, job)
     template = None if job.chat_template is None else TEMPLATES[job.chat_template]
