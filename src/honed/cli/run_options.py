@@ -70,8 +70,11 @@ def serve_section(llama_server: Path | None) -> ServeSection:
 
 @contextmanager
 def bar(what: str, *, quiet: bool) -> Iterator[Step]:
-    """A progress bar on stderr, gone when the body ends."""
+    """A progress bar on stderr where that is a terminal, gone when the body ends."""
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as shown:
+    with Progress(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
