@@ -32,7 +32,7 @@ from honed.learn_models.learn_model import LearnModel
 from honed.listen import claim_unix_path, serving
 from honed.loop import InService, Lines, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
-from honed.loop.training_run import TrainingNow
+from honed.loop.orders import TrainingNow
 from honed.ports import Applier, Gate, Processor, Store
 from honed.process import Surroundings, only_one, resident_mb, running
 from honed.processors import LocalProcessor

@@ -10,8 +10,9 @@ from honed.loop.approval import Approval
 from honed.loop.in_service import Announce, InService
 from honed.loop.lines import Lines
 from honed.loop.offline_run import OfflineRuns
+from honed.loop.orders import RunOrder
 from honed.loop.regating import Regating
-from honed.loop.training_run import RunOrder, TrainingRuns
+from honed.loop.training_run import TrainingRuns
 from honed.loop.trigger_loop import TriggerLoop
 
 __all__ = [

@@ -21,8 +21,8 @@ from honed.domain.times import now_ms
 from honed.domain.verdict import Seen
 from honed.errors import ControlError
 from honed.loop.in_service import Announce
+from honed.loop.orders import RunOrder
 from honed.loop.skipped_run import skipped_run
-from honed.loop.training_run import RunOrder
 from honed.ports import PREVIEW_PREFIX, Preview, Remark, RemarkKind, Review, Store, TrainingSets
 
 _ENDS = ("done", "skipped")

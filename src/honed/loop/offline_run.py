@@ -8,8 +8,8 @@ from honed.domain.ids import run_id
 from honed.domain.processing import OFFLINE_IS_MISSING
 from honed.domain.run import Run
 from honed.loop.in_service import Announce
+from honed.loop.orders import RunOrder, Stop
 from honed.loop.skipped_run import skipped_run
-from honed.loop.training_run import RunOrder, Stop
 from honed.ports import Store
 
 

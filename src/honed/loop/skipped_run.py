@@ -2,7 +2,7 @@
 
 from honed.domain.run import Run
 from honed.domain.times import now_ms
-from honed.loop.training_run import RunOrder
+from honed.loop.orders import RunOrder
 from honed.ports import Review
 
 

@@ -2,28 +2,26 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import anyio
 import msgspec
-from msgspec import Struct
 
 from honed import log
 from honed.domain.ids import adapter_id, run_id
 from honed.domain.job import Progress, TrainSettings
 from honed.domain.run import Run
 from honed.domain.times import now_ms
-from honed.domain.trained_model import Selection, TrainedModel
+from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Seen
 from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
 from honed.loop import resumption
 from honed.loop.in_service import Announce, InService
 from honed.loop.judging import decide
+from honed.loop.orders import RunOrder, Stop, TrainingNow
 from honed.loop.regating import Regating
 from honed.ports import (
     Gate,
     Processor,
-    Review,
     Store,
     Trained,
     TrainingSet,
@@ -32,46 +30,10 @@ from honed.ports import (
 )
 
 _BY_OPERATOR = "stopped by the operator"
+_NOT_ALLOWED = "its rule did not allow it any more, and it had no checkpoint to go on from"
 
 CheckBase = Callable[[], Awaitable[Path | None]]
 """Path of the facts of the base model that is served; raises TrainingError when it is another one."""
-
-
-class RunOrder(Struct, frozen=True, kw_only=True):
-    """Why a run starts, and what kind it is."""
-
-    id: str
-    reason: str
-    selection: Selection = "successes"
-    against_base: bool = False
-    """Judge it against the bare base model instead of the adapter in service."""
-    counts: bool = True
-    """Whether the trigger may forget the episodes that it learned from; a control does not count."""
-    review: Review | None = None
-    """What somebody has looked at and approved: it is trained on just that. None: nobody had to look."""
-    unfinished: Run | None = None
-    """The run that goes on; None begins one."""
-
-
-class Stop(Struct, kw_only=True):
-    """Why a run is being stopped, where somebody has said it; a daemon that ends says nothing."""
-
-    reason: Literal["cancelled", "paused"] | None = None
-
-
-class TrainingNow(Struct, kw_only=True):
-    """What the running training reports; shown by `honed status`."""
-
-    run_id: str
-    selection: Selection
-    started_at_ms: int
-    progress: Progress
-
-    def told(self) -> dict[str, Any]:
-        """As `honed status --json` has it."""
-        shown: dict[str, Any] = msgspec.to_builtins(self.progress)
-        names = ("run_id", "selection", "started_at_ms")
-        return {name: getattr(self, name) for name in names} | shown
 
 
 class TrainingRuns:
@@ -184,23 +146,35 @@ class TrainingRuns:
         if stop.reason != "cancelled" and await self._plan(run) is not None:
             self._announce(log.TRAINING_PAUSED, {"run_id": run.id})
             log.get(scenario=self._scenario, run_id=run.id).info(log.TRAINING_PAUSED)
-            return
-        told = "the daemon was stopped" if stop.reason is None else _BY_OPERATOR
-        await self._end(_ended(run, "cancelled", message=told))
+        elif stop.reason == "paused":
+            await self._end(_ended(run, "interrupted", message=_NOT_ALLOWED))
+        else:
+            told = "the daemon was stopped" if stop.reason is None else _BY_OPERATOR
+            await self._end(_ended(run, "cancelled", message=told))
 
-    async def cancel(self, run: Run) -> None:
-        """End a run that is paused."""
+    async def cancel(self, run: Run, *, by_operator: bool = True) -> None:
+        """End a run that was stopped."""
         await self.discard(run)
-        await self._end(_ended(run, "cancelled", message=_BY_OPERATOR))
+        if by_operator:
+            await self._end(_ended(run, "cancelled", message=_BY_OPERATOR))
+        else:
+            await self._end(_ended(run, "interrupted", message=_NOT_ALLOWED))
 
-    async def unfinished(self, run: Run) -> RunOrder | None:
-        """How a run goes on that its daemon did not finish; None when it cannot."""
-        if run.review_id is not None:
+    async def unfinished(self, run: Run, order: RunOrder | None = None) -> RunOrder | None:
+        """How a run goes on that was not finished; None when it cannot.
+
+        Args:
+            run: as it was written down.
+            order: by which this daemon began it; None when another one did.
+        """
+        if run.review_id is not None and order is None:
             return None  # what waits for a review is asked for anew
         plan = await self._plan(run)
         if plan is None or plan.base_model != self._base_model:
             return None
         models = await self._store.list_models(self._scenario)
+        if any(model.run_id == run.id for model in models):
+            return None  # it came as far as its verdict
         await self._processor.discard(run.id, registered=[model.id for model in models])
         return RunOrder(
             id=run.id,
@@ -208,6 +182,7 @@ class TrainingRuns:
             selection=run.selection,
             against_base=plan.against_base,
             counts=plan.counts,
+            review=order.review if order else None,
             unfinished=run,
         )
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from msgspec.structs import replace
 
 from honed import log
 from honed.domain.run import LearningState, Run
@@ -16,9 +15,10 @@ from honed.domain.trained_model import Selection, TrainedModel
 from honed.errors import BusyError, ControlError, HonedError, StoreError
 from honed.loop.approval import Approval
 from honed.loop.offline_run import OfflineRuns
-from honed.loop.training_run import RunOrder, Stop, TrainingRuns
+from honed.loop.orders import RunOrder, Stop
+from honed.loop.pauses import BY_HAND, Pauses
+from honed.loop.training_run import TrainingRuns
 from honed.ports import Store
-from honed.triggers.allowance import is_allowed, may_pause
 from honed.triggers.context import TriggerContext
 from honed.triggers.trigger import TrainTrigger, Verdict
 
@@ -59,7 +59,6 @@ class TriggerLoop:
         self._scenario = scenario
         self.learn_model = learn_model
         self._turn = turn or anyio.Lock()
-        self._others = frozenset(others)
         self._check_interval_s = check_interval.total_seconds()
         self._wake = anyio.Event()
         self._looked = anyio.Event()
@@ -71,8 +70,14 @@ class TriggerLoop:
         """Why the run in progress is being stopped."""
         self._order: RunOrder | None = None
         """What the run in progress was asked to do."""
-        self._paused: RunOrder | None = None
-        """The run that goes on when it may."""
+        self._pauses = Pauses(
+            store,
+            runs,
+            scenario=scenario,
+            learn_model=learn_model,
+            others=others,
+            facts=self._facts,
+        )
         self.is_training = False
         """Whether it is this loop's turn; a run that has been decided on may wait for it."""
         self._seen_material: tuple[int, int] | None = None
@@ -87,7 +92,7 @@ class TriggerLoop:
     @property
     def paused_id(self) -> str | None:
         """The run that waits until its rule allows it again; None when there is none."""
-        return self._paused.id if self._paused else None
+        return self._pauses.order.id if self._pauses.order else None
 
     def notify(self) -> None:
         """An episode was made: look now instead of at the next interval."""
@@ -116,9 +121,9 @@ class TriggerLoop:
             raise ControlError("nothing can train: no base_model is configured")
         if self._runs and (problem := self._runs.base_problem):
             raise ControlError(f"nothing is trained: {problem}")
-        if self._paused:
+        if self.paused_id:
             raise BusyError(
-                f"run {self._paused.id} is paused until its rule allows it again",
+                f"run {self.paused_id} is paused until its rule allows it again",
                 advice="`honed cancel` ends it; what it was to learn from waits for the next one",
             )
         if self._running_id or self._ordered:
@@ -135,7 +140,7 @@ class TriggerLoop:
         blind = selection == "blind"
         self._ordered = RunOrder(
             id=runs.new_id(),
-            reason="train-now" + (" (blind control)" if blind else ""),
+            reason=BY_HAND + (" (blind control)" if blind else ""),
             selection=selection,
             against_base=against_base,
             counts=not blind,
@@ -172,22 +177,24 @@ class TriggerLoop:
             self._wake.set()
 
     def cancel(self) -> str | None:
-        """Stop the run in progress; returns its id, None when nothing trains."""
-        if self._paused is not None:
-            self._stop.reason = "cancelled"
+        """Stop the run in progress, or the one that is paused; returns its id, None when nothing trains."""
+        if self.paused_id:
+            self._pauses.is_cancelled = True
             self._wake.set()
-            return self._paused.id
+            return self.paused_id
         self._stop_running("cancelled")
         return self._running_id
 
     def _stop_running(self, reason: Literal["cancelled", "paused"]) -> None:
-        if self._running is not None:
+        """A run that stops already may still be cancelled; one that was cancelled is not paused any more."""
+        if self._stop.reason != "cancelled":
             self._stop.reason = reason
+        if self._running is not None:
             self._running.cancel()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Judge and train until cancelled; a cancelled run ends its worker before this returns."""
-        await self._close_unfinished_runs()
+        await self._pauses.find()
         if self.approval is not None:
             await self.approval.load()
         await (
@@ -222,37 +229,26 @@ class TriggerLoop:
         """What is remembered between trainings."""
         return await self._store.start_scenario(self._scenario, self.learn_model, now_ms=now_ms())
 
-    async def _is_allowed(self, order: RunOrder) -> bool:
-        """Whether a run may go on: it was asked for by hand, or the hours and the silence of its rule last."""
-        trigger = self._trigger
-        if order.reason != str(trigger) or not may_pause(trigger):
-            return True
-        try:
-            return is_allowed(trigger, await self._facts(trigger))
-        except _FAULTS as error:
-            self._log.error(log.TRIGGER_FAILED, error=str(error))
-            return True
-
     async def _pause_unless_allowed(self) -> None:
         """Have the run in progress stopped, once its worker is in its steps, where it can go on later."""
         now = self._runs.now if self._runs else None
-        if now is None or not now.progress.step or now.progress.phase != "training":
+        if self._order is None or now is None or now.progress.phase != "training":
             return
-        if self._order is not None and not await self._is_allowed(self._order):
-            self._stop_running("paused")
+        try:
+            if now.progress.step and not await self._pauses.is_allowed(self._order, self._trigger):
+                self._stop_running("paused")
+        except _FAULTS as error:
+            self._log.error(log.TRIGGER_FAILED, error=str(error))
 
-    async def _go_on_with(self, order: RunOrder) -> RunOrder | None:
+    async def _gone_on_with(self) -> RunOrder | None:
         """The order of the paused run, once it may go on."""
-        assert self._runs is not None
-        if self._stop.reason == "cancelled":
-            assert order.unfinished is not None
-            await self._runs.cancel(order.unfinished)
-            self._paused = None
-            await self._wait_for_more()
+        try:
+            order = await self._pauses.next_order(self._trigger)
+            if self._pauses.order is None and order is None:  # it was cancelled
+                await self._wait_for_more()
+        except _FAULTS as error:
+            self._log.error(log.TRIGGER_FAILED, error=str(error))
             return None
-        if not await self._is_allowed(order):
-            return None
-        self._paused = None
         return order
 
     async def _wait_for_more(self) -> None:
@@ -262,8 +258,8 @@ class TriggerLoop:
     async def _next_order(self) -> RunOrder | None:
         if self._num_holds:
             return None
-        if self._paused is not None:
-            return await self._go_on_with(self._paused)
+        if self.paused_id:
+            return await self._gone_on_with()
         if self._ordered is not None:
             order, self._ordered = self._ordered, None
             return await self._unless_held(order)
@@ -324,9 +320,8 @@ class TriggerLoop:
             finally:
                 self._running = None
                 self.is_training = False
-        if scope.cancelled_caught:  # by the operator: wait for the next new episode or verdict
-            with contextlib.suppress(StoreError):
-                await self._stopped(order)
+        if scope.cancelled_caught:
+            await self._stopped(order)
         self._running_id = self._order = None
         if self._runs and self._runs.regating:
             self._runs.regating.look_again()
@@ -337,7 +332,7 @@ class TriggerLoop:
     async def _waiting_candidate(self) -> TrainedModel | None:
         """The candidate that has waited for evidence, once there is enough more of it."""
         regating = self._runs.regating if self._runs else None
-        if regating is None or self._num_holds or self._paused:
+        if regating is None or self._num_holds or self.paused_id:
             return None
         try:
             return await regating.waiting((await self.state()).episode_count)
@@ -354,43 +349,22 @@ class TriggerLoop:
         self._wake.set()
 
     async def _stopped(self, order: RunOrder) -> None:
-        """By the operator, or because its rule does not allow it now."""
-        if self._stop.reason == "paused" and self._runs is not None:
-            self._paused = await self._unfinished(order.id)
-        if self._paused is None:
-            await self._wait_for_more()
-            await self._review_ended(order, "cancelled")
-
-    async def _unfinished(self, run_id: str) -> RunOrder | None:
-        for run in await self._store.list_runs(self._scenario):
-            if run.id == run_id and run.state == "running" and self._runs is not None:
-                return await self._runs.unfinished(run)
-        return None
+        """By the operator, or because its rule does not allow it now; nothing else starts before that is settled."""
+        while True:
+            try:
+                await self._pauses.take(order, self._stop)
+                if not self.paused_id:
+                    await self._review_ended(order, "cancelled")
+                if self._stop.reason == "cancelled":
+                    await self._wait_for_more()
+                return
+            except StoreError as error:
+                self._log.error(log.TRAINING_FAILED, run_id=order.id, error=str(error))
+                await anyio.sleep(_STORE_BACKOFF_S)
 
     async def _review_ended(self, order: RunOrder, state: str) -> None:
         if self.approval is not None and order.review is not None:
             await self.approval.ended(state)
-
-    async def _close_unfinished_runs(self) -> None:
-        """Runs whose daemon ended, and their worker with it: the newest that can goes on, of others the trigger fires
-        again.
-        """
-        for run in await self._store.list_runs(self._scenario):
-            if run.state == "running" and run.learn_model not in self._others:
-                if self._paused is None and self._runs is not None:
-                    self._paused = await self._runs.unfinished(run)
-                    if self._paused is not None:
-                        continue
-                if self._runs is not None:
-                    await self._runs.discard(run)
-                ended = replace(
-                    run,
-                    state="interrupted",
-                    message="the daemon ended in the middle of it",
-                    ended_at_ms=self._runs.last_sign_ms(run) if self._runs else run.started_at_ms,
-                )
-                await self._store.end_run(ended)
-                self._log.warning(log.TRAINING_INTERRUPTED, run_id=run.id)
 
 
 def _material(state: LearningState) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import pytest
 from honed.domain.outcome import Success
 from honed.learn_models import create
 from honed.loop import Approval
-from honed.loop.training_run import RunOrder
+from honed.loop.orders import RunOrder
 from honed.stores import open_store
 from honed.training_sets import EpisodeTrainingSets
 from tests.unit.loop.conftest import SCENARIO
