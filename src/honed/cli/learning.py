@@ -34,6 +34,8 @@ _TAKEN_S: Final = 10.0
 _TAKEN_LOOK_S: Final = 0.05
 _REVIEW: Final = "`honed review{which}` shows what it would learn from, `honed review approve{which}` lets it run"
 
+_PAUSED: Final = "it goes on by itself when its rule allows it; `honed cancel` ends it"
+
 Became = Literal["started", "waits", "ordered"]
 _BECAME: Final[dict[Became, str]] = {
     "started": "started",
@@ -166,7 +168,14 @@ def _waiting(status: dict[str, Any], run_id: str) -> dict[str, Any] | None:
 def _started(config: Config, order: dict[str, str], *, quiet: bool) -> str:
     """The id of the run that was ordered, once those that were in progress have ended."""
     while (answer := ask_unless_busy(config, "POST", "/v1/train-now", order)) is None:
-        now = ask_daemon(config, "GET", "/v1/status")["training"]
+        status = ask_daemon(config, "GET", "/v1/status")
+        now = status["training"]
+        for paused in status.get("paused") or ():
+            leave(
+                ControlError(
+                    f"run {paused} is paused until its rule allows it again", advice=_PAUSED
+                )
+            )
         if now is None:  # it begins or ends just now
             time.sleep(_LOOK_S)
             continue
@@ -196,6 +205,8 @@ def _followed(config: Config, run_id: str, *, quiet: bool) -> dict[str, Any]:
                 ended = [run for run in runs if run["id"] == run_id and run["state"] != "running"]
                 if ended:
                     return ended[0]
+                if run_id in (status.get("paused") or ()):
+                    leave(ControlError(f"run {run_id} is paused", advice=_PAUSED))
                 if time.monotonic() > lost_s:
                     advice = "`honed runs` shows what there is, the daemon's log what happened"
                     leave(ControlError(f"run {run_id} was never written down", advice=advice))
