@@ -199,7 +199,26 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "TR-015": "Without a GPU a tiny model is proposed, fits, and is trained.",
     },
     "Training": {
+        "SE-106": "The settings of a training by a script are thirteen keywords with defaults; what is out of its"
+        " limits is refused, all at once.",
+        "SE-107": "Somebody's own script is told everything by eleven flags; what it makes is registered with its"
+        " episodes and their number.",
+        "SE-108": "No episodes, and episodes that give no row, are two different words; the script is not started.",
+        "SE-109": "The command line of a script is eleven flags and their values, nothing else.",
+        "SE-110": "The training file is named after the learn model and holds `messages`; rows with `conversations` are"
+        " read, and written on request.",
+        "SE-111": "The script that comes with honed trains a tiny model on a CPU, by hand too; PEFT loads its folder.",
         "SE-112": "Pairs are learned from by DPO: the loss of preferences falls on a CPU.",
+        "SE-113": "Settings, script, data, process, files and store: each fault has its class; a process's has"
+        " exit status (-1 by a signal) and stderr, and a missing script is told before anything is written.",
+        "SE-114": "An adapter is called `scenario@n`; n rises, and the one of a deleted adapter is not given again. Ids"
+        " of any other form are kept as they come with imported events.",
+        "SE-115": "Everything that is known of a trained adapter is stored, and read back equal.",
+        "SE-116": "Of a training its loss is what the script says, its time is measured, and its GPU memory is told or"
+        " absent.",
+        "SE-117": "While a script trains, events come in; cancelling ends it with all that it has started.",
+        "SE-126": "An adapter of any script becomes GGUF once, as long as its files stay the same; one that cannot"
+        " is an error that says why.",
         "TR-019": "A base in 4 bits is what the preset `runner` asks for; without CUDA it is told and left out.",
         "TR-024": "Biases that are trained (`all`, `lora_only`) are refused: a server could not apply them.",
         "TR-027": "A rank-stabilised scale goes into the adapter's config and into its GGUF.",

@@ -230,6 +230,22 @@ def test_script_of_honed_trains_on_a_cpu(tiny_base: Path, tmp_path: Path) -> Non
     with_episodes(test)
 
 
+@pytest.mark.feature("SE-114")
+def test_ids_of_another_form_are_kept() -> None:
+    """What an imported event says of the adapter that answered is kept, whatever its form."""
+
+    async def test(store: SqlStore) -> None:
+        for name in ("lora-1700000000000-0a1b2c3d", "my adapter", "air@7"):
+            events = told(name, WON)
+            events[0]["lora"] = name
+            await add(store, events)
+        made_by = {row.adapter_id for row in await store.list_episodes(EpisodeFilter())}
+        assert made_by == {"lora-1700000000000-0a1b2c3d", "my adapter", "air@7"}
+        assert await store.next_model_number("air") == 1
+
+    with_episodes(test, count=0)
+
+
 @pytest.mark.feature("SE-108")
 def test_nothing_to_learn_from_has_two_reasons(tmp_path: Path) -> None:
     """No episodes, and episodes that give no row, are told apart; the script is not started."""

@@ -6,6 +6,7 @@ import honed
 from honed import log
 from honed.cli import (
     checks,
+    compare,
     config,
     data,
     demo,
@@ -17,6 +18,7 @@ from honed.cli import (
     init,
     keeping,
     learning,
+    logs,
     replay,
     review,
     service,
@@ -65,6 +67,8 @@ config.add_to(app)
 demo.add_to(app)
 status.add_to(app)
 state.add_to(app)
+logs.add_to(app)
+compare.add_to(app)
 why.add_to(app)
 replay.add_to(app)
 show.add_to(app)

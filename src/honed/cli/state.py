@@ -16,6 +16,7 @@ from honed.cli.asking import (
     with_store,
 )
 from honed.cli.printing import add_row, say, show
+from honed.cli.run_folder import notes_of
 from honed.config import Config
 from honed.domain.outcome import Outcome, Unknown, score
 from honed.domain.trained_model import GateResult, TrainedModel
@@ -47,6 +48,10 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
+    models = {
+        model.id: model
+        for model in with_store(found, lambda store: store.list_models(found.scenario))
+    }
     for run in rows:
         seconds = (run.ended_at_ms - run.started_at_ms) / 1000 if run.ended_at_ms else None
         facts = [
@@ -55,6 +60,7 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             f"{_time(run.started_at_ms)} UTC",
             f"{seconds:.1f} s" if seconds is not None else "",
             run.method or "",
+            _learned(models.get(run.model_id or "")),
             f"{run.num_episodes} episodes" if run.num_episodes else "",
             f"{run.num_new} new" if run.num_new else "",
             f"{run.num_changed} changed" if run.num_changed else "",
@@ -67,6 +73,8 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             say(f"    {words}")
         if run.method and run.method_reason:
             say(f"    {run.method}: {run.method_reason}")
+        for note in notes_of(found.runs_dir / run.id):
+            say(f"    {note}")
         if run.left_out:
             left_out = sorted(run.left_out.items(), key=lambda found: -found[1])
             say(f"    left out: {', '.join(f'{count} {why}' for why, count in left_out)}")
@@ -74,6 +82,15 @@ def runs(config: ConfigFile = None, as_json: AsJson = False) -> None:
             forks = sorted(run.forks.items(), key=lambda found: -found[1])
             told = ", ".join(f"{count} {why}" for why, count in forks)
             say(f"    conversations besides the longest of an attempt: {told}")
+
+
+def _learned(model: TrainedModel | None) -> str:
+    """Loss and steps of the adapter that a run made."""
+    metrics = model.metrics if model else None
+    if metrics is None or metrics.final_loss is None:
+        return ""
+    steps = f" after {metrics.num_steps} steps" if metrics.num_steps else ""
+    return f"loss {metrics.final_loss:.3f}{steps}"
 
 
 def adapters(
@@ -149,7 +166,7 @@ def _verdict(model: TrainedModel) -> str:
 
 def _proof(gate: GateResult) -> str:
     """What the verdict proves, and what was measured beside what decided."""
-    told = [gate.proof]
+    told: list[str] = [gate.proof]
     for name, before, after in (
         ("loss", gate.held_out_loss_before, gate.held_out_loss_after),
         ("accuracy", gate.accuracy_before, gate.accuracy_after),
