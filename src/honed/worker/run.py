@@ -33,7 +33,7 @@ from honed.worker.material import AnyRow, Material
 from honed.worker.memory import give_back
 from honed.worker.reporting import Report
 from honed.worker.run_manifest import run_manifest, write_card, write_run_manifest
-from honed.worker.run_outputs import published, upload, write_merged
+from honed.worker.run_outputs import check_hub, published, upload, write_merged
 from honed.worker.run_rows import Read, read_file
 from honed.worker.shortage import is_out_of_memory
 from honed.worker.smaller import smaller, told
@@ -130,6 +130,8 @@ def _open_base(job: RunJob, report: Report) -> _Base:
             f"figures are to be logged to {lacking[0]}, which is not installed",
             advice=f"pip install {lacking[0]} beside the training stack, or leave it out of the config",
         )
+    if job.hub_model_id is not None:
+        check_hub(job.hub_model_id)
     folder = base_folder(job.base_model)
     config, architecture = _config(folder, job)
     template = None if job.chat_template is None else TEMPLATES[job.chat_template]

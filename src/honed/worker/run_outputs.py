@@ -94,19 +94,39 @@ def _quantise(merged: Path, path: Path, scratch: Path, job: RunJob) -> None:
             )
 
 
+def check_hub(hub_model_id: str) -> None:
+    """Ask the hub whether it knows who uploads, before anything is trained.
+
+    Raises:
+        TrainingError: it cannot be reached, or does not know.
+    """
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().whoami()
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+        raise TrainingError(
+            f"the adapter is to be put on the hub as {hub_model_id}, which cannot be asked: {type(error).__name__}",
+            advice="go online and log in with `hf auth login`, or set save.push_to_hub to false",
+        ) from error
+
+
 def upload(folder: Path, hub_model_id: str) -> None:
     """Put the adapter on the hub.
 
     Raises:
         TrainingError: the hub cannot be reached or refuses; the adapter stays where it is.
     """
+    from httpx import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         HfApi().create_repo(hub_model_id, exist_ok=True, private=True)
         HfApi().upload_folder(repo_id=hub_model_id, folder_path=folder)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, HTTPError, OSError, ValueError) as error:
         raise TrainingError(
             f"the adapter in {folder} could not be put on the hub as {hub_model_id}: {type(error).__name__}",
             advice="it is complete where it is; log in with `hf auth login` and upload that folder",
