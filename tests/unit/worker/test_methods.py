@@ -404,7 +404,7 @@ def test_one_answer_at_a_time_is_raised_to_two(tiny_base: Path, tmp_path: Path) 
     assert result.metrics.num_steps == 4
 
 
-@pytest.mark.parametrize("method", ["dpo", "kto"])
+@pytest.mark.parametrize("method", ["dpo", pytest.param("kto", marks=pytest.mark.long)])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     tiny_base: Path, tmp_path: Path, method: str
 ) -> None:
