@@ -1,7 +1,9 @@
 """The files that trainings read: rows of episodes that must go, taken out again.
 
 A data file and its metadata have one line each per row, in the same order, and the metadata names the
-episode. A pair that does not fit together is deleted whole.
+episodes: the one that is learned, the one that is rejected, the one that says nearly the same. A row goes when
+any of them is to go, and so does a row of which nobody can tell whose it is: its line cannot be read or names
+no episode. A pair of files that does not fit together is deleted whole.
 """
 
 import os
@@ -14,27 +16,29 @@ import msgspec
 
 _META: Final = ".meta.jsonl"
 _LOG: Final = "worker.log"
+_NAMING: Final = ("episode_id", "rejected_episode_id")
 
 
-class _Metadata(msgspec.Struct):
-    episode_id: str
-
-
-_decode = msgspec.json.Decoder(_Metadata).decode
+_decode = msgspec.json.Decoder(dict[str, object]).decode
 
 
 def take_out(runs_dir: Path, episode_ids: Collection[str]) -> list[str]:
     """Take the rows of these episodes out of every run's files; the runs that had some.
 
-    The worker's log of such a run goes as well: it may quote a row. Raises OSError.
+    Without episodes nothing is touched. The worker's log of such a run goes as well: it may quote a row.
+    Raises OSError.
     """
     wanted = frozenset(episode_ids)
+    if not wanted:
+        return []
     return [folder.name for folder in _folders(runs_dir) if _clear(folder, wanted)]
 
 
 def runs_with(runs_dir: Path, episode_ids: Collection[str]) -> list[str]:
     """The runs whose files hold rows of these episodes."""
     wanted = frozenset(episode_ids)
+    if not wanted:
+        return []
     return [
         folder.name
         for folder in _folders(runs_dir)
@@ -65,16 +69,20 @@ def _clear(folder: Path, wanted: frozenset[str]) -> bool:
 
 
 def _lines_of(metadata: Path, wanted: frozenset[str]) -> set[int]:
-    """The numbers of the lines that are about the episodes; all of them when one cannot be read."""
-    found: set[int] = set()
+    """The numbers of the lines whose rows must go."""
     with metadata.open("rb") as file:
-        for number, line in enumerate(file):
-            try:
-                if _decode(line).episode_id in wanted:
-                    found.add(number)
-            except msgspec.DecodeError:
-                found.add(number)
-    return found
+        return {number for number, line in enumerate(file) if _must_go(line, wanted)}
+
+
+def _must_go(line: bytes, wanted: frozenset[str]) -> bool:
+    try:
+        told = _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
+    if not any(isinstance(told.get(field), str) for field in _NAMING):
+        return True
+    # whatever field names it, also one that an older or a newer version writes
+    return any(isinstance(value, str) and value in wanted for value in told.values())
 
 
 def _rewrite(path: Path, without: set[int]) -> None:
