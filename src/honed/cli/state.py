@@ -178,6 +178,13 @@ def _proof(gate: GateResult) -> str:
     return "; ".join(told)
 
 
+def _forgetting(model: TrainedModel) -> str:
+    kl = model.metrics.probe_kl if model.metrics else None
+    return (
+        "not measured" if kl is None else f"{kl:.3f} nats per token from the base on the probe set"
+    )
+
+
 def _show_adapter(model: TrainedModel) -> None:
     rows = {
         "adapter": model.id,
@@ -186,7 +193,10 @@ def _show_adapter(model: TrainedModel) -> None:
         "run": model.run_id,
         "base model": model.base_model,
         "parent": model.parent_id or "the base model",
+        "method": f"{model.method}: {model.method_reason}" if model.method_reason else model.method,
+        "began with": model.started_from or "the base model",
         "loss": _loss(model),
+        "forgetting": _forgetting(model),
         "verdict": f"{model.gate.decision.replace('_', ' ')}: {model.gate.reason}"
         if model.gate
         else "not judged",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from honed.adapter_files import ADAPTER_CONFIG
 from honed.cli.app import app
-from honed.domain.trained_model import GateResult, Interval
+from honed.domain.trained_model import GateResult, Interval, TrainingMetrics
 from honed.stores import open_store
 from tests.contract.test_store import model
 
@@ -40,7 +40,14 @@ def config(tmp_path: Path) -> str:
 
     async def fill() -> None:
         async with open_store(f"sqlite:///{tmp_path / 'honed.db'}") as store:
-            await store.add_model(msgspec.structs.replace(model(1), gate=gate))
+            first = msgspec.structs.replace(
+                model(1),
+                gate=gate,
+                method="kto",
+                method_reason="the data are 40 labelled answers",
+                metrics=TrainingMetrics(probe_kl=0.1234),
+            )
+            await store.add_model(first)
             await store.add_model(model(2))
 
     anyio.run(fill)
@@ -64,9 +71,25 @@ def test_one_adapter_is_shown_in_full(config: str) -> None:
     assert "outcome; loss on held-out successes 1.250 to 1.125" in words
     assert "accuracy on held-out successes 0.500 to 0.625" in words
     assert "0.210 would have been found in 80 % of cases" in words
-    assert "sft on 2 episodes (successes)" in words
+    assert "kto on 2 episodes (successes)" in words
     as_json = CliRunner().invoke(app, ["adapters", "airline@1", "--config", config, "--json"])
     assert json.loads(as_json.stdout)["gate"]["reason"] == REASON
+
+
+def test_an_adapter_says_how_it_learned_and_what_it_moved(config: str) -> None:
+    """Method with its reason, what it began with, and its divergence on the probe set, where it was measured."""
+    for adapter, *expected in (
+        (
+            "airline@1",
+            "kto: the data are 40 labelled answers",
+            "0.123 nats per token from the base",
+        ),
+        ("airline@2", "sft", "not measured"),
+    ):
+        shown = CliRunner().invoke(app, ["adapters", adapter, "--config", config]).stdout
+        words = " ".join(shown.split())
+        assert all(each in words for each in expected), words
+        assert "began with the base model" in words
 
 
 def test_an_adapter_that_is_not_there_is_named(config: str) -> None:
