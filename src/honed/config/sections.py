@@ -158,6 +158,9 @@ class LearnSection(Section):
         return create_all(self.names, options)
 
 
+Tracker = Literal["trackio", "tensorboard", "mlflow", "wandb"]
+
+
 class TrainSection(Section):
     """The LoRA run, in TRL's and PEFT's names."""
 
@@ -216,6 +219,10 @@ class TrainSection(Section):
     """CPU threads of torch; 0 means all cores but one, which serving needs."""
     logging_steps: int = 5
     """Steps between two reports of progress."""
+    report_to: tuple[Tracker, ...] = ()
+    """Where figures of a run go besides honed's own files: trackio, tensorboard, mlflow, wandb, each if it is installed
+    beside the training stack. wandb sends them; the others write on this machine unless their own variables of the
+    environment say otherwise."""
     save_steps: int = 500
     """Steps between two checkpoints, 5 minutes at most; a run that is cut off goes on from the last one."""
     validation_fraction: float = 0.1

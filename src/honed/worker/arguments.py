@@ -38,6 +38,7 @@ def arguments(
             "save_strategy": "epoch" if validates else "no",  # else when `Saving` asks
             "save_total_limit": KEPT,
             "report_to": list(settings.report_to) or "none",
+            "project": "honed",
             "disable_tqdm": True,
             # With the filter on, a NaN is logged as a loss of 0.0 and the run looks fine.
             "logging_nan_inf_filter": False,

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +37,7 @@ from honed.worker.run_rows import Read, read_file
 from honed.worker.shortage import is_out_of_memory
 from honed.worker.smaller import smaller, told
 from honed.worker.split import Split
+from honed.worker.trackers import check_trackers
 
 
 class _Base(NamedTuple):
@@ -124,12 +124,7 @@ def _result(train: Read, tuned: _Tuned) -> RunResult:
 
 def _open_base(job: RunJob, report: Report) -> _Base:
     """Find the base model, and refuse what could not be written or logged in the end."""
-    lacking = [name for name in job.settings.report_to if find_spec(name) is None]
-    if lacking:
-        raise UnsupportedError(
-            f"figures are to be logged to {lacking[0]}, which is not installed",
-            advice=f"pip install {lacking[0]} beside the training stack, or leave it out of the config",
-        )
+    check_trackers(job.settings.report_to)
     if job.hub_model_id is not None:
         check_hub(job.hub_model_id)
     folder = base_folder(job.base_model)

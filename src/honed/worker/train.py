@@ -41,6 +41,7 @@ from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episo
 from honed.worker.shortage import is_out_of_memory
 from honed.worker.smaller import smaller, told
 from honed.worker.split import read_groups, split_rows
+from honed.worker.trackers import use_trackers
 
 
 class _Base(NamedTuple):
@@ -73,6 +74,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
         TrainingError: the base model cannot be served or loaded, or the loss is not finite.
     """
     started_at = datetime.now(UTC)
+    use_trackers(job.settings.report_to, Path(job.result_path or job.output_path).parent)
     base = _open_base(job)
     output = Path(job.output_path)
     output.mkdir(parents=True, exist_ok=True)
