@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import anyio
 import msgspec
 import typer
+from anyio.abc import TaskStatus
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -151,16 +152,19 @@ async def _train(
 
     finished = None
     async with anyio.create_task_group() as group:
-        group.start_soon(_stop_on_signal, group.cancel_scope)
+        await group.start(_stop_on_signal, group.cancel_scope)
         with bar:
             finished = await train(run, folder, resume=resume, fresh=fresh, on_progress=take)
         group.cancel_scope.cancel()
     return finished
 
 
-async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+async def _stop_on_signal(
+    scope: anyio.CancelScope, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     """End the run in good order; a second signal ends this process at once."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             break
     scope.cancel()
