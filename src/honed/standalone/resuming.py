@@ -52,13 +52,9 @@ def alone(output_dir: Path) -> Iterator[Path]:
 
 
 def identity(settings: TrainSettings, **others: str | None) -> dict[str, Any]:
-    """What makes two runs the same run."""
-    told = {
-        name: value
-        for name, value in msgspec.to_builtins(settings).items()
-        if name not in _MAY_DIFFER
-    }
-    return told | others
+    """What makes two runs the same run, as it is read back from a file."""
+    told: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))
+    return {name: value for name, value in told.items() if name not in _MAY_DIFFER} | others
 
 
 def begin(output_dir: Path, wanted: dict[str, Any], *, resume: bool, fresh: bool) -> bool:
