@@ -26,6 +26,7 @@ from honed.errors import (
     StoreError,
     TrainingError,
 )
+from honed.keeping import run_files
 from honed.learn_models import create
 from honed.ports import EpisodeFilter
 from honed.stores import SqlStore, open_store
@@ -325,6 +326,20 @@ def test_held_out_episodes_are_left_out(tmp_path: Path) -> None:
         asked = [row["messages"][0]["content"] for row in rows(tmp_path / "training/chat.jsonl")]
         assert len(asked) == 4 - len(held)
         assert not {f"do {name}" for name in held} & set(asked)
+
+    with_episodes(test)
+
+
+def test_forgotten_episodes_leave_the_training_files(tmp_path: Path) -> None:
+    """Who forgets an episode of a scenario forgets what a training by a script has written of it, too."""
+
+    async def test(store: SqlStore) -> None:
+        await fault(LoraTrainer(config(tmp_path, "raise SystemExit(3)"), store))
+        first, *_ = await store.list_episodes(EpisodeFilter())
+        assert (tmp_path / "training" / "air@1.log").is_file()
+        assert run_files.take_out(tmp_path / "runs", [first.id]) == ["training"]
+        assert listed(tmp_path / "training") == ["chat.jsonl", "chat.meta.jsonl"]
+        assert len(rows(tmp_path / "training" / "chat.jsonl")) == 3
 
     with_episodes(test)
 

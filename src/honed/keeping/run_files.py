@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 _META: Final = ".meta.jsonl"
-_LOG: Final = "worker.log"
+_LOGS: Final = "*.log"
 _NAMING: Final = ("episode_id", "rejected_episode_id")
 
 
@@ -63,8 +63,8 @@ def _clear(folder: Path, wanted: frozenset[str]) -> bool:
     if changed:
         # what an unfinished run would go on from has seen the row, and its plan names it
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in (_LOG, "plan.json"):
-            (folder / name).unlink(missing_ok=True)
+        for path in (*folder.glob(_LOGS), folder / "plan.json"):
+            path.unlink(missing_ok=True)
     return changed
 
 
@@ -100,5 +100,8 @@ def _count(path: Path) -> int:
 
 
 def _folders(runs_dir: Path) -> Iterator[Path]:
+    """Those of the runs, and the one that trainings by a script share, beside them."""
     if runs_dir.is_dir():
         yield from sorted(path for path in runs_dir.iterdir() if path.is_dir())
+    if (by_script := runs_dir.parent / "training").is_dir():
+        yield by_script
