@@ -121,7 +121,7 @@ def material_of(plan: Plan, tokenizer: Any, settings: TrainSettings) -> Material
 def _length(row: AnyRow) -> int:
     match row:
         case PairRow():
-            return max(len(row.chosen.input_ids), len(row.rejected.input_ids))
+            return max(len(text.input_ids) for text in (*row.chosen, *row.rejected))
         case LabelledRow():
             return len(row.row.input_ids)
         case Row():

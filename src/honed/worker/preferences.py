@@ -4,8 +4,7 @@ They are tokenised as conversations are (`rows`): by the served template, with l
 behind the prompt. An answer is judged as a whole, so one that does not fit into `max_length` is left out.
 
 Where the template shows the turns of one answer in several texts (`renderings` says why), each text of a labelled
-answer is a row with its label. A pair is left out then: what it compares are the sums over whole answers, and no text
-holds one.
+answer is a row with its label; in a pair, what is compared are the sums over all texts of an answer.
 """
 
 import random
@@ -17,24 +16,23 @@ from typing import Any, Final
 from honed.worker.examples import Example, Labelled, Preference
 from honed.worker.rows import IGNORED, Row, prepare
 
-SEVERAL: Final = "of an answer whose turns the chat template shows in several texts"
 SAME: Final = "of a pair whose two answers are the same"
 PARTNER: Final = "of a pair whose other answer cannot be learned"
 
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """Two texts that begin alike; the labels are on the answers."""
+    """Two answers to one prompt, each in one text or more; the labels are on the answers."""
 
-    chosen: Row
-    rejected: Row
+    chosen: tuple[Row, ...]
+    rejected: tuple[Row, ...]
     example: int = 0
     """Line of the data file, from 0."""
 
     @property
     def num_targets(self) -> int:
         """Tokens of both answers."""
-        return self.chosen.num_targets + self.rejected.num_targets
+        return sum(row.num_targets for row in (*self.chosen, *self.rejected))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +76,16 @@ def prepare_pairs(
     """
     sides = [side for each in preferences for side in (each.chosen, each.rejected)]
     found, compared = _rows(sides, tokenizer, max_length=max_length)
-    whole = {number: rows[0] for number, rows in found.items() if len(rows) == 1}
-    for rows in (rows for rows in found.values() if len(rows) > 1):
-        compared.dropped[SEVERAL] += sum(row.num_targets for row in rows)
-        compared.advice[SEVERAL] = (
-            'set train.method to "kto", which takes each text by itself; or choose a base model whose chat template '
-            "shows past replies as they were written"
-        )
     pairs: list[PairRow] = []
     for number in range(len(preferences)):
-        chosen, rejected = whole.get(2 * number), whole.get(2 * number + 1)
-        if chosen is None or rejected is None:
-            for row in filter(None, (chosen, rejected)):
-                compared.dropped[PARTNER] += row.num_targets
-        elif chosen.input_ids == rejected.input_ids:
-            compared.dropped[SAME] += chosen.num_targets + rejected.num_targets
+        chosen, rejected = (tuple(found.get(2 * number + side, ())) for side in (0, 1))
+        pair = PairRow(chosen, rejected, number)
+        if not (chosen and rejected):
+            compared.dropped[PARTNER] += pair.num_targets
+        elif [row.input_ids for row in chosen] == [row.input_ids for row in rejected]:
+            compared.dropped[SAME] += pair.num_targets
         else:
-            pairs.append(PairRow(chosen, rejected, number))
+            pairs.append(pair)
     compared.rows = pairs
     return compared
 

@@ -125,7 +125,10 @@ def with_one_bos(row: AnyRow, tokenizer: Any) -> AnyRow:
     bos = begins_with(tokenizer)
     match row:
         case PairRow():
-            return PairRow(_begun(row.chosen, bos), _begun(row.rejected, bos), row.example)
+            chosen, rejected = (
+                tuple(_begun(text, bos) for text in side) for side in (row.chosen, row.rejected)
+            )
+            return PairRow(chosen, rejected, row.example)
         case LabelledRow():
             return LabelledRow(_begun(row.row, bos), row.is_good, row.example)
         case Row():

@@ -1,6 +1,7 @@
 """Real DPO and KTO runs on a tiny model, and what decides between the methods."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,8 @@ def test_prompt_and_other_voices_are_not_learned(tiny_base: Path) -> None:
     assert isinstance(lesson, Preference)
     tokenizer = load_tokenizer(tiny_base)
     (pair,) = prepare_pairs([lesson], tokenizer, max_length=512).rows
-    chosen = [label for label in pair.chosen.labels if label != IGNORED]
+    (text,) = pair.chosen  # type: ignore[union-attr]
+    chosen = [label for label in text.labels if label != IGNORED]
     said = tokenizer.decode(chosen)
     assert "look" in said
     assert f"{SUBJECTS[0]}: {GOOD}<|im_end|>" in said
@@ -460,10 +462,10 @@ def test_auto_settings_are_those_of_the_data(tiny_base: Path, tmp_path: Path) ->
     assert manifest["metrics"]["chosen_settings"] == told
 
 
-def test_texts_of_one_answer_are_labelled_each_and_not_paired(tiny_base: Path) -> None:
-    """Where a template shows past replies otherwise than new ones, KTO takes each text, DPO says why not."""
+def test_texts_of_one_answer_are_labelled_each_and_paired_together(tiny_base: Path) -> None:
+    """Where a template shows past replies otherwise than new ones, no text has the whole answer."""
     from honed.worker.examples import Labelled, Preference, _lesson
-    from honed.worker.preferences import SEVERAL, prepare_labelled, prepare_pairs
+    from honed.worker.preferences import prepare_labelled, prepare_pairs
     from tests.unit.worker.test_rows import FORGETFUL, with_template
 
     tokenizer = with_template(tiny_base, FORGETFUL)
@@ -473,10 +475,78 @@ def test_texts_of_one_answer_are_labelled_each_and_not_paired(tiny_base: Path) -
     found = prepare_labelled([judged], tokenizer, max_length=512, seed=0)
     assert [row.is_good for row in found.rows] == [True, True]  # type: ignore[union-attr]
     assert {row.example for row in found.rows} == {0}
-    assert not found.dropped
     compared = _lesson({"prompt": prompt(0), "chosen": told, "rejected": answer(0, BAD)})
     assert isinstance(compared, Preference)
-    none = prepare_pairs([compared], tokenizer, max_length=512)
-    assert none.rows == []
-    assert none.dropped[SEVERAL] > 0
-    assert "kto" in none.advice[SEVERAL]
+    (pair,) = prepare_pairs([compared], tokenizer, max_length=512).rows
+    assert (len(pair.chosen), len(pair.rejected)) == (2, 1)  # type: ignore[union-attr]
+    assert pair.num_targets == sum(row.num_targets for row in (*found.rows, *pair.rejected))  # type: ignore[union-attr]
+
+
+def test_an_answer_in_several_texts_is_compared_by_their_sum(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """The loss is TRL's where each answer is one text; of several, it is that of the summed log-probabilities."""
+    import torch
+
+    from honed.worker.base_model import load_model, load_tokenizer
+    from honed.worker.dpo import _summed, dpo_trainer
+    from honed.worker.examples import Preference, _lesson
+    from honed.worker.preferences import PairRow, prepare_pairs
+    from honed.worker.split import Split
+
+    tokenizer = load_tokenizer(tiny_base)
+    lessons = [lesson for row in pairs(3) if isinstance(lesson := _lesson(row), Preference)]
+    rows = prepare_pairs(lessons, tokenizer, max_length=512).rows
+    trainer = dpo_trainer(
+        load_model(tiny_base, "cpu"),
+        tokenizer,
+        Split(rows),
+        SETTINGS,
+        tmp_path,  # type: ignore[arg-type]
+    )
+    for name, weight in trainer.model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(3)])
+    answers = batch["answers"]
+    plain = trainer._compute_loss(trainer.model, batch, return_outputs=False)
+    inputs = {name: values for name, values in batch.items() if name != "answers"}
+    assert trainer.loss_of_sums(trainer.model, inputs, answers).item() == pytest.approx(
+        plain.item(), abs=1e-5
+    )
+    assert plain.item() != pytest.approx(0.6931, abs=1e-3)
+    first = rows[0]
+    assert isinstance(first, PairRow)
+    twice = PairRow(first.chosen * 2, first.rejected)
+    both = dpo_trainer(load_model(tiny_base, "cpu"), tokenizer, Split([twice]), SETTINGS, tmp_path)
+    inputs = both.data_collator([both.train_dataset[0]])
+    answers = inputs.pop("answers")
+    assert answers.tolist() == [0, 0, 1]
+    sums = _summed(both.model, inputs, answers)
+    first_text, same_text, other = _summed(both.model, inputs, torch.tensor([0, 1, 2])).tolist()
+    assert sums.tolist() == pytest.approx([first_text + same_text, other], abs=1e-4)
+
+
+def test_pairs_of_several_turns_are_learned_where_the_template_forgets(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """As with Qwen3's, which shows past replies without their thoughts: the better way through a task gains."""
+    from tests.unit.worker.test_rows import FORGETFUL
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    (base / "chat_template.jinja").write_text(FORGETFUL)
+    asked = {"role": "user", "content": "and now?"}
+    rows = [
+        {
+            "prompt": prompt(i),
+            "chosen": [*answer(i, BAD), asked, *answer(i, GOOD)],
+            "rejected": [*answer(i, BAD), asked, *answer(i, BAD)],
+        }
+        for i in range(16)
+    ]
+    _, progress = trained(base, tmp_path / "run", rows)
+    logged = [line for line in progress if line.loss is not None]
+    assert logged[0].loss == pytest.approx(0.6931, abs=0.05)
+    assert logged[-1].loss is not None
+    assert logged[-1].loss < 0.5
+    assert logged[-1].reward_accuracy == 1.0
