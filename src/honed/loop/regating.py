@@ -75,6 +75,9 @@ class Regating:
         is_due = episode_count >= due_at
         # whatever comes of it, the next attempt needs as much more again
         self._due_at = ceil(GROWTH * episode_count) if is_due else due_at
+        serving = await self._in_service.current(self._learn_model) if is_due else None
+        if serving is not None and serving.id == candidate.id:
+            return None  # somebody has put it into service without a pass: it does as itself
         return candidate if is_due else None
 
     async def judge_again(self, candidate: TrainedModel) -> TrainedModel | None:

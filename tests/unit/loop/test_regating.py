@@ -195,6 +195,19 @@ async def test_a_newer_candidate_replaces_it(parts: Parts, decision: Any) -> Non
     assert parts.scoring.jobs == []
 
 
+async def test_a_candidate_that_serves_already_is_not_measured_against_itself(
+    parts: Parts,
+) -> None:
+    """Somebody forced it into service; its verdict stays."""
+    await parts.candidate("airline@1", WAITING)
+    async with running(parts):
+        await parts.in_service.apply("airline@1", force=True)
+        await parts.add(1, 40)
+        await parts.at_rest()
+    assert parts.scoring.jobs == []
+    assert await parts.verdict("airline@1") == WAITING
+
+
 async def test_controls_and_adapters_of_another_base_do_not_wait(parts: Parts) -> None:
     """A control never goes live, and an adapter of another base cannot be scored on this one."""
     await parts.candidate("airline@1", WAITING, base_model="another", created_at_ms=1)
