@@ -59,3 +59,21 @@ async def test_many_texts_that_share_a_band_are_all_compared(store: SqlStore) ->
         await store.lessons.hold_out(texts)
     last = held(299, changed=10)._replace(bands=(7,))
     assert await near(store, last, held(300)._replace(bands=(7,))) == [True, False]
+
+
+async def test_texts_of_one_template_are_all_compared_and_told_apart(store: SqlStore) -> None:
+    """They share bands and many parts with all that is remembered; only those that are near are found, however many
+    pages that takes."""
+    template = held(9)
+
+    def of_template(number: int, own: int) -> HeldText:
+        parts = held(number).parts[: 2 * own] + template.parts[2 * own :]
+        bands = held(number).bands[: own // 4] + template.bands[own // 4 :]
+        return HeldText(held(number).digest, parts, bands)
+
+    await store.lessons.hold_out([of_template(n, 52) for n in range(120, 140)])
+    asked = [of_template(n, 52) for n in range(150, 170)]
+    assert await near(store, *asked) == [False] * 20
+    again = [made._replace(digest=bytes(16)) for made in (of_template(130, 52), asked[3])]
+    assert await near(store, *again[:1]) == [True]
+    assert await near(store, *again[1:]) == [False]

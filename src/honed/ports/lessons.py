@@ -71,8 +71,8 @@ class Lessons(Protocol):
     async def near_held_out(self, texts: Sequence[HeldText], *, least: int) -> list[bool]:
         """Whether each of the texts says what a remembered one says.
 
-        To the word, or nearly: they share one of the bands given and `least` parts. In transactions of their own, each
-        of some texts.
+        To the word, or nearly: in `least` parts, with one that shares a band with any of the texts given. In
+        transactions of their own, each of some texts; the comparison itself is in a thread.
         """
 
     async def of(self, episode_id: str) -> list[Lesson]:

@@ -1,4 +1,4 @@
-"""What is remembered of held-out texts, and which texts say nearly what one of them says.
+"""What is remembered of held-out texts, and which of them may say what others say.
 
 Each function runs inside its caller's transaction.
 """
@@ -10,12 +10,9 @@ import msgspec
 from sqlalchemy import LargeBinary, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from honed.domain.held_text import HeldText, num_equal
+from honed.domain.held_text import HeldText
 from honed.stores import tables as t
 from honed.stores.dialects import among, is_postgres, upsert
-
-_PAGE: Final = 500
-"""Remembered texts in memory at a time."""
 
 # one step down an index for each band, however many texts share it
 _KNOWN_IN_SQLITE: Final = text(
@@ -52,16 +49,28 @@ async def remember(db: AsyncConnection, texts: Sequence[HeldText]) -> None:
     await db.execute(upsert(db, t.held_bands).on_conflict_do_nothing(), bands)
 
 
-async def near(db: AsyncConnection, texts: Sequence[HeldText], *, least: int) -> list[bool]:
-    """Whether each text says what a remembered one says, or shares a band and `least` parts with one."""
+async def equal(db: AsyncConnection, texts: Sequence[HeldText]) -> set[bytes]:
+    """The digests of those texts that say what a remembered one says, to the word."""
     h = t.held_texts.c
     query = select(h.digest).where(h.digest.in_({held.digest for held in texts}))
-    equal = set(map(bytes, (await db.execute(query)).scalars()))
+    return set(map(bytes, (await db.execute(query)).scalars()))
+
+
+async def sharing(db: AsyncConnection, texts: Sequence[HeldText]) -> list[int]:
+    """The ids of all remembered texts that share a band with one of these."""
     known = await _known(db, {band for held in texts for band in held.bands})
-    return [
-        held.digest in equal or await _is_near(db, held, known.intersection(held.bands), least)
-        for held in texts
-    ]
+    if not known:
+        return []
+    b = t.held_bands.c
+    query = select(b.text_id).where(among(b.band, known)).distinct()
+    return sorted((await db.execute(query)).scalars())
+
+
+async def parts(db: AsyncConnection, ids: Sequence[int]) -> list[bytes]:
+    """The parts of remembered texts."""
+    h = t.held_texts.c
+    query = select(h.parts).where(among(h.id, ids), func.length(h.parts) > 0)
+    return list(map(bytes, (await db.execute(query)).scalars()))
 
 
 async def _known(db: AsyncConnection, bands: Collection[int]) -> set[int]:
@@ -70,19 +79,3 @@ async def _known(db: AsyncConnection, bands: Collection[int]) -> set[int]:
     query = _KNOWN_IN_POSTGRES if is_postgres(db) else _KNOWN_IN_SQLITE
     told = msgspec.json.encode(sorted(bands)).decode()
     return set((await db.execute(query, {"bands": told})).scalars())
-
-
-async def _is_near(db: AsyncConnection, held: HeldText, bands: Collection[int], least: int) -> bool:
-    if not bands:
-        return False
-    h, b = t.held_texts.c, t.held_bands.c
-    sharing = select(b.text_id).where(among(b.band, bands))
-    query = select(h.parts).where(h.id.in_(sharing))
-    found = await db.stream_scalars(query, execution_options={"yield_per": _PAGE})
-    try:
-        async for page in found.partitions(_PAGE):
-            if any(num_equal(held.parts, bytes(parts)) >= least for parts in page):
-                return True
-    finally:
-        await found.close()
-    return False

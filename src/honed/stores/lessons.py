@@ -1,8 +1,10 @@
 """`ports.Lessons` on SQL: what a training reads, and which adapters have learned from an episode."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
+import anyio.to_thread
 import msgspec
 from sqlalchemy import select
 
@@ -11,7 +13,7 @@ from honed.domain.held_text import HeldText
 from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Reach
 from honed.ports import Lesson, Material, ReadEpisode
-from honed.stores import changes, held_texts, reads
+from honed.stores import changes, held_texts, likeness, reads
 from honed.stores import tables as t
 from honed.stores.dialects import composition_of, upsert
 from honed.stores.transactions import Transactions
@@ -22,8 +24,10 @@ _PAGE: Final = 500
 """Names in one statement, and in one transaction that events wait for."""
 _TEXTS: Final = 50
 """Texts that one transaction remembers; each has 33 rows."""
-_COMPARED: Final = 200
-"""Texts that one reading transaction compares."""
+_COMPARED: Final = 500
+"""Texts that are compared together: what is remembered is read once for all of them."""
+_REMEMBERED: Final = 4_000
+"""Remembered texts in memory at a time, 256 bytes each."""
 
 _decode_model = msgspec.json.Decoder(TrainedModel).decode
 
@@ -109,11 +113,24 @@ class SqlLessons:
 
     async def near_held_out(self, texts: Sequence[HeldText], *, least: int) -> list[bool]:
         """Whether each of the texts says what a held-out one says; see `ports.Lessons`."""
-        found: list[bool] = []
-        for page in _pages(texts, _COMPARED):
+        return [said for page in _pages(texts, _COMPARED) for said in await self._near(page, least)]
+
+    async def _near(self, texts: Sequence[HeldText], least: int) -> list[bool]:
+        async with self._read() as db:
+            found = await held_texts.equal(db, texts)
+            asked = [held for held in texts if held.parts and held.digest not in found]
+            ids = await held_texts.sharing(db, asked)
+        for page in _pages(ids, _REMEMBERED):
             async with self._read() as db:
-                found += await held_texts.near(db, page, least=least)
-        return found
+                known = await held_texts.parts(db, page)
+            # outside of the transaction and of the event loop: of one template all are compared with all
+            compare = partial(likeness.near, [held.parts for held in asked], known, least=least)
+            told = await anyio.to_thread.run_sync(compare)
+            found |= {held.digest for held, is_near in zip(asked, told, strict=True) if is_near}
+            asked = [held for held in asked if held.digest not in found]
+            if not asked:
+                break
+        return [held.digest in found for held in texts]
 
     async def of(self, episode_id: str) -> list[Lesson]:
         """The adapters that learned from an episode, in the order of their training."""
