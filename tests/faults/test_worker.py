@@ -38,6 +38,7 @@ def at_step(number: int, deed: Callable[[], None]) -> Callable[[Progress], None]
     return on_progress
 
 
+@pytest.mark.feature("TR-086")
 def test_worker_without_memory_says_so(tiny_base: Path, tmp_path: Path) -> None:
     """No more address space: a failed run with the settings to change, or a named signal; no adapter."""
     folder = tmp_path / "runs" / "chat-tiny-1"
@@ -140,6 +141,8 @@ def test_run_found_unfinished_is_interrupted_and_made_up_for(
     settings = (
         SETTINGS.format(base=incident_base, trigger="count(150)") + "[gate]\nenabled = false\n"
     )
+    # so that there is no checkpoint to go on from
+    settings = settings.replace("[train]\n", "[train]\nvalidation_fraction = 0\n")
     with honed(tmp_path / "loop", settings.replace('mode = "auto"', 'kind = "none"')) as loop:
         loop.start("run")
         _feed(loop, [attempt(i) for i in range(150)])
@@ -172,6 +175,7 @@ def test_a_run_whose_daemon_ends_goes_on_from_its_checkpoint(
         SETTINGS.format(base=incident_base, trigger="count(150)") + "[gate]\nenabled = false\n"
     ).replace('mode = "auto"', 'kind = "none"')
     settings = settings.replace("[train]\n", "[train]\nsave_steps = 2\n")
+    settings = settings.replace("num_train_epochs = 5", "num_train_epochs = 12")
     with honed(tmp_path / "loop", settings) as loop:
         loop.start("run")
         _feed(loop, [attempt(i) for i in range(150)])
