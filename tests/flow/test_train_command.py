@@ -18,7 +18,7 @@ from honed.worker.rows import rows_of
 from tests.tiny_models import conversations, offline
 from tests.unit.standalone.parts import write_lines, write_splits
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 """Workers with torch in them start here."""
 
 

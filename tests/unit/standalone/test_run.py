@@ -19,7 +19,7 @@ from tests.unit.processors.test_worker_process import worker_pid
 from tests.unit.standalone.parts import Told, config, do, write_splits
 from tests.unit.worker.llama import llama_server
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 """Four workers with torch in them start here."""
 STEPS = 12
 """24 rows, 4 to a step, twice."""
