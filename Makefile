@@ -21,7 +21,7 @@ pytest: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not long and not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "long" --timeout 1800 $(ARGS)
+	$(BIN)/pytest -m "long" --timeout 1800 --hypothesis-profile explore $(ARGS)
 
 bench: $(VENV)/.installed-dev
 	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

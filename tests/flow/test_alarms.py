@@ -46,8 +46,9 @@ def test_an_alarm_about_the_reward_is_seen_on_the_command_line(tmp_path: Path) -
         anyio.run(_fill, daemon.data_dir / "honed.db")
         daemon.start("run")
         config = ("--config", str(daemon.config))
+        [alarm] = daemon.until(lambda: daemon.status()["rewards"]["alarms"], "it has looked")
         found = json.loads(_honed(tmp_path, "status", "--json", *config).stdout)
-        [alarm] = found["rewards"]["alarms"]
+        assert found["rewards"]["alarms"] == [alarm]
         assert "shorter answers: 400" in alarm
         assert f"suspicious  {alarm}\n" in _honed(tmp_path, "status", *config).stdout
         probe = _honed(tmp_path, "health", "daemon", *config)

@@ -134,7 +134,7 @@ review = true
 [train]
 min_rows = 1
 [gate]
-held_out_fraction = 0.0001
+held_out_fraction = 0.000000001
 [rewards]
 judged = "exclude"
 compose = "first"

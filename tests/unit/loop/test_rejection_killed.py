@@ -68,6 +68,7 @@ def approval_of(store: object, folder: Path) -> Approval:
     )
 
 
+@pytest.mark.timeout(400)  # an interpreter for each statement
 async def test_a_rejection_that_is_killed_has_happened_or_has_not(tmp_path: Path) -> None:
     """After each statement that writes: the run still waits and nothing is counted, until all of it is there."""
     url = f"sqlite:///{tmp_path / 'honed.db'}"

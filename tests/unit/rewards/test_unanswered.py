@@ -124,10 +124,10 @@ async def test_an_episode_that_a_model_thinks_about_for_ever_is_given_up() -> No
     with judge_stub(_poisoned(HANGS)) as stub:
         async with _intake() as intake:
             await _made(intake, "q0.", POISON, "q2.")
-            asking = _asking(intake, _judge(stub.url, seconds=1))
+            asking = _asking(intake, _judge(stub.url, seconds=2))
             async with _running(asking):
                 await _until(lambda: asking.counts.failed == 1)
-            assert "gave no answer within 1 s" in (asking.last_failure or "")
+            assert "gave no answer within 2 s" in (asking.last_failure or "")
             assert asking.counts.told == 2
 
 

@@ -347,7 +347,7 @@ async def test_nothing_that_is_remembered_of_a_held_out_text_can_be_tried(tmp_pa
     example = ChatExample(
         messages=(
             Message(role="user", content="yes or no?"),
-            Message(role="assistant", content="yes"),
+            Message(role="assistant", content="yes, for certain"),
         )
     )
     made = [
@@ -362,7 +362,7 @@ async def test_nothing_that_is_remembered_of_a_held_out_text_can_be_tried(tmp_pa
     stored = b"".join(path.read_bytes() for path in tmp_path.glob("honed.db*"))
     assert made[0].digest in stored
     assert said(example) not in stored
-    assert b"yes" not in stored
+    assert b"for certain" not in stored
 
 
 async def test_a_preview_remembers_nothing(tmp_path: Path) -> None:

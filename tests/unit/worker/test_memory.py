@@ -1,16 +1,14 @@
 """A run that does not fit into memory goes on smaller, and says so."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 
-from honed.domain.job import JobResult, TrainResult, TrainSettings, parse_result
+from honed.domain.job import TrainResult, TrainSettings
 from honed.worker.smaller import smaller
-from tests.tiny_models import conversations
+from tests.tiny_models import conversations, offline
 from tests.unit.worker.test_train import job
 
 SETTINGS = TrainSettings(
@@ -25,17 +23,6 @@ SETTINGS = TrainSettings(
     device="cpu",
 )
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import datasets, peft, torch, transformers, trl
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[2]) << 20),) * 2)
-from honed.worker.__main__ import main
-main([sys.argv[1]])
-"""
-"""A worker that may take so many MiB more than its libraries need."""
-
 
 def long_data(path: Path) -> Path:
     """Eight rows of about 900 tokens."""
@@ -49,38 +36,75 @@ def long_data(path: Path) -> Path:
     return path
 
 
-def limited(base: Path, folder: Path, mib: int) -> tuple[JobResult, list[str]]:
-    """What came of a run, and what it told."""
-    data = long_data(folder / "train.jsonl")
-    todo = job(base, data, folder, settings=SETTINGS, held_out_path=None)
-    path = folder / "job.json"
-    path.write_bytes(msgspec.json.encode(todo))
-    with (folder / "worker.log").open("wb") as log:
-        done = subprocess.run(
-            [sys.executable, "-c", LIMITED, str(path), str(mib)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            check=False,
-        )
-    assert done.returncode in (0, 1), (folder / "worker.log").read_text()[-2000:]
-    lines = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
-    result = parse_result(Path(todo.result_path).read_bytes())
-    return result, [line["note"] for line in lines if "note" in line]
+def run(
+    base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> tuple[TrainResult, list[str]]:
+    """What came of a run on a machine whose memory holds a pass of so many tokens, and what it told."""
+    offline()
+    import torch
+
+    from honed.worker import train
+
+    load = train.load_model
+
+    def small(*args: Any, **more: Any) -> Any:
+        model = load(*args, **more)
+
+        def allocate(module: Any, args: Any, given: dict[str, Any]) -> None:
+            if given["input_ids"].numel() > tokens:
+                torch.empty(1 << 60, dtype=torch.uint8)  # what an allocator says that has no more
+
+        model.model.register_forward_pre_hook(allocate, with_kwargs=True)
+        return model
+
+    monkeypatch.setattr(train, "load_model", small)
+    todo = job(
+        base, long_data(folder / "train.jsonl"), folder, settings=SETTINGS, held_out_path=None
+    )
+    told: list[str] = []
+    result = train.train(todo, lambda progress: told.append(progress.note or ""))
+    return result, [note for note in told if note]
 
 
 @pytest.mark.feature("TR-087")
-def test_batches_are_halved_until_they_fit(tiny_base: Path, tmp_path: Path) -> None:
+def test_batches_are_halved_until_they_fit(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step learns from as many rows as before; the manifest has the settings that it was done with."""
-    result, notes = limited(tiny_base, tmp_path, 500)
-    assert isinstance(result, TrainResult)
+    result, notes = run(tiny_base, tmp_path, monkeypatch, tokens=1000)
     assert result.metrics.num_steps == 1
-    assert notes[0] == (
-        "out of memory: goes on with batches of 4, 2 to a step, rows of up to 1024 tokens"
-    )
+    assert notes == [
+        f"out of memory: goes on with batches of {batch}, {8 // batch} to a step, rows of up to 1024 tokens"
+        for batch in (4, 2, 1)
+    ]
     done_with = json.loads((tmp_path / "adapter/manifest.json").read_text())["settings"]
-    assert 1 <= done_with["per_device_train_batch_size"] < 8
-    rows = done_with["per_device_train_batch_size"] * done_with["gradient_accumulation_steps"]
-    assert rows == 8
+    assert done_with["per_device_train_batch_size"] == 1
+    assert done_with["gradient_accumulation_steps"] == 8
+
+
+def test_rows_are_shortened_when_one_alone_does_not_fit(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their last turns are not learned from, and that is counted."""
+    result, notes = run(tiny_base, tmp_path, monkeypatch, tokens=600)
+    assert len(notes) == 4
+    assert "batches of 1, 8 to a step, rows of up to 4" in notes[-1]
+    assert result.metrics.dropped_tokens["beyond max_length"] > 0
+
+
+def test_what_cannot_be_made_smaller_fails(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the allocator said, which the worker turns into advice; no adapter is written."""
+    from honed.worker.shortage import shortage
+
+    with pytest.raises(RuntimeError) as raised:
+        run(tiny_base, tmp_path, monkeypatch, tokens=100)
+    failed = shortage(raised.value)
+    assert failed is not None
+    assert failed.message.startswith("out of memory: ")
+    assert "per_device_train_batch_size" in (failed.advice or "")
+    assert not (tmp_path / "adapter/manifest.json").exists()
 
 
 def test_smaller_keeps_the_rows_of_a_step_and_then_shortens() -> None:
