@@ -5,8 +5,8 @@ then near-duplicates, where they are dropped; then what is beyond a share of the
 from all that are left after the near-duplicates, in the number that the successes would have had.
 
 Where attempts on both sides of the split say nearly the same, those stay whose side an earlier training has settled,
-else the one that began first; the others are used for neither. So a text that comes back under ever new names is
-learned from or held out as it was the first time.
+else the one that began first; the others are used for neither, and none of them takes another one along. So a text
+that comes back under ever new names is learned from or held out as it was the first time.
 """
 
 from collections import Counter
@@ -63,33 +63,45 @@ def kept_out(
     candidates: Sequence[Candidate],
     settled: Collection[bytes],
     similarity: float,
+    *,
+    held_out_names: frozenset[bytes] = frozenset(),
 ) -> list[HeldRow]:
     """The held-out rows without those that say nearly what is learned from.
+
+    Likeness is no chain: where a row is not learned from because of one held-out row, it takes no other away.
 
     Args:
         held_out: all episodes of that side.
         candidates: rows of the other.
         settled: names whose side an earlier training has settled.
         similarity: as in `Rules`.
+        held_out_names: names that are held out; a candidate that has one is not learned from.
     """
     texts = Texts(similarity)
     for held in held_out:
         texts.add(held.said, held.sketch)
-    out = {
-        number
-        for row in candidates
-        if not row.is_held_out
-        for version in row.versions
-        for number in texts.near(*version)
-        if not held_out[number].is_settled and _came_first(row, held_out[number], settled)
-    }
+    out: set[int] = set()
+    # those first that nothing can come before, then by age: what is before a row is decided when it is its turn
+    for row in sorted(candidates, key=lambda row: (not _is_settled(row, settled), *_age(row))):
+        if row.is_held_out or not held_out_names.isdisjoint(row.origin.names):
+            continue
+        near = {number for version in row.versions for number in texts.near(*version)} - out
+        later = {number for number in near if _came_first(row, held_out[number], settled)}
+        if near == later:
+            out |= later
     return [held for number, held in enumerate(held_out) if number not in out]
 
 
 def _came_first(row: Candidate, held: HeldRow, settled: Collection[bytes]) -> bool:
-    return (row.origin.at_ms, row.key) < held.age or any(
-        name in settled for name in row.origin.names
-    )
+    return not held.is_settled and (_age(row) < held.age or _is_settled(row, settled))
+
+
+def _age(row: Candidate) -> tuple[int, str]:
+    return row.origin.at_ms, row.key
+
+
+def _is_settled(row: Candidate, settled: Collection[bytes]) -> bool:
+    return any(name in settled for name in row.origin.names)
 
 
 def chosen(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,8 @@ from honed.training_sets.choosing import (
 from honed.training_sets.harvest import HELD_OUT, NO_OUTCOME, Harvest
 from honed.training_sets.mixture import age_classes
 from honed.training_sets.shortage import check_enough
+
+_SIMILARITY: Final = "learn.near_duplicate_similarity"
 
 
 class Written(NamedTuple):
@@ -91,7 +93,10 @@ def _taken(harvest: Harvest) -> tuple[list[HeldRow], Chosen]:
     candidates: Sequence[Candidate] = harvest.candidates
     if harvest.shape == "preference":
         candidates = largest_gaps(candidates, rules.pairs.max_pairs, left_out)
-    kept = kept_out(harvest.held_out, candidates, harvest.settled, rules.similarity)
+    names = frozenset(name for name, is_held_out in harvest.sides.items() if is_held_out)
+    kept = kept_out(
+        harvest.held_out, candidates, harvest.settled, rules.similarity, held_out_names=names
+    )
     num_out = sum(row.evidence is not None for row in _others(harvest, kept))
     left_out[HELD_OUT] -= num_out
     left_out[NEAR_LEARNED] += num_out
@@ -101,7 +106,7 @@ def _taken(harvest: Harvest) -> tuple[list[HeldRow], Chosen]:
         harvest.selection,
         left_out,
         held_out=kept,
-        held_out_names=[name for name, is_held_out in harvest.sides.items() if is_held_out],
+        held_out_names=names,
         sketched=harvest.is_sketched,
     )
     return kept, taken
@@ -124,8 +129,13 @@ def _advice(harvest: Harvest) -> str:
     """What to do where too few rows are left."""
     if harvest.fault is not None and 2 * harvest.num_faults > harvest.num_episodes:
         return f"see why the learn model refuses them (the first: {harvest.fault})"
-    if 2 * harvest.left_out[NEAR_HELD_OUT] > harvest.num_episodes:
-        return "give all attempts at one task one group_id: those held out say what the others say"
+    others = (num for why, num in harvest.left_out.items() if why not in (HELD_OUT, NEAR_HELD_OUT))
+    if harvest.left_out[NEAR_HELD_OUT] > max(others, default=0):
+        return (
+            "rows that say nearly what is held out are never learned from: give all attempts at one task one"
+            f" group_id, or, where different tasks share a template, set {_SIMILARITY} higher than"
+            f" {harvest.rules.similarity:g}"
+        )
     if harvest.left_out[NO_OUTCOME]:
         return "wait for outcomes (or set learn.unlabelled to train)"
     return "wait for more successes"
