@@ -8,7 +8,7 @@ from honed.domain.episode import Episode
 from honed.domain.message import Message
 from honed.domain.records import OutcomeRecord
 from honed.domain.training_data import ChatExample, LabelledExample, PreferencePair, TrainingData
-from honed.training_sets.near_duplicates import said, sketch
+from honed.training_sets.near_duplicates import as_once_told, said, sketch
 from honed.training_sets.rows import SpooledRow
 
 SHORT: Final = "too few characters"
@@ -43,7 +43,7 @@ class Candidate(NamedTuple):
     worth: tuple[bool, float]
     """Whether somebody gave the answer, and the score of its outcome: what tells which of two alike rows stays."""
     versions: tuple[tuple[bytes, Any], ...]
-    """Digest and sketch of each conversation in it: one, or of a pair both."""
+    """Digest and sketch of each conversation in it: one, or of a pair both; also as they were once made."""
     sketch: Any
     """Of all that it says; None where near-duplicates cannot be looked for."""
     is_held_out: bool = False
@@ -82,22 +82,21 @@ def candidate(
     """
     made = sketch(data) if sketched else None
     if isinstance(data, PreferencePair):
-        versions = tuple(
-            (said(each), sketch(each) if sketched else None)
-            for each in (
-                LabelledExample(prompt=data.prompt, completion=data.chosen, label=True),
-                LabelledExample(prompt=data.prompt, completion=data.rejected, label=False),
-            )
-        )
+        told: list[TrainingData] = [
+            LabelledExample(prompt=data.prompt, completion=data.chosen, label=True),
+            LabelledExample(prompt=data.prompt, completion=data.rejected, label=False),
+        ]
+        versions = [(said(each), sketch(each) if sketched else None) for each in told]
     else:
-        versions = ((said(data), made),)
+        told, versions = [data], [(said(data), made)]
+    versions += filter(None, (as_once_told(each, sketched=sketched) for each in told))
     return Candidate(
         origin=origin,
         row=row,
         place=place(row.digest, seed),
         is_taught=is_taught,
         worth=worth,
-        versions=versions,
+        versions=tuple(versions),
         sketch=made,
     )
 

@@ -3,12 +3,14 @@
 Two rows are near-duplicates when the sets of their five-word sequences overlap by `similarity` or more
 (Jaccard; Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", use 0.8). The words are
 those of the turns and tool calls without system turns: agents share long instructions, and what they did
-under them may still differ. Estimated from 128 hashes, so a pair near the limit may fall on either side; the
-same rows always give the same answer.
+under them may still differ. Accents count the same however they are put together (NFC); where a script sets no
+spaces, each character is a word, so that commas make no other text. Estimated from 128 hashes, so a pair near the
+limit may fall on either side; the same rows always give the same answer.
 """
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,7 +26,13 @@ _NUM_HASHES: Final = 128
 _NUM_BANDS: Final = 32
 """Bands of 4: a pair with a similarity of 0.8 is overlooked in 1 of 10^7 cases, one with 0.5 in 1 of 8."""
 _SEED: Final = 42
-_WORD: Final = re.compile(r"\w+")
+_UNSPACED: Final = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Chinese and Japanese characters."""
+_WORD: Final = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_RUN: Final = re.compile(r"\w+")
+"""A word, where only spaces and marks part them."""
 _SEQUENCE: Final = 5
 _OFFERED: Final = re.compile(rf"^{OFFERED}.*", re.MULTILINE)
 """The line of actions that the prompts of a scenario share, as they share their instructions."""
@@ -57,14 +65,34 @@ def check_available() -> None:
 
 def said(data: TrainingData) -> bytes:
     """A digest of the words of a row: equal where two rows say the same to the word."""
-    return hashlib.blake2b(" ".join(_words(data)).encode("utf-8", "surrogatepass")).digest()[:16]
+    return _said_by(_words(data))
 
 
 def sketch(data: TrainingData) -> "RMinHash":
     """What a row says, in 512 bytes."""
+    return _sketch_of(_words(data))
+
+
+def as_once_told(data: TrainingData, *, sketched: bool) -> "tuple[bytes, RMinHash | None] | None":
+    """Digest and sketch as they were once made, where those are others; None nearly always.
+
+    Held-out texts are remembered for ever, some of them in that form: one word for each run of letters as they stand.
+    """
+    if all(text.isascii() for text in _texts(data)):
+        return None
+    words = [word for text in _texts(data) for word in _RUN.findall(text.lower())]
+    if words == _words(data):
+        return None
+    return _said_by(words), _sketch_of(words) if sketched else None
+
+
+def _said_by(words: Sequence[str]) -> bytes:
+    return hashlib.blake2b(" ".join(words).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _sketch_of(words: Sequence[str]) -> "RMinHash":
     from rensa import RMinHash
 
-    words = _words(data)
     parts = (words[start:] for start in range(_SEQUENCE))
     made = RMinHash(num_perm=_NUM_HASHES, seed=_SEED)
     made.update(list(map(" ".join, zip(*parts, strict=False))) or [" ".join(words)])
@@ -135,7 +163,13 @@ def _empty_index(similarity: float) -> "RMinHashLSH":
 
 
 def _words(data: TrainingData) -> list[str]:
-    return [word for text in _texts(data) for word in _WORD.findall(text.lower())]
+    return [word for text in _texts(data) for word in _words_of(text)]
+
+
+def _words_of(text: str) -> list[str]:
+    if text.isascii():
+        return _RUN.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 def _texts(data: TrainingData) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """Rows that say nearly the same: which are found, and which of them stays."""
 
+import hashlib
 import random
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from honed.domain.outcome import Failure, Outcome, Success
 from honed.domain.training_data import ChatExample, PreferencePair
 from honed.errors import TrainingError
 from honed.stores import SqlStore
+from honed.training_sets.candidates import Origin, candidate
 from honed.training_sets.keyed_texts import KeyedTexts
-from honed.training_sets.near_duplicates import Signed, near_duplicates, said, sketch
+from honed.training_sets.near_duplicates import Signed, as_once_told, near_duplicates, said, sketch
+from honed.training_sets.rows import SpooledRow
 from tests.unit.training_sets.test_builder import KEPT, add, build, rows, told, with_store
 
 EXCERPT = Path(__file__).parents[2] / "data" / "tau-airline-excerpt.jsonl"
@@ -86,6 +90,58 @@ def test_instructions_that_all_share_do_not_make_them_alike() -> None:
 def test_short_and_empty_texts_are_compared_whole() -> None:
     """Fewer than five words are one sequence."""
     assert found("go", "go", "stop") == {"1": "0"}
+
+
+FRENCH = (
+    "où est la clé du deuxième étage, près de l'entrée où l'élève a été aperçu après l'été dernier"
+)
+CHINESE = "昨天客户打电话来说他的订单还没有到\uff0c请问什么时候能到\uff1f他很着急\uff0c请他再等两天"
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        (FRENCH, unicodedata.normalize("NFD", FRENCH).upper()),
+        (CHINESE, CHINESE.replace("\uff0c", "").replace("\uff1f", " ")),
+        (f"Frage 7: {CHINESE}", f"frage 7 {CHINESE}"),
+        ("料金はいくらですか。教えて", "料金はいくらですか教えて"),
+    ],
+    ids=["accents", "chinese", "mixed", "japanese"],
+)
+def test_how_it_is_written_makes_no_other_text(text: str, other: str) -> None:
+    """Accents may be put together or not; where no spaces are set, commas part no words."""
+    assert said(example(text)) == said(example(other))
+    assert found(text, other) == {"1": "0"}
+
+
+def test_chinese_texts_that_differ_are_told_apart() -> None:
+    """They are compared character by character."""
+    other = "请问这件商品可以退货吗\uff0c我昨天才收到\uff0c包装已经打开了\uff0c但是没有用过"
+    assert found(CHINESE, other) == {}
+    assert found(CHINESE, CHINESE.replace("两", "三")) == {"1": "0"}
+
+
+@pytest.mark.parametrize("text", [unicodedata.normalize("NFD", FRENCH), CHINESE], ids=["fr", "zh"])
+def test_what_was_remembered_in_the_old_form_is_found(text: str) -> None:
+    """A row is looked for as it would be told now and as it was once told; most are told the same."""
+    words = re.findall(r"\w+", f"{text} yes".lower())
+    once = hashlib.blake2b(" ".join(words).encode()).digest()[:16]
+    told = as_once_told(example(text), sketched=True)
+    assert told is not None
+    assert told[0] == once != said(example(text))
+    assert as_once_told(example(text), sketched=False) == (once, None)
+    row = candidate(
+        example(text),
+        SpooledRow(0, 0, 0, b""),
+        Origin(("e",), (), 0, "", is_new=True),
+        seed=1,
+        is_taught=True,
+        worth=(False, 1.0),
+        sketched=False,
+    )
+    assert [version[0] for version in row.versions] == [said(example(text)), once]
+    for same in (FRENCH, "Straße, İstanbul", "plain words", "naïve café"):
+        assert as_once_told(example(same), sketched=False) is None
 
 
 def test_both_answers_of_a_pair_are_compared() -> None:
