@@ -310,8 +310,8 @@ AREAS: Final[dict[str, dict[str, str]]] = {
     "Around a stand-alone run": {
         "TR-092": "The baseline says which score an adapter must reach.",
         "TR-093": "An adapter is measured on the test set of the baseline, and compared with it and with its target.",
-        "TR-094": "A gate's result has its id, whether it passed, a message, blockers, warnings, the values, and when it"
-        " was checked.",
+        "TR-094": "A gate's result has its id, whether it passed, a message, blockers, warnings, the values, and when"
+        " it was checked.",
         "TR-095": "A baseline counts only for the test set that it was measured on, told by its digest.",
         "TR-096": "Values are compared as at least, at most or exactly; 20 points of improvement are asked for unless"
         " set otherwise; an absent value blocks.",
