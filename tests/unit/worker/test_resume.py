@@ -60,7 +60,7 @@ def run(job: TrainJob, *, stop_after: int | None = None) -> tuple[TrainResult, l
     def report(progress: Progress) -> None:
         is_first = all(line.step != progress.step for line in told)  # a second SIGTERM ends pytest
         told.append(progress)
-        if progress.step == stop_after and is_first:
+        if stop_after is not None and progress.step == stop_after and is_first:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return train(job, report), told
