@@ -8,6 +8,9 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from honed.domain.ids import EpisodeIds
+from honed.learn_models import attempt
+
 pytest_plugins = ["tests.incidents", "tests.postgres", "tests.tiny_models"]
 
 # a busy machine is no fault of the code, and what passed once passes again; `make test-long` explores
@@ -28,6 +31,12 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Pytest's own, by a shorter name: a socket's path may have 107 bytes, and a folder of data lies deep."""
     name = re.sub(r"\W", "_", str(request.node.name).removeprefix("test_"))
     return tmp_path_factory.mktemp(name[:12])
+
+
+@pytest.fixture(autouse=True)
+def _ids_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids rise in a process: a test whose clock was ahead must not move the episodes of the next one."""
+    monkeypatch.setattr(attempt, "_EPISODE_IDS", EpisodeIds())
 
 
 @pytest.fixture(autouse=True)

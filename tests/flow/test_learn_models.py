@@ -113,7 +113,7 @@ def test_several_learn_models_count_the_same_events_in_their_own_way(tmp_path: P
             timeout=60,
             check=True,
         ).stdout
-        assert "worker_task: 1 episodes, 0 without an outcome, newest adapter none" in said
+        assert "learn model worker_task: 1 episodes, 0 without an outcome\n" in said
 
 
 @pytest.mark.long
