@@ -1,13 +1,13 @@
 """Files that are whole or absent, and told by their digest."""
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from honed.adapter_files import file_digest
 from honed.errors import ValidationError
 
 T = TypeVar("T")
@@ -20,8 +20,7 @@ def digest_of(path: Path) -> str:
         ValidationError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"sha256:{file_digest(path)}"
     except OSError as error:
         raise ValidationError(f"{path} cannot be read: {error.strerror}") from error
 

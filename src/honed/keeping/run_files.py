@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from honed.domain.run_files import CHECKPOINTS, PLAN_FILE
+
 _META: Final = ".meta.jsonl"
 _LOGS: Final = "*.log"
 _NAMING: Final = ("episode_id", "rejected_episode_id")
@@ -62,8 +64,8 @@ def _clear(folder: Path, wanted: frozenset[str]) -> bool:
             _rewrite(path, gone)
     if changed:
         # what an unfinished run would go on from has seen the row, and its plan names it
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for path in (*folder.glob(_LOGS), folder / "plan.json"):
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        for path in (*folder.glob(_LOGS), folder / PLAN_FILE):
             path.unlink(missing_ok=True)
     return changed
 

@@ -1,4 +1,4 @@
-"""The gate asked about one candidate, beside all that were judged before it."""
+"""The gate asked about one candidate, beside all that were judged before it; and the candidate offered to service."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from honed import log
 from honed.domain.episode_score import EpisodeScore
 from honed.domain.times import now_ms
 from honed.domain.trained_model import GateResult, TrainedModel
-from honed.loop.in_service import Announce
+from honed.errors import ApplyError
+from honed.loop.in_service import Announce, InService
 from honed.ports import Gate, HeldOut, Store, TrainingSet
 
 
@@ -99,3 +100,16 @@ async def decide(
     announce(log.GATE_DECIDED, told)
     log.get(scenario=candidate.scenario).info(log.GATE_DECIDED, proof=verdict.proof, **told)
     return msgspec.structs.replace(candidate, gate=verdict)
+
+
+async def offer(in_service: InService, model: TrainedModel, announce: Announce) -> str:
+    """Hand a judged model to service, and say what became of it; a server that fails is no fault of the model."""
+    try:
+        offered = await in_service.offer(model)
+    except ApplyError as error:
+        log.get(scenario=model.scenario).error(
+            log.SWITCH_FAILED, model_id=model.id, error=str(error), advice=error.advice
+        )
+        announce(log.SWITCH_FAILED, {"model_id": model.id, "error": str(error)})
+        return f"{model.id} not applied: {error}"
+    return getattr(offered, "reason", f"{model.id} in service")

@@ -14,13 +14,16 @@ import anyio.to_thread
 from honed import log
 from honed.domain.job import ScoreJob, TrainSettings
 from honed.domain.trained_model import TrainedModel
-from honed.errors import ApplyError, HonedError
+from honed.errors import HonedError
 from honed.loop.in_service import Announce, InService
-from honed.loop.judging import decide
+from honed.loop.judging import decide, offer
 from honed.ports import Gate, Processor, Store, TrainingSets
 
 GROWTH: Final = 1.25
 """Times the episodes at its last verdict. Each look costs some of what may pass by chance, so looks must be few."""
+
+_UNTIL_A_RUN_ENDS: Final = 1 << 62
+"""Episodes: more than there will ever be."""
 
 
 class Regating:
@@ -60,6 +63,11 @@ class Regating:
         """There may be another candidate: a run has ended."""
         self._due_at = None
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether a candidate may wait; when not, nobody need count episodes for it."""
+        return self._due_at != _UNTIL_A_RUN_ENDS
+
     async def waiting(self, episode_count: int) -> TrainedModel | None:
         """The candidate that is due, at this number of episodes."""
         if self._in_service.base_problem:
@@ -69,7 +77,7 @@ class Regating:
         candidate = await self._newest()
         verdict = candidate.gate if candidate else None
         if candidate is None or verdict is None or verdict.decision != "not_enough_evidence":
-            self._due_at = 1 << 62  # until a run ends
+            self._due_at = _UNTIL_A_RUN_ENDS
             return None
         due_at = ceil(GROWTH * (verdict.episode_count or episode_count))
         is_due = episode_count >= due_at
@@ -121,13 +129,7 @@ class Regating:
             incumbent_id=incumbent.id if incumbent else None,
             announce=self._announce,
         )
-        try:
-            await self._in_service.offer(judged)
-        except ApplyError as error:
-            self._log.error(
-                log.SWITCH_FAILED, model_id=judged.id, error=str(error), advice=error.advice
-            )
-            self._announce(log.SWITCH_FAILED, {"model_id": judged.id, "error": str(error)})
+        await offer(self._in_service, judged, self._announce)
         return judged
 
     async def _newest(self) -> TrainedModel | None:

@@ -6,7 +6,6 @@ when it was gone on with and has come no further.
 """
 
 import contextlib
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +13,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from honed.adapter_files import file_digest
 from honed.domain.job import TrainSettings
+from honed.domain.run_files import CHECKPOINTS, PLAN_FILE, SEAL
 from honed.ports import TrainingSet
 
-CHECKPOINTS: Final = "checkpoints"
-"""Folder of a run's checkpoints, inside its own."""
-PLAN_FILE: Final = "plan.json"
-COMPLETE_FILE: Final = "complete.json"
-"""What the worker writes last into a checkpoint."""
 TRIES: Final = 3
 """How often a run may go on from the same step: one that ends its daemon each time must not do so for ever."""
 
@@ -60,8 +56,8 @@ def read_plan(folder: Path) -> Plan | None:
     try:
         plan = msgspec.json.decode((folder / PLAN_FILE).read_bytes(), type=Plan, dec_hook=_path)
         data = plan.training_set
-        is_same = _digest(data.data_path) == data.data_digest and (
-            data.dataset is None or _digest(data.held_out_path) == data.dataset.held_out_digest
+        is_same = file_digest(data.data_path) == data.data_digest and (
+            data.dataset is None or file_digest(data.held_out_path) == data.dataset.held_out_digest
         )
     except (OSError, msgspec.DecodeError):
         return None
@@ -81,14 +77,9 @@ def clear(folder: Path) -> None:
 
 def _newest_step(folder: Path) -> int | None:
     """The step of the newest checkpoint; None without any."""
-    found = [path.parent.name for path in (folder / CHECKPOINTS).glob(f"*/*/{COMPLETE_FILE}")]
+    found = [path.parent.name for path in (folder / CHECKPOINTS).glob(f"*/*/{SEAL}")]
     steps = [int(number) for name in found if (number := name.rpartition("-")[2]).isdecimal()]
     return max(steps, default=None)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _path(kind: type, value: Any) -> Any:

@@ -10,13 +10,14 @@ from honed import log
 from honed.domain.ids import adapter_id, run_id
 from honed.domain.job import Progress, TrainSettings
 from honed.domain.run import Run
+from honed.domain.run_files import CHECKPOINTS, PLAN_FILE
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.domain.verdict import Seen
-from honed.errors import ApplyError, EmptyDataError, HonedError, TrainingError
+from honed.errors import EmptyDataError, HonedError, TrainingError
 from honed.loop import resumption
 from honed.loop.in_service import Announce, InService
-from honed.loop.judging import decide
+from honed.loop.judging import decide, offer
 from honed.loop.orders import RunOrder, Stop, TrainingNow
 from honed.loop.regating import Regating
 from honed.ports import (
@@ -228,13 +229,14 @@ class TrainingRuns:
                 selection=order.selection,
                 start_path=plan.start_path,
                 base_facts_path=base_facts_path,
-                checkpoints_path=(folder / resumption.CHECKPOINTS).absolute(),
+                checkpoints_path=(folder / CHECKPOINTS).absolute(),
             ),
             on_progress=lambda progress: self._on_progress(run.id, folder, progress),
         )
         await self._store.add_model(trained.model)
         model = await self._judge(trained, training_set, incumbent)
-        message = await self._offer(model)
+        self._on_phase("applying")
+        message = await offer(self._in_service, model, self._announce)
         run = msgspec.structs.replace(
             run,
             method=trained.model.method,
@@ -270,7 +272,7 @@ class TrainingRuns:
             await anyio.to_thread.run_sync(resumption.write_plan, folder, plan)
         except OSError as error:
             raise TrainingError(
-                f"{folder / resumption.PLAN_FILE} cannot be written: {error.strerror}",
+                f"{folder / PLAN_FILE} cannot be written: {error.strerror}",
                 advice="free some space there, or move data_dir",
             ) from error
         return plan
@@ -305,19 +307,6 @@ class TrainingRuns:
             incumbent_id=incumbent.id if incumbent else None,
             announce=self._announce,
         )
-
-    async def _offer(self, model: TrainedModel) -> str:
-        """Hand the model to service; a server that fails is no fault of the training."""
-        self._on_phase("applying")
-        try:
-            offered = await self._in_service.offer(model)
-        except ApplyError as error:
-            log.get(scenario=self._scenario).error(
-                log.SWITCH_FAILED, model_id=model.id, error=str(error), advice=error.advice
-            )
-            self._announce(log.SWITCH_FAILED, {"model_id": model.id, "error": str(error)})
-            return f"{model.id} not applied: {error}"
-        return getattr(offered, "reason", f"{model.id} in service")
 
     def _on_phase(self, phase: str) -> None:
         if self.now is not None:

@@ -332,7 +332,7 @@ class TriggerLoop:
     async def _waiting_candidate(self) -> TrainedModel | None:
         """The candidate that has waited for evidence, once there is enough more of it."""
         regating = self._runs.regating if self._runs else None
-        if regating is None or self._num_holds or self.paused_id:
+        if not (regating and regating.may_wait) or self._num_holds or self.paused_id:
             return None
         try:
             return await regating.waiting((await self.state()).episode_count)

@@ -23,7 +23,7 @@ from anyio.abc import Process
 from honed.domain.composition import VERIFIER
 from honed.domain.episode import Episode
 from honed.errors import RewardError, UnreachableError
-from honed.ports import Answer, Verifier
+from honed.ports import Answer
 from honed.rewards.answers import verifier_answer
 from honed.rewards.kept import Kept, kept
 
@@ -196,10 +196,3 @@ class FunctionVerifier:
             return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RewardError(f"{self.source} wrote no answer: {error}") from None
-
-
-def verifiers_of(
-    entries: Sequence[tuple[str, str | None, str]], timeout: timedelta
-) -> list[Verifier]:
-    """The verifiers of a config: name, version and command of each."""
-    return [verifier_of(*entry, timeout=timeout) for entry in entries]

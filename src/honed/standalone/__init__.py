@@ -12,7 +12,8 @@ script          the run as a script without honed
 from honed.standalone.quality import Remark, remarks
 from honed.standalone.run import Finished, train
 from honed.standalone.script import script_of
-from honed.standalone.status import STATUS_FILE, RunStatus, read_status
+from honed.standalone.status import STATUS_FILE, read_status
+from honed.standalone.training_log import RunStatus
 
 __all__ = [
     "STATUS_FILE",

@@ -12,8 +12,8 @@ from honed.domain.times import iso_utc
 from honed.domain.train_settings import TrainSettings
 from honed.errors import ValidationError
 from honed.standalone.resuming import checkpoint_at
-from honed.standalone.status import STATUS_FILE, RunStatus, write_status
-from honed.standalone.training_log import LoggedState, line_of
+from honed.standalone.status import STATUS_FILE, write_status
+from honed.standalone.training_log import RunStatus, line_of
 
 LOG_FILE: Final = "logs/training.log"
 
@@ -118,25 +118,7 @@ class Keeper:
         write_status(self._status_path, self.status)
 
     def _log(self) -> None:
-        status = self.status
-        self._append(
-            line_of(
-                LoggedState(
-                    at=status.last_updated,
-                    step=status.step,
-                    total_steps=status.total_steps,
-                    epoch=status.epoch,
-                    total_epochs=status.total_epochs,
-                    loss=status.loss,
-                    learning_rate=status.learning_rate,
-                    eta_seconds=status.eta_seconds,
-                    started_at=status.started_at,
-                    checkpoint_at=status.checkpoint_at,
-                    completed_at=status.completed_at,
-                    error=status.error,
-                )
-            )
-        )
+        self._append(line_of(self.status))
 
     def _append(self, line: str) -> None:
         try:

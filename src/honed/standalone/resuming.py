@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from honed.domain.run_files import SEAL
 from honed.domain.times import iso_utc
 from honed.domain.train_settings import TrainSettings
 from honed.errors import BusyError, ValidationError
@@ -17,8 +18,6 @@ from honed.errors import BusyError, ValidationError
 WORK: Final = "run"
 """Folder in `output_dir` of what the run works with."""
 _IDENTITY: Final = "identity.json"
-_SEAL: Final = "complete.json"
-"""The last file of a checkpoint (`worker/checkpoints.py`)."""
 _MAY_DIFFER: Final = frozenset({"logging_steps", "save_steps", "report_to", "threads", "fixed"})
 """Settings that change no step; others are of another run."""
 
@@ -98,7 +97,7 @@ def begin(output_dir: Path, wanted: dict[str, Any], *, resume: bool, fresh: bool
 def checkpoint_at(output_dir: Path) -> str | None:
     """When the last checkpoint was complete; None without any."""
     found = []
-    for pattern in (f"checkpoint-*/{_SEAL}", f"smaller-*/checkpoint-*/{_SEAL}"):
+    for pattern in (f"checkpoint-*/{SEAL}", f"smaller-*/checkpoint-*/{SEAL}"):
         for seal in output_dir.glob(pattern):
             with contextlib.suppress(OSError):  # old ones are removed meanwhile
                 found.append(seal.stat().st_mtime)

@@ -27,7 +27,8 @@ from honed.standalone.quality import Remark, remarks
 from honed.standalone.quantizer import find_quantizer
 from honed.standalone.resuming import alone, begin, identity
 from honed.standalone.rows import write_rows
-from honed.standalone.status import STATUS_FILE, RunStatus, read_status
+from honed.standalone.status import STATUS_FILE, read_status
+from honed.standalone.training_log import RunStatus
 
 STATS_FILE: Final = "metrics/training-stats.json"
 SILENCE_MAX: Final = timedelta(hours=6)

@@ -9,37 +9,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec.structs import replace
 
 from honed.errors import ValidationError
-from honed.standalone.training_log import last_state
+from honed.standalone.training_log import RunStatus, last_state
 
 STATUS_FILE: Final = "training-status.json"
 FRESH_SECONDS: Final = 60.0
 """A log that was touched since then is of a run that goes on."""
-
-
-class RunStatus(Struct, frozen=True, kw_only=True):
-    """Where a run is; times are ISO 8601 in UTC."""
-
-    running: bool
-    step: int = 0
-    total_steps: int = 0
-    """0 until the rows are counted."""
-    epoch: float = 0.0
-    total_epochs: float = 0.0
-    loss: float | None = None
-    learning_rate: float | None = None
-    eta_seconds: float | None = None
-    """None until a step is done."""
-    started_at: str | None = None
-    """Kept when a run goes on that was cut off."""
-    checkpoint_at: str | None = None
-    """When the last checkpoint was complete."""
-    completed_at: str | None = None
-    """Of a run that has done all it was to do."""
-    last_updated: str = ""
-    error: str | None = None
 
 
 def write_status(path: Path, status: RunStatus) -> None:
@@ -84,20 +61,5 @@ def _from_log(path: Path, now: float) -> RunStatus | None:
     found = last_state(path)
     if found is None:
         return None
-    is_ended = found.completed_at is not None or found.error is not None
     is_fresh = now - path.stat().st_mtime <= FRESH_SECONDS
-    return RunStatus(
-        running=is_fresh and not is_ended,
-        step=found.step,
-        total_steps=found.total_steps,
-        epoch=found.epoch,
-        total_epochs=found.total_epochs,
-        loss=found.loss,
-        learning_rate=found.learning_rate,
-        eta_seconds=found.eta_seconds,
-        started_at=found.started_at,
-        checkpoint_at=found.checkpoint_at,
-        completed_at=found.completed_at,
-        last_updated=found.at,
-        error=found.error,
-    )
+    return replace(found, running=found.running and is_fresh)

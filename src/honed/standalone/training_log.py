@@ -18,27 +18,33 @@ _TAIL_BYTES: Final = 64 << 10
 _FIELD: Final = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S+)')
 
 
-class LoggedState(Struct, frozen=True, kw_only=True):
-    """What the last line with a step says, and how the run ended."""
+class RunStatus(Struct, frozen=True, kw_only=True):
+    """Where a run is; times are ISO 8601 in UTC."""
 
-    at: str
+    running: bool
     step: int = 0
     total_steps: int = 0
+    """0 until the rows are counted."""
     epoch: float = 0.0
     total_epochs: float = 0.0
     loss: float | None = None
     learning_rate: float | None = None
     eta_seconds: float | None = None
+    """None until a step is done."""
     started_at: str | None = None
+    """Kept when a run goes on that was cut off."""
     checkpoint_at: str | None = None
+    """When the last checkpoint was complete."""
     completed_at: str | None = None
+    """Of a run that has done all it was to do."""
+    last_updated: str = ""
     error: str | None = None
 
 
-def line_of(state: LoggedState) -> str:
+def line_of(state: RunStatus) -> str:
     """A line of the log, without its end."""
     parts = [
-        state.at,
+        state.last_updated,
         f"step={state.step}/{state.total_steps}",
         f"epoch={state.epoch:.4g}/{state.total_epochs:g}",
     ]
@@ -59,8 +65,10 @@ def line_of(state: LoggedState) -> str:
     return " ".join(parts)
 
 
-def last_state(path: Path) -> LoggedState | None:
-    """Where the last lines of a log say that the run is; None where no log or no such line is."""
+def last_state(path: Path) -> RunStatus | None:
+    """Where the last lines of a log say that the run is, running unless they tell its end; None where no log or no
+    such line is.
+    """
     lines = _last_lines(path)
     return next((found for line in reversed(lines) if (found := _state_of(line))), None)
 
@@ -74,7 +82,7 @@ def _last_lines(path: Path) -> list[str]:
         return []
 
 
-def _state_of(line: str) -> LoggedState | None:
+def _state_of(line: str) -> RunStatus | None:
     at, _, rest = line.partition(" ")
     if not rest.startswith("step="):
         return None
@@ -82,8 +90,9 @@ def _state_of(line: str) -> LoggedState | None:
     try:
         step, total = fields["step"].split("/")
         epoch, epochs = fields["epoch"].split("/")
-        return LoggedState(
-            at=at,
+        return RunStatus(
+            running=fields.keys().isdisjoint({"completed", "error"}),
+            last_updated=at,
             step=int(step),
             total_steps=int(total),
             epoch=float(epoch),

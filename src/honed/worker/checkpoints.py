@@ -5,7 +5,6 @@ comes last and is synced; a folder without it, or that does not match it, is of 
 damaged, and is removed.
 """
 
-import hashlib
 import shutil
 import time
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any, Final
 import msgspec
 from transformers import TrainerCallback
 
+from honed.adapter_files import file_digest
+from honed.domain.run_files import SEAL
 from honed.worker.files import sync_folder, write_file
 
-SEAL: Final = "complete.json"
 _PREFIX: Final = "checkpoint-"
 KEPT: Final = 2
 """The last ones; the best one stays beside them."""
@@ -77,9 +77,7 @@ def _digests(path: Path) -> dict[str, str]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != SEAL)
     found = {}
     for file in files:
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        found[str(file.relative_to(path))] = digest
+        found[str(file.relative_to(path))] = file_digest(file)
     return found
 
 

@@ -47,7 +47,6 @@ class Prepared:
     """The rows of some conversations, and what did not become part of one."""
 
     rows: list[Row] = field(default_factory=list)
-    num_examples: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Tokens of target turns that do not count, by reason."""
     advice: dict[str, str] = field(default_factory=dict)
@@ -71,7 +70,7 @@ def prepare(
         TrainingError: the chat template cannot be read.
     """
     template = ServedTemplate.of(tokenizer)
-    prepared = Prepared(num_examples=len(examples))
+    prepared = Prepared()
     for number, example in enumerate(examples):
         found = renderings(example, template)
         for turn, refusal in found.refused.items():

@@ -1,6 +1,5 @@
 """A RunJob from beginning to end: rows, LoRA, adapter folder with tokenizer, manifest and card, merged model, GGUF."""
 
-import itertools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,8 +33,7 @@ from honed.worker.reporting import Report
 from honed.worker.run_manifest import run_manifest, write_card, write_run_manifest
 from honed.worker.run_outputs import check_hub, published, upload, write_merged
 from honed.worker.run_rows import Read, read_file
-from honed.worker.shortage import is_out_of_memory
-from honed.worker.smaller import smaller, told
+from honed.worker.smaller import that_fits
 from honed.worker.split import Split
 from honed.worker.trackers import check_trackers
 
@@ -224,20 +222,21 @@ def _targets(job: RunJob, base: _Base) -> tuple[tuple[str, ...] | None, str | No
 
 def _tune_that_fits(job: RunJob, base: _Base, train: Read, folder: Path, report: Report) -> _Tuned:
     """Train; out of memory, with smaller settings, whose checkpoints lie in `smaller-N`."""
-    settings = train.settings
-    for tried in itertools.count():
-        material = train.material(base.tokenizer, settings)
-        split = Split(material.rows, _validation(job, base, settings, report))
-        try:
-            return _tune(job, base, split, settings, folder, tried, report)
-        except Exception as error:
-            less = smaller(settings, longest=material.longest) if is_out_of_memory(error) else None
-            if less is None:
-                raise
-        give_back()  # outside the handler, whose traceback holds the model
-        settings = less
-        report(Progress(phase="training", note=told(settings)))
-    raise AssertionError("it fits or raises")
+    _, tuned = that_fits(
+        train.settings,
+        lambda settings: train.material(base.tokenizer, settings),
+        lambda material, settings, tried: _tune(
+            job,
+            base,
+            Split(material.rows, _validation(job, base, settings, report)),
+            settings,
+            folder,
+            tried,
+            report,
+        ),
+        report,
+    )
+    return tuned
 
 
 def _validation(

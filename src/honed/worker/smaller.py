@@ -4,14 +4,60 @@ A step learns from as many rows as before as long as batches can be halved: accu
 only when one row at a time does not fit; then the longest lose their last turns, which is told.
 """
 
-from typing import Final
+import itertools
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from honed.domain.job import TrainSettings
+from honed.domain.job import Progress, TrainSettings
+from honed.worker.memory import give_back
+from honed.worker.reporting import Report
+from honed.worker.shortage import is_out_of_memory
+
+T = TypeVar("T")
 
 SHORTEST: Final = 256
 """Tokens; a row that is shorter holds hardly a conversation."""
+
+
+class Rows(Protocol):
+    """What is trained on."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def that_fits(
+    settings: TrainSettings,
+    rows_of: Callable[[TrainSettings], R],
+    tune: Callable[[R, TrainSettings, int], T],
+    report: Report,
+) -> tuple[TrainSettings, T]:
+    """Train; out of memory, with smaller settings. Those that fitted, and what came out.
+
+    Args:
+        settings: tried first.
+        rows_of: makes the rows for settings.
+        tune: trains on them; also told how often it was tried before.
+        report: hears what is tried next.
+    """
+    for tried in itertools.count():
+        rows = rows_of(settings)
+        try:
+            return settings, tune(rows, settings, tried)
+        except Exception as error:
+            less = smaller(settings, longest=rows.longest) if is_out_of_memory(error) else None
+            if less is None:
+                raise
+        give_back()  # outside the handler, whose traceback holds the model
+        settings = less
+        report(Progress(phase="training", note=told(settings)))
+    raise AssertionError("it fits or raises")
 
 
 def smaller(settings: TrainSettings, *, longest: int) -> TrainSettings | None:

@@ -5,7 +5,6 @@ trainer leaves its own model patched.
 """
 
 import gc
-import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,12 +33,10 @@ from honed.worker.lora import check_servable, other_shape, started_from
 from honed.worker.lora_targets import check_targets
 from honed.worker.manifest import Digests, Facts, write_manifest
 from honed.worker.material import Material, Plan, material_of, plan
-from honed.worker.memory import give_back
 from honed.worker.probe import probe_kl
 from honed.worker.reporting import Report
 from honed.worker.scores import CANDIDATE, INCUMBENT, read_held_out, score_episodes
-from honed.worker.shortage import is_out_of_memory
-from honed.worker.smaller import smaller, told
+from honed.worker.smaller import that_fits
 from honed.worker.split import read_groups, split_rows
 from honed.worker.trackers import use_trackers
 
@@ -160,19 +157,21 @@ def _fine_tune_that_fits(
 
     A run that goes on from checkpoints finds those of the settings that fitted in `smaller-N`.
     """
-    for tried in itertools.count():
-        material = material_of(learning, base.tokenizer, job.settings)
-        try:
-            return job, _fine_tune(job, base, learning, material, start, tried, report)
-        except Exception as error:
-            longest = material.longest
-            settings = smaller(job.settings, longest=longest) if is_out_of_memory(error) else None
-            if settings is None:
-                raise
-        give_back()  # outside the handler, whose traceback holds the model
-        job = msgspec.structs.replace(job, settings=settings)
-        report(Progress(phase="training", note=told(settings)))
-    raise AssertionError("it fits or raises")
+    settings, tuned = that_fits(
+        job.settings,
+        lambda settings: material_of(learning, base.tokenizer, settings),
+        lambda material, settings, tried: _fine_tune(
+            msgspec.structs.replace(job, settings=settings),
+            base,
+            learning,
+            material,
+            start,
+            tried,
+            report,
+        ),
+        report,
+    )
+    return msgspec.structs.replace(job, settings=settings), tuned
 
 
 def _fine_tune(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import msgspec
 import pytest
 
 from honed.domain.job import TrainSettings
+from honed.domain.run_files import CHECKPOINTS
 from honed.domain.trained_model import Selection
 from honed.errors import BusyError, StoreError
 from honed.loop import Approval, resumption, trigger_loop
@@ -34,6 +37,15 @@ class FileSets(Sets):
         built.data_path.write_bytes(b"{}\n")
         digest = hashlib.sha256(b"{}\n").hexdigest()
         return msgspec.structs.replace(built, data_digest=digest)
+
+
+@asynccontextmanager
+async def at_work(swarm: "Swarm") -> AsyncIterator[None]:
+    """Its loop runs in the body, as long as its daemon."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(swarm.loop.run)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 class ReviewedSets(FileSets):
@@ -134,8 +146,7 @@ async def test_it_goes_on_under_its_own_id_when_it_is_silent_again(
 ) -> None:
     """Nothing else starts meanwhile; in the end there is one run and one model."""
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         paused = await swarm.pause()
         (run,) = await swarm.runs()
@@ -149,8 +160,7 @@ async def test_it_goes_on_under_its_own_id_when_it_is_silent_again(
         first, second = swarm.training.requests
         assert first.training_set == second.training_set
         assert first.checkpoints_path == second.checkpoints_path
-        assert not (swarm.runs_dir / paused / resumption.CHECKPOINTS).exists()
-        tasks.cancel_scope.cancel()
+        assert not (swarm.runs_dir / paused / CHECKPOINTS).exists()
 
 
 async def test_a_paused_run_can_be_cancelled(
@@ -158,8 +168,7 @@ async def test_a_paused_run_can_be_cancelled(
 ) -> None:
     """It is written down as such, and nothing starts before there is something new."""
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         paused = await swarm.pause()
         assert swarm.loop.cancel() == paused
@@ -169,7 +178,6 @@ async def test_a_paused_run_can_be_cancelled(
         await swarm.loop.beat()
         await swarm.loop.beat()
         assert len(await swarm.runs()) == 1
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_run_is_cancelled_while_it_stops_for_a_pause(
@@ -188,8 +196,7 @@ async def test_a_run_is_cancelled_while_it_stops_for_a_pause(
         await stopped(*args)
 
     monkeypatch.setattr(runs, "_stopped", slowly)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         swarm.speak()
         await stops.wait()
@@ -200,7 +207,6 @@ async def test_a_run_is_cancelled_while_it_stops_for_a_pause(
         assert (run.state, run.message) == ("cancelled", "stopped by the operator")
         await swarm.stopped()
         assert swarm.loop.paused_id is None
-        tasks.cancel_scope.cancel()
 
 
 async def test_another_rule_decides_about_a_paused_run(
@@ -208,8 +214,7 @@ async def test_another_rule_decides_about_a_paused_run(
 ) -> None:
     """A reload that asks for silence still finds the swarm talking; one that does not lets it go on."""
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         paused = await swarm.pause()
         swarm.training.may_end.set()
@@ -220,7 +225,6 @@ async def test_another_rule_decides_about_a_paused_run(
         swarm.loop.follow(parse("count(3)"), check_interval=timedelta(milliseconds=20))
         (run,) = await swarm.ended()
         assert (run.id, run.state) == (paused, "done")
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_pause_without_a_checkpoint_is_no_deed_of_the_operator(
@@ -229,8 +233,7 @@ async def test_a_pause_without_a_checkpoint_is_no_deed_of_the_operator(
     """It says why it ended, and what it was to learn from is learned when the rule allows it again."""
     swarm = Swarm(store, tmp_path, monkeypatch)
     swarm.training.leaves_checkpoints = False
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         swarm.speak()
         (run,) = await swarm.ended()
@@ -242,7 +245,6 @@ async def test_a_pause_without_a_checkpoint_is_no_deed_of_the_operator(
         swarm.fall_silent()
         again, _ = await swarm.ended(2)
         assert again.state == "done"
-        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("broken", ["list_runs", "list_models"])
@@ -258,8 +260,7 @@ async def test_a_store_that_fails_while_a_run_is_paused(
         tried.set()
         raise StoreError("database is locked")
 
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         with monkeypatch.context() as patch:
             patch.setattr(store, broken, fails)
@@ -272,7 +273,6 @@ async def test_a_store_that_fails_while_a_run_is_paused(
         swarm.fall_silent()
         (run,) = await swarm.ended()
         assert (run.id, run.state) == (paused, "done")
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_store_that_fails_while_a_paused_run_is_cancelled(
@@ -284,8 +284,7 @@ async def test_a_store_that_fails_while_a_paused_run_is_cancelled(
     async def full(*args: Any, **more: Any) -> None:
         raise StoreError("database or disk is full")
 
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
         await swarm.pause()
         with monkeypatch.context() as patch:
@@ -295,7 +294,6 @@ async def test_a_store_that_fails_while_a_paused_run_is_cancelled(
             await swarm.loop.beat()
         (run,) = await swarm.ended()
         assert run.state == "cancelled"
-        tasks.cancel_scope.cancel()
 
 
 async def test_an_approved_run_is_paused_as_well(
@@ -320,8 +318,7 @@ async def test_an_approved_run_is_paused_as_well(
     async def waits() -> bool:
         return approval.now is not None
 
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         swarm.training.may_end = anyio.Event()
         await swarm.add(1, 3)
         await swarm.until(waits)
@@ -334,7 +331,6 @@ async def test_an_approved_run_is_paused_as_well(
         assert (run.id, run.state, run.approved_by) == (paused, "done", "ann")
         await swarm.stopped()
         assert approval.now is None
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_run_of_another_learn_model_is_closed(
@@ -342,19 +338,15 @@ async def test_a_run_of_another_learn_model_is_closed(
 ) -> None:
     """A config that names another one since does not make its adapter one of that."""
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
-        tasks.cancel_scope.cancel()
     (run,) = await swarm.runs()
     await store.start_scenario(SCENARIO, "worker_task", now_ms=1)
     await store.end_run(msgspec.structs.replace(run, learn_model="worker_task", ended_at_ms=1))
     swarm = Swarm(store, tmp_path, monkeypatch, trigger="never()")
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         (run,) = await swarm.ended()
         assert run.state == "interrupted"
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_run_that_was_registered_is_not_done_again(
@@ -362,19 +354,15 @@ async def test_a_run_that_was_registered_is_not_done_again(
 ) -> None:
     """Killed between the adapter and its verdict: a new run makes up for it, under a name of its own."""
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
-        tasks.cancel_scope.cancel()
     (run,) = await swarm.runs()
     number = await store.next_model_number(SCENARIO)
     await store.add_model(model(f"airline@{number}", run_id=run.id))
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         new, old = await swarm.ended(2)
         assert (new.state, old.state) == ("done", "interrupted")
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_daemon_that_ends_leaves_a_run_that_goes_on(
@@ -382,18 +370,14 @@ async def test_a_daemon_that_ends_leaves_a_run_that_goes_on(
 ) -> None:
     """The next daemon goes on with it, though its rule has nothing new to fire on."""
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         await swarm.begin()
-        tasks.cancel_scope.cancel()
     (run,) = await swarm.runs()
     assert run.state == "running"
     swarm = Swarm(store, tmp_path, monkeypatch)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(swarm.loop.run)
+    async with at_work(swarm):
         (run,) = await swarm.ended()
         assert run.state == "done"
-        tasks.cancel_scope.cancel()
 
 
 async def test_a_run_that_comes_no_further_is_given_up(
@@ -404,12 +388,10 @@ async def test_a_run_that_comes_no_further_is_given_up(
         assert [run.state for run in await store.list_runs(SCENARIO)] == ["running"][:number]
         swarm = Swarm(store, tmp_path, monkeypatch)
         swarm.training.may_end = anyio.Event()
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(swarm.loop.run)
+        async with at_work(swarm):
             if not number:
                 await swarm.add(1, 3)
             await swarm.training.started.wait()
-            tasks.cancel_scope.cancel()
     (run,) = await store.list_runs(SCENARIO)
     assert run.state == "cancelled"
 

@@ -11,8 +11,8 @@ from honed.domain.train_settings import TrainSettings
 from honed.errors import ValidationError
 from honed.standalone import read_status, remarks
 from honed.standalone.keeper import LOG_FILE, Keeper
-from honed.standalone.status import STATUS_FILE, RunStatus, write_status
-from honed.standalone.training_log import LoggedState, last_state, line_of
+from honed.standalone.status import STATUS_FILE, write_status
+from honed.standalone.training_log import RunStatus, last_state, line_of
 
 
 class Clock:
@@ -99,7 +99,9 @@ def test_log_and_status_tell_the_same(tmp_path: Path) -> None:
 def test_a_log_that_was_touched_within_a_minute_is_of_a_run_that_goes_on(tmp_path: Path) -> None:
     """An older one is not, nor one that says how it ended; only the last 20 lines are read."""
     log = tmp_path / "training.log"
-    state = LoggedState(at="t", step=3, total_steps=9, epoch=1.0, total_epochs=3.0, loss=1.5)
+    state = RunStatus(
+        running=True, last_updated="t", step=3, total_steps=9, epoch=1.0, total_epochs=3.0, loss=1.5
+    )
     log.write_text("\n".join(["noise", line_of(state), *["noise"] * 10]) + "\n")
     os.utime(log, (1000.0, 1000.0))
     fresh = read_status(tmp_path / "none", log, now=1060.0)

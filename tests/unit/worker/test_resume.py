@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from honed.domain.job import Progress, TrainJob, TrainResult, TrainSettings, parse_result
+from honed.domain.run_files import SEAL
 from tests.tiny_models import conversations, offline
 from tests.unit.worker.test_train import job
 
@@ -125,7 +126,7 @@ def test_a_checkpoint_without_its_seal_was_never_finished(
     tiny_base: Path, data: Path, tmp_path: Path
 ) -> None:
     """A run that was killed while it wrote its first one begins again."""
-    from honed.worker.checkpoints import SEAL, Checkpoints
+    from honed.worker.checkpoints import Checkpoints
     from honed.worker.stopping import StoppedError
 
     with pytest.raises(StoppedError):
