@@ -20,7 +20,6 @@ from honed import log
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
 from honed.errors import ApplyError, BaseMismatchError
-from honed.gateway import llama_server
 from honed.gateway.attempts import Attempts
 from honed.gateway.backend import PULSE, Backend, Pulse
 from honed.gateway.capture import Captured
@@ -29,7 +28,9 @@ from honed.gateway.launch import Launch, see_files, warn_if_unsure
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.parity import check_server
 from honed.gateway.refusal import Refused
+from honed.gateway.servers import Servers
 from honed.gateway.waiting import Waiting
+from honed.gateway.wanted import Wanted
 
 MAX_IN_FLIGHT: Final = 1024
 """Requests of one scenario that may be open at a time; more are told to come back."""
@@ -72,9 +73,8 @@ class Lane:
         """Whether its base model is still being made; a server comes up after that."""
         self.captured = Captured(scenario)
         self.remember = remember
-        self._folder = folder
         self._pulse = pulse
-        self._servers: set[LlamaServer] = set()
+        self._servers = Servers(scenario, section, folder, died=self._died)
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
@@ -83,21 +83,21 @@ class Lane:
 
     # ------------------------------------------------------------ what the relay calls
 
-    def enter(self) -> Backend:
-        """Count a request in; its backend stays until `leave`. Never waits, so no switch can come
-        in between.
+    def pick(self, wanted: Wanted) -> Backend | None:
+        """The server that should have a request; None when none is there now."""
+        return self.backend
+
+    def enter(self, backend: Backend) -> None:
+        """Count a request in; its backend stays until `leave`. Neither this nor `pick` waits, so no
+        switch can come in between.
 
         Raises:
-            Refused: nothing is served now, or too much is in flight.
+            Refused: too much is in flight.
         """
-        backend = self.backend
-        if backend is None:
-            raise self._not_serving()
         if backend.in_flight >= MAX_IN_FLIGHT:
             raise self._turned_away("busy", f"{backend.in_flight} requests are open")
         backend.in_flight += 1
         self.requests += 1
-        return backend
 
     def leave(self, backend: Backend) -> None:
         """Count a request out."""
@@ -109,7 +109,7 @@ class Lane:
         """When a request that comes now and finds no server is given up; on anyio's clock."""
         return anyio.current_time() + self.section.hold_timeout.total_seconds()
 
-    async def hold(self, gone: Backend | None, *, until: float) -> None:
+    async def hold(self, wanted: Wanted, gone: Backend | None, *, until: float) -> None:
         """Wait for another server than `gone`, while there is hope of one.
 
         Raises:
@@ -118,9 +118,9 @@ class Lane:
         if self.waiting.is_full:
             raise self._turned_away("busy", f"{self.waiting.num} requests wait for a server")
         await self.waiting.until(
-            lambda: self.backend not in (None, gone) or not self._is_coming, deadline_s=until
+            lambda: self.pick(wanted) not in (None, gone) or not self._is_coming, deadline_s=until
         )
-        if self.backend in (None, gone):
+        if self.pick(wanted) in (None, gone):
             raise self._not_serving()
 
     @property
@@ -167,9 +167,7 @@ class Lane:
                 await self._keep_up()
         finally:
             with anyio.CancelScope(shield=True):
-                async with anyio.create_task_group() as ends:
-                    for server in list(self._servers):
-                        ends.start_soon(self._kill, server)
+                await self._servers.end_all()
             self.backend, self.state = None, "down"
             self._attempts.give_up()
             self.waiting.tell()
@@ -309,19 +307,8 @@ class Lane:
             ApplyError: the server did not come up as it should; it has been stopped.
         """
         launch = await self._see_files(adapter)
-        taken = {server.plan.name for server in self._servers}
-        server = await llama_server.start(
-            launch.plan(self.scenario, self.section, self._folder, taken=taken)
-        )
-        self._servers.add(server)
-        try:
-            backend = await launch.examine(server)
-        except BaseException:
-            await self.stop(server)
-            raise
         assert self._tasks is not None
-        self._tasks.start_soon(self._watch, server)
-        return backend
+        return await self._servers.start(launch, self._tasks)
 
     def serve(self, backend: Backend) -> Backend | None:
         """Flip: requests from now on go to `backend`; returns the one before."""
@@ -352,29 +339,13 @@ class Lane:
 
     async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
         """End one server of this lane."""
-        await server.stop(grace_s=grace_s)
-        self._servers.discard(server)
+        await self._servers.stop(server, grace_s=grace_s)
 
-    async def _kill(self, server: LlamaServer) -> None:
-        await self.stop(server, grace_s=0)
-
-    async def _watch(self, server: LlamaServer) -> None:
-        """Notice when a server ends by itself."""
-        status = await server.wait()
-        if server.is_stopping:
-            return
-        log.get(scenario=self.scenario).error(
-            log.SERVER_DIED,
-            server=server.plan.name,
-            status=status,
-            verdict=server.verdict,
-            log=server.faults(),
-        )
-        await self.stop(server)
+    def _died(self, server: LlamaServer, why: str) -> None:
         if self.backend is not None and self.backend.server is server:
             self.backend = None
             self.state = "down"
-            self.error = server.verdict or f"{server.plan.name} ended with status {status}"
+            self.error = why
             self.notify()
 
     async def _feel_pulse(self, backend: Backend) -> None:

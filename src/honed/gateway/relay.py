@@ -9,7 +9,7 @@ what fails in the middle of anything else cuts the connection, so that nobody ta
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -35,6 +35,7 @@ from honed.gateway.upstream import (
     UpstreamError,
     request_bytes,
 )
+from honed.gateway.wanted import Wanted
 
 _HELD_MAX: Final = 16
 """Times `max_body`: bytes of request bodies that may be in memory at a time."""
@@ -120,7 +121,7 @@ class Relay:
         target = scope["raw_path"] + (
             b"?" + scope["query_string"] if scope["query_string"] else b""
         )
-        request = request_bytes(method, target, request_headers(scope["headers"]), body)
+        onward = _Onward(method, target, request_headers(scope["headers"]), body)
         exchange = Exchange(method)
         answer = _Answer(scope, send)
         backend: Backend | None = None
@@ -128,7 +129,7 @@ class Relay:
         # clean up, and is cancelled here and nowhere else.
         watcher = asyncio.ensure_future(_abort_when_gone(receive, exchange))
         try:
-            backend = await _admitted(lane, exchange, request, watcher)
+            backend = await _admitted(lane, Wanted(labels.task_id), exchange, onward, watcher)
             tape = Tape(
                 lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id
             )
@@ -236,8 +237,25 @@ def _ours(tape: Tape, backend: Backend) -> Headers:
     return [(b"x-honed-receipt", tape.receipt_id.encode()), (b"x-honed-model", model.encode())]
 
 
+class _Onward(NamedTuple):
+    """A request on its way to whichever server takes it."""
+
+    method: str
+    target: bytes
+    headers: Headers
+    body: bytes
+
+    def to(self, backend: Backend) -> bytes:
+        """As bytes for this server."""
+        return request_bytes(self.method, self.target, self.headers, self.body)
+
+
 async def _admitted(
-    lane: Lane, exchange: Exchange, request: bytes, watcher: asyncio.Future[None]
+    lane: Lane,
+    wanted: Wanted,
+    exchange: Exchange,
+    onward: _Onward,
+    watcher: asyncio.Future[None],
 ) -> Backend:
     """Count the request in and send it; one that nobody takes now is held for the next server.
 
@@ -249,12 +267,12 @@ async def _admitted(
     until: float | None = None
     gone: Backend | None = None
     while True:
-        while lane.backend is None or lane.backend is gone:
+        while (backend := lane.pick(wanted)) is None or backend is gone:
             until = until or lane.held_until()
-            await _unless_gone(watcher, lane.hold(gone, until=until))
-        backend = lane.enter()
+            await _unless_gone(watcher, lane.hold(wanted, gone, until=until))
+        lane.enter(backend)
         try:
-            await exchange.open(backend.address, request)
+            await exchange.open(backend.address, onward.to(backend))
         except UnreachableError:  # it has just died: the lane will notice in a moment
             lane.leave(backend)
             gone = backend

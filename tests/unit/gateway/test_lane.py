@@ -12,6 +12,7 @@ import pytest
 from honed.config import ServeSection
 from honed.gateway.backend import Backend, Pulse
 from honed.gateway.lane import Lane
+from honed.gateway.wanted import ANY
 from tests.unit.gateway.stub import remember
 
 pytestmark = pytest.mark.anyio
@@ -58,12 +59,14 @@ async def test_crowded_server_is_not_taken_for_a_hanging_one(
 ) -> None:
     """Behind many requests a health check waits; it counts again when they are gone."""
     async with served(tmp_path, tiny_gguf) as lane:
-        entered = [lane.enter() for _ in range(32)]
-        backend = entered[0]
+        backend = lane.pick(ANY)
+        assert backend is not None
+        for _ in range(32):
+            lane.enter(backend)
         os.kill(backend.server.pid, signal.SIGSTOP)
         await anyio.sleep(10 * PULSE.every_s + 3 * PULSE.timeout_s)
         assert lane.backend is backend
         assert not backend.server.has_ended
-        for each in entered:
-            lane.leave(each)
+        for _ in range(32):
+            lane.leave(backend)
         await other_than(backend, lane)
