@@ -4,6 +4,12 @@
     PUT  /v1/scenarios/{scenario}           Registration -> LaneStatus; repeating it changes nothing
     POST /v1/scenarios/{scenario}/switch    SwitchOrder -> Switched; what is served already is
     answered at once
+    POST /v1/scenarios/{scenario}/canary    CanaryOrder -> CandidateStatus; repeating it changes the
+    share and starts nothing
+    POST /v1/scenarios/{scenario}/promote   CandidateOrder -> Switched; what is live already is
+    answered at once
+    POST /v1/scenarios/{scenario}/withdraw  CandidateOrder -> Switched to the live version; what is
+    no candidate any more is answered at once
 
 An error is a Refusal; its `code` names the error class in `CODES`.
 """
@@ -11,9 +17,9 @@ An error is a Refusal; its `code` names the error class in `CODES`.
 import hashlib
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from honed.errors import (
     AdapterNotFoundError,
@@ -33,6 +39,14 @@ LaneState = Literal["down", "starting", "active", "releasing"]
 """Starting: a server comes up (the former one, if any, still answers). Releasing: the new one
 answers, the old drains.
 """
+
+CandidateState = Literal["starting", "active", "down", "withdrawn"]
+"""Starting: its server comes up. Active: it has its share. Down: its server is started again, its
+tasks go to the live version. Withdrawn: its server failed too often and is not started again.
+"""
+
+Share = Annotated[float, Meta(gt=0, le=1)]
+"""Part of the tasks."""
 
 
 class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +99,52 @@ class Switched(Struct, frozen=True, kw_only=True):
 
     model_id: str | None
     seconds: dict[str, float]
-    """Phase to duration: `start`, `probe`, `drain`, `stop`; empty when it was served already."""
+    """Phase to duration: `start`, `probe`, `drain`, `stop`; empty when there was nothing to do."""
+
+
+class CanaryOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Serve this adapter beside the live version, to a share of the tasks.
+
+    Refused (`CONFLICT`) while another candidate is there, and when it is live already.
+    """
+
+    model_id: str
+    adapter_path: str
+    """Folder of the adapter."""
+    digest: str | None = None
+    """As in AdapterRef."""
+    share: Share
+    """A task's place is decided by a hash of scenario, model id and task id: one version answers it
+    as long as the share stays, and a larger share keeps the tasks that it has.
+    """
+    is_shadow: bool = False
+    """It answers copies, and nobody sees what it says; the live version answers everything."""
+
+
+class CandidateOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Promote or withdraw this candidate; refused (`CONFLICT`) when another one is there."""
+
+    model_id: str
+
+
+class CandidateStatus(Struct, frozen=True, kw_only=True):
+    """How the version beside the live one does."""
+
+    model_id: str
+    share: float
+    is_shadow: bool
+    state: CandidateState
+    in_flight: int
+    requests: int
+    """Those that it was given, or copies of; without the copies they are in the lane's `requests`
+    too.
+    """
+    failed: int
+    """Of these, those that got no complete answer; as above in the lane's `failed` too."""
+    dropped: int = 0
+    """Copies that were not asked, because it was busy with others."""
+    error: str | None = None
+    """Why it is down or withdrawn; a withdrawn one is told of until the next order."""
 
 
 class LaneStatus(Struct, frozen=True, kw_only=True):
@@ -120,6 +179,8 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """Why what is served, or should be, is not the base model that is trained on; None when nothing
     speaks against it.
     """
+    candidate: CandidateStatus | None = None
+    """The version beside the live one."""
 
 
 class Serving(Struct, frozen=True, kw_only=True):
