@@ -3,10 +3,10 @@
 Every key can also come from the environment as `HONED__SECTION__KEY`, which wins over the file. Unknown keys are
 refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
 
-`sections`, `rewards` and `redact` are what can be said and what it means, `values` how durations and sizes are written,
-`config` the whole, `load` where it is read from, `secrets` what never stands in it, `places` where a system-wide
-installation keeps things, `origins` where each value came
-from, `changed` what differs in another one, `reference` the file with every key and the JSON schema.
+`sections`, `serving`, `rewards` and `redact` are what can be said and what it means, `values` how durations and
+sizes are written, `config` the whole, `load` where it is read from, `secrets` what never stands in it, `places` where
+a system-wide installation keeps things, `origins` where each value came from, `changed` what differs in another one,
+`reference` the file with every key and the JSON schema.
 """
 
 from honed.config.changed import changed_keys
@@ -21,9 +21,9 @@ from honed.config.sections import (
     GateSection,
     LearnSection,
     Section,
-    ServeSection,
     TrainSection,
 )
+from honed.config.serving import ServeSection
 
 __all__ = [
     "ApplySection",

@@ -20,10 +20,10 @@ from honed.config.sections import (
     GateSection,
     KeepSection,
     LearnSection,
-    ServeSection,
     TrainSection,
     WorkerSection,
 )
+from honed.config.serving import ServeSection
 from honed.config.values import Duration, Mode, Trigger
 from honed.domain.ids import check_scenario
 from honed.domain.processing import ProcessorMode

@@ -316,37 +316,3 @@ class ApplySection(Section):
     """llama_server: through the gateway; none: adapters are only written down."""
     max_history: int = Field(5, ge=2)
     """Adapters that were in service and can be gone back to; the oldest falls out."""
-
-
-class ServeSection(Section):
-    """The gateway and the llama-server processes behind it."""
-
-    host: str = "127.0.0.1"
-    """Where agents talk to the gateway. Another address than loopback is open to its network."""
-    port: int = Field(8080, ge=0, le=65535)
-    """Port of the gateway; 0 takes a free one."""
-    socket: Path | None = Field(None, examples=["/run/honed/serve.sock"])
-    """`serve.sock`; default in the user's runtime folder (else data folder) / honed; for a file in /etc/honed
-    /run/honed-serve/serve.sock."""
-    llama_server: Path | None = Field(None, examples=["/usr/local/bin/llama-server"])
-    """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
-    base_model_path: Path | None = Field(None, examples=["/srv/models/base-f16.gguf"])
-    """The base model as GGUF; default: converted once from `base_model` into `data_dir/llama`."""
-    ctx_size: int = Field(4096, ge=64)
-    """Tokens of context per slot."""
-    parallel: int = Field(4, ge=1)
-    """Slots: requests that one server answers at a time."""
-    threads: int = Field(0, ge=0)
-    """CPU threads of each llama-server; 0 means all cores but one."""
-    n_gpu_layers: int = Field(99, ge=0)
-    """Layers on the GPU, where llama-server has one; 0 keeps it free for training."""
-    startup_timeout: Duration = timedelta(seconds=120)
-    """How long a llama-server may take to load and answer."""
-    drain_timeout: Duration = timedelta(seconds=30)
-    """How long requests in flight may take to end when their server is replaced."""
-    hold_timeout: Duration = timedelta(seconds=30)
-    """How long a request that finds no server may wait for one to come up, before it is told to come
-    back; 0 tells it at once.
-    """
-    max_body: Size = 16 << 20
-    """Bytes of one request's body at most."""
