@@ -41,3 +41,6 @@ class ServeSection(Section):
     """
     max_body: Size = 16 << 20
     """Bytes of one request's body at most."""
+    max_requests_per_scenario: int = Field(1024, ge=1)
+    """Requests of one scenario that a server has at a time, and that may wait for one; more are told to come back
+    (429)."""

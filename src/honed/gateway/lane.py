@@ -27,13 +27,10 @@ from honed.gateway.feed import FeedSender
 from honed.gateway.launch import Launch, see_files, warn_if_unsure
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.parity import check_server
-from honed.gateway.refusal import Refused
+from honed.gateway.refusal import Refused, too_many
 from honed.gateway.servers import Servers
 from honed.gateway.waiting import Waiting
 from honed.gateway.wanted import Wanted
-
-MAX_IN_FLIGHT: Final = 1024
-"""Requests of one scenario that may be open at a time; more are told to come back."""
 
 _FLUSH_S: Final = 2.0
 
@@ -94,8 +91,8 @@ class Lane:
         Raises:
             Refused: too much is in flight.
         """
-        if backend.in_flight >= MAX_IN_FLIGHT:
-            raise self._turned_away("busy", f"{backend.in_flight} requests are open")
+        if backend.in_flight >= self.section.max_requests_per_scenario:
+            raise self._too_many(f"{backend.in_flight} requests are open")
         backend.in_flight += 1
         self.requests += 1
 
@@ -115,8 +112,8 @@ class Lane:
         Raises:
             Refused: none came until then, none will, or too many wait already.
         """
-        if self.waiting.is_full:
-            raise self._turned_away("busy", f"{self.waiting.num} requests wait for a server")
+        if self.waiting.num >= self.section.max_requests_per_scenario:
+            raise self._too_many(f"{self.waiting.num} requests wait for a server")
         await self.waiting.until(
             lambda: self.pick(wanted) not in (None, gone) or not self._is_coming, deadline_s=until
         )
@@ -130,11 +127,13 @@ class Lane:
 
     def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""
-        return self._turned_away("not_serving", f"it is {self.state}{reason}")
-
-    def _turned_away(self, code: str, reason: str) -> Refused:
         self.refused += 1
-        return Refused(503, code, f"{self.scenario}: {reason}", retry_after_s=1)
+        message = f"{self.scenario}: it is {self.state}{reason}"
+        return Refused(503, "not_serving", message, retry_after_s=1)
+
+    def _too_many(self, what: str) -> Refused:
+        self.refused += 1
+        return too_many(f"{self.scenario}: {what}")
 
     def status(self) -> LaneStatus:
         """What `GET /v1/serving` says of the lane."""

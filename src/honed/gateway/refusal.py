@@ -15,10 +15,13 @@ SERVER_ERROR: Final = "server_error"
 _ANTHROPIC: Final = "/v1/messages"
 _RESPONSES: Final = "/v1/responses"
 _ANTHROPIC_TYPES: Final = {
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 """Anthropic's names; what is none of these is `invalid_request_error` or `api_error`."""
 
@@ -56,6 +59,11 @@ class Refused(Exception):
         if self.closes:
             headers.append((b"connection", b"close"))
         return headers
+
+
+def too_many(what: str) -> Refused:
+    """What a request is told that finds too many others."""
+    return Refused(429, "rate_limit_exceeded", f"too many requests: {what}", retry_after_s=1)
 
 
 def error_body(path: str, status: int, code: str, message: str) -> bytes:

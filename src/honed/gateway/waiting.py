@@ -1,12 +1,8 @@
-"""Requests that wait for a server to come up: bounded in number and time, woken by news."""
+"""Requests that wait for a server to come up: counted, bounded in time, woken by news."""
 
 from collections.abc import Callable
-from typing import Final
 
 import anyio
-
-MAX_WAITING: Final = 1024
-"""Requests of one scenario that may wait; their bodies are counted by the relay."""
 
 
 class Waiting:
@@ -14,12 +10,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self.num = 0
+        """How many; the lane sees that they do not become too many."""
         self._news = anyio.Event()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more may wait."""
-        return self.num >= MAX_WAITING
 
     def tell(self) -> None:
         """Have everybody look again."""

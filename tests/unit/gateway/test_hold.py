@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from honed.errors import TrainingError
-from honed.gateway import waiting
 from honed.gateway.lane import Lane
 from honed.gateway.upstream import Address
 from tests.unit.gateway.stub import ANSWER, CHAT, answering, backend_at, fronted, lane_to, upstream
@@ -84,12 +83,10 @@ async def test_wait_is_bounded(tmp_path: Path) -> None:
     assert (lane.refused, lane.waiting.num) == (1, 0)
 
 
-async def test_number_of_waiting_requests_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One more is told at once."""
-    monkeypatch.setattr(waiting, "MAX_WAITING", 2)
+async def test_number_of_waiting_requests_is_bounded(tmp_path: Path) -> None:
+    """One more is told at once: come back."""
     lane = coming_up(tmp_path)
+    lane.section = lane.section.model_copy(update={"max_requests_per_scenario": 2})
     async with (
         upstream(answering()) as seen,
         fronted({"tiny": lane}) as address,
@@ -99,8 +96,9 @@ async def test_number_of_waiting_requests_is_bounded(
         held = [tasks.create_task(client.post(CHAT, json={})) for _ in range(2)]
         await until_held(lane, 2)
         refused = await client.post(CHAT, json={})
-        assert refused.status_code == 503
-        assert refused.json()["error"]["code"] == "busy"
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert lane.refused == 1
         lane.backend = backend_at(seen.address)
         lane.waiting.tell()
     assert [each.result().status_code for each in held] == [200, 200]
