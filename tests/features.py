@@ -227,6 +227,15 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         "TR-087": "Out of memory, batches are halved and accumulation doubles, so that a step learns from as many"
         " rows; only then rows are shortened. Each is told.",
     },
+    "Serving": {
+        "SE-120": "Base model, address, port, GPU layers, context, slots, adapter and name make llama-server's command"
+        " line; its pid and its log are files.",
+        "SE-121": "An adapter goes into service by a server that has it, which takes over when it has been proved.",
+        "SE-124": "Clients that ask without a pause see no failed request while adapters are exchanged, with two"
+        " servers or with one.",
+        "SE-125": "The address of the server that answers is right in each of the four states: down, starting, active,"
+        " releasing.",
+    },
     "A stand-alone run": {
         "TR-016": "The base model is required; one that is not found is answered with how one is named.",
         "TR-017": "A row may hold 2048 tokens unless the config says 256 to 131072.",

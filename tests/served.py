@@ -76,6 +76,11 @@ class Served:
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.address, timeout=30)
 
+    def control(self) -> httpx.AsyncClient:
+        """For the control API."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.applier._serve_socket))
+        return httpx.AsyncClient(transport=transport, base_url="http://honed", timeout=60)
+
     async def answer(self) -> tuple[str, str]:
         """Version and text of one answer."""
         async with self.client() as client:

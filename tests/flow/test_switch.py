@@ -48,6 +48,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}
 
 
+@pytest.mark.feature("SE-121", "SE-124")
 async def test_swaps_under_load_lose_and_mix_nothing(
     tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:

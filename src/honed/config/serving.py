@@ -2,11 +2,15 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from honed.config.sections import Section
 from honed.config.values import Duration, Size
+
+Strategy = Literal["auto", "blue_green", "hold"]
+"""How adapters are exchanged."""
 
 
 class ServeSection(Section):
@@ -31,10 +35,14 @@ class ServeSection(Section):
     """CPU threads of each llama-server; 0 means all cores but one."""
     n_gpu_layers: int = Field(99, ge=0)
     """Layers on the GPU, where llama-server has one; 0 keeps it free for training."""
+    strategy: Strategy = "auto"
+    """How adapters are exchanged. blue_green: a second server comes up first, nobody waits; hold: requests wait in
+    the gateway while the one server restarts, for want of memory; auto: what fits, seen at each switch.
+    """
     startup_timeout: Duration = timedelta(seconds=120)
     """How long a llama-server may take to load and answer."""
     drain_timeout: Duration = timedelta(seconds=30)
-    """How long requests in flight may take to end when their server is replaced."""
+    """How long requests in flight may take to end when their server is replaced; 0 cuts them at once."""
     hold_timeout: Duration = timedelta(seconds=30)
     """How long a request that finds no server may wait for one to come up, before it is told to come
     back; 0 tells it at once.

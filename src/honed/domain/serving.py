@@ -100,6 +100,10 @@ class Switched(Struct, frozen=True, kw_only=True):
     model_id: str | None
     seconds: dict[str, float]
     """Phase to duration: `start`, `probe`, `drain`, `stop`; empty when there was nothing to do."""
+    strategy: str | None = None
+    """`blue_green` or `hold`; None when there was nothing to do."""
+    reason: str | None = None
+    """Why it was chosen."""
 
 
 class CanaryOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -44,6 +44,7 @@ def control_app(gateway: Gateway) -> Starlette:
     return Starlette(
         routes=[
             Route("/v1/serving", _json(serving)),
+            Route("/serving", _json(serving)),
             Route("/v1/scenarios/{scenario}", _json(register), methods=["PUT"]),
             Route("/v1/scenarios/{scenario}/switch", _json(switch), methods=["POST"]),
         ]

@@ -5,6 +5,7 @@ no file. It is replaced as a whole, so a reader sees the old server or the new o
 changes, and nobody needs this.
 """
 
+import contextlib
 from pathlib import Path
 
 from honed import log
@@ -17,6 +18,8 @@ class Endpoint:
     def __init__(self, scenario: str, folder: Path) -> None:
         self.path = folder / f"{scenario}.endpoint"
         self._told: Address | None = None
+        with contextlib.suppress(OSError):  # of a gateway that was killed
+            self.path.unlink(missing_ok=True)
 
     def tell(self, address: Address | None) -> None:
         """Name the server that answers from now on; a disk that is full does not stop the service."""

@@ -23,6 +23,7 @@ from honed.errors import ApplyError, BaseMismatchError
 from honed.gateway.attempts import Attempts
 from honed.gateway.backend import PULSE, Backend, Pulse
 from honed.gateway.capture import Captured
+from honed.gateway.endpoint import Endpoint
 from honed.gateway.feed import FeedSender
 from honed.gateway.launch import Launch, see_files, warn_if_unsure
 from honed.gateway.llama_server import LlamaServer
@@ -59,7 +60,8 @@ class Lane:
         """What should be served: by whatever server comes up next, and after a restart of the
         gateway.
         """
-        self.backend: Backend | None = None
+        self._backend: Backend | None = None
+        self._endpoint = Endpoint(scenario, folder)
         self.state: LaneState = "down"
         self.error: str | None = None
         self.requests = 0
@@ -76,6 +78,8 @@ class Lane:
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
         self._attempts = Attempts()
+        self._drained_by = 0.0
+        """Until when the server that was withdrawn may finish, on anyio's clock."""
         self._tasks: TaskGroup | None = None
 
     # ------------------------------------------------------------ what the relay calls
@@ -83,6 +87,16 @@ class Lane:
     def pick(self, wanted: Wanted) -> Backend | None:
         """The server that should have a request; None when none is there now."""
         return self.backend
+
+    @property
+    def backend(self) -> Backend | None:
+        """The live server; None when none is there now."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Backend | None) -> None:
+        self._backend = backend
+        self._endpoint.tell(backend.address if backend else None)
 
     def enter(self, backend: Backend) -> None:
         """Count a request in; its backend stays until `leave`. Neither this nor `pick` waits, so no
@@ -103,8 +117,11 @@ class Lane:
             backend.idle.set()
 
     def held_until(self) -> float:
-        """When a request that comes now and finds no server is given up; on anyio's clock."""
-        return anyio.current_time() + self.section.hold_timeout.total_seconds()
+        """When a request that comes now and finds no server is given up; on anyio's clock. The time in which the
+        former server is let finish does not count.
+        """
+        begins = max(anyio.current_time(), self._drained_by)
+        return begins + self.section.hold_timeout.total_seconds()
 
     async def hold(self, wanted: Wanted, gone: Backend | None, *, until: float) -> None:
         """Wait for another server than `gone`, while there is hope of one.
@@ -228,7 +245,7 @@ class Lane:
             try:
                 async with self._starting:
                     if self.backend is None and self.base_gguf is not None:
-                        await self._bring_up()
+                        await self.bring_up()
                     elif self.backend is not None and self.backend.facts is None:
                         await self._compare_late(self.backend)
             except ApplyError as error:
@@ -242,8 +259,12 @@ class Lane:
             else:
                 self._attempts.begin_anew()
 
-    async def _bring_up(self) -> None:
-        """Start what should be served, with nothing serving now."""
+    async def bring_up(self) -> None:
+        """Start what should be served, with nothing serving now.
+
+        Raises:
+            ApplyError: as `start`.
+        """
         self.state = "starting"
         backend = await self.start(self.adapter)
         warn_if_unsure(backend, scenario=self.scenario)
@@ -252,7 +273,7 @@ class Lane:
     async def _compare_late(self, backend: Backend) -> None:
         """Compare what serves already, when facts have become known; one that fails serves no more."""
         try:
-            launch = await self._see_files(backend.adapter)
+            launch = await self.see_files(backend.adapter)
             if launch.facts is not None:
                 await check_server(backend.address, launch.facts)
         except ApplyError:
@@ -261,7 +282,12 @@ class Lane:
             raise
         backend.facts = launch.facts
 
-    async def _see_files(self, adapter: AdapterRef | None) -> Launch:
+    async def see_files(self, adapter: AdapterRef | None) -> Launch:
+        """Look at everything that a server of this adapter is launched with.
+
+        Raises:
+            ApplyError: as `launch.see_files`.
+        """
         return await see_files(self.scenario, self.base_gguf, self.base_facts, adapter)
 
     def _failed(self, error: ApplyError) -> None:
@@ -305,7 +331,7 @@ class Lane:
             BaseMismatchError: the server is not that of the base model; it has been stopped.
             ApplyError: the server did not come up as it should; it has been stopped.
         """
-        launch = await self._see_files(adapter)
+        launch = await self.see_files(adapter)
         assert self._tasks is not None
         return await self._servers.start(launch, self._tasks)
 
@@ -315,11 +341,17 @@ class Lane:
         self.adapter = backend.adapter
         self.error = self.base_problem = None
         self.state = "active" if old is None else "releasing"
+        self._drained_by = 0.0
         self._attempts.served()
         self.waiting.tell()
         assert self._tasks is not None
         self._tasks.start_soon(self._feel_pulse, backend)
         return old
+
+    def withdraw(self) -> None:
+        """Take the live server out of service: what comes waits for the next one."""
+        self.backend = None
+        self._drained_by = anyio.current_time() + self.section.drain_timeout.total_seconds()
 
     async def release(self, old: Backend) -> dict[str, float]:
         """Let the old server finish, `drain_timeout` at most, and end it; returns seconds per

@@ -2,6 +2,7 @@
 parent.
 """
 
+import itertools
 import os
 import signal
 import stat
@@ -12,11 +13,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from honed.config import ServeSection
 from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
 from honed.gateway import llama_server, probe
+from honed.gateway.llama_child import command_line
 from honed.gateway.llama_server import ServerPlan
 from honed.gateway.upstream import fetch
 from honed.lifeline import descendants
@@ -62,6 +65,42 @@ async def test_server_starts_answers_and_is_reaped(
         await server.stop()
     assert not is_alive(server.pid)
     assert not (tmp_path / "tiny-blue.pid").exists()
+
+
+@pytest.mark.feature("SE-120")
+async def test_settings_make_the_command_line(tmp_path: Path) -> None:
+    """Base model, address, port, GPU layers, context, slots, adapter and name are arguments; pid and log are files."""
+    named = plan(
+        tmp_path,
+        tmp_path / "base.gguf",
+        tmp_path / "tiny@1",
+        llama_server=tmp_path / "llama-server",
+        n_gpu_layers=7,
+        threads=3,
+        parallel=2,
+        ctx_size=512,
+    )
+    line = command_line(msgspec.to_builtins(named.child_args()), port=4711)
+    assert line[0] == str(tmp_path / "llama-server")
+    options = dict(itertools.pairwise(line[1:]))
+    assert (
+        options
+        | {
+            "-m": str(tmp_path / "base.gguf"),
+            "--host": "127.0.0.1",
+            "--port": "4711",
+            "-ngl": "7",
+            "-c": "1024",  # of all slots together
+            "-np": "2",
+            "-t": "3",
+            "-tb": "3",
+            "-a": "tiny",
+            "--lora": str(tmp_path / "tiny@1" / "adapter.gguf"),
+        }
+        == options
+    )
+    assert named.pid_path == tmp_path / "tiny-blue.pid"
+    assert named.log_path == tmp_path / "tiny-blue.log"
 
 
 async def test_slots_have_the_whole_context_each(tmp_path: Path, tiny_gguf: Path) -> None:

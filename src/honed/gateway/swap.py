@@ -1,0 +1,128 @@
+"""The two ways from one server to the next; `switch` chooses.
+
+Each returns the seconds of its phases, and whatever fails leaves the former adapter in service, or brings it back.
+"""
+
+import time
+
+import anyio
+
+from honed import log
+from honed.domain.fingerprint import Fingerprint
+from honed.domain.serving import AdapterRef
+from honed.errors import ApplyError, ProbeFailedError
+from honed.gateway import probe
+from honed.gateway.backend import Backend
+from honed.gateway.lane import Lane
+
+Seconds = dict[str, float]
+
+
+async def blue_green(lane: Lane, target: AdapterRef | None) -> Seconds:
+    """A second server comes up, proves that it answers as the adapter should, takes over; the first one drains.
+
+    Until the flip the former server answers everything, and any failure leaves it so. After the flip
+    nothing can fail any more: draining and stopping the old server are bounded waits.
+    """
+    began = time.monotonic()
+    async with lane.starting():
+        new = await lane.start(target)
+        started = time.monotonic()
+        old = lane.backend
+        try:
+            asked = new.fingerprint or (old.fingerprint if old else None)
+            await _prove(lane, new, old, await _former_answers(lane, old, asked))
+        except BaseException:
+            await lane.stop(new.server)
+            raise
+        proved = time.monotonic()
+        old = lane.serve(new)
+    # The old server must be ended and the new state remembered, whoever asked may be gone.
+    with anyio.CancelScope(shield=True):
+        await lane.remember()
+        ended = await lane.release(old) if old is not None else {}
+    return {"start": started - began, "probe": proved - started} | ended
+
+
+async def hold(lane: Lane, target: AdapterRef | None) -> Seconds:
+    """The server finishes what it has and ends; what comes meanwhile waits in the gateway for the next one.
+
+    What can be seen to be wrong beforehand disturbs nobody. A server that does not come up, or fails its proof, is
+    followed by the former adapter; when even that does not start, the lane tries again as after a crash.
+    """
+    async with lane.starting():
+        old = lane.backend
+        assert old is not None
+        launch = await lane.see_files(target)
+        s_old = await _former_answers(lane, old, launch.fingerprint or old.fingerprint)
+        lane.withdraw()
+        ended = await lane.release(old)
+        began = time.monotonic()
+        try:
+            new = await lane.start(target)
+            started = time.monotonic()
+            try:
+                await _prove(lane, new, old, s_old)
+            except BaseException:
+                await lane.stop(new.server)
+                raise
+        except ApplyError as error:
+            raise await _with_the_former(lane, old, error) from error
+        proved = time.monotonic()
+        lane.serve(new)
+    with anyio.CancelScope(shield=True):
+        await lane.remember()
+    return ended | {"start": started - began, "probe": proved - started}
+
+
+async def _with_the_former(lane: Lane, old: Backend, error: ApplyError) -> ApplyError:
+    """Serve the former adapter again; the error that says so."""
+    name = old.model_id or "the base model"
+    try:
+        await lane.bring_up()
+        then = f"{name} was started again and serves"
+    except ApplyError as second:
+        then = f"{name} could not be started again either, and is tried on: {second}"
+    return type(error)(f"{error}; {then}", advice=error.advice)
+
+
+async def _prove(
+    lane: Lane, new: Backend, old: Backend | None, s_old: probe.Answers | None
+) -> None:
+    """See from its answers that the new server serves what it should; `s_old` are those of the old one."""
+    before = old.fingerprint if old else None
+    asked = new.fingerprint or before
+    if (
+        asked is not None
+    ):  # base after base: the adapter list was empty, nothing is to be told apart
+        s_new = new.answers if new.fingerprint else await probe.ask(new.address, asked)
+        assert s_new is not None
+        proof = probe.compare(new.fingerprint, before, s_new, s_old)
+        if not proof.is_accepted:
+            raise ProbeFailedError(
+                f"{new.server.plan.name} is healthy, but does not answer as "
+                f"{new.model_id or 'the base model'} should: "
+                f"x = {proof.x:.3f}, expected about 1 and more than {probe.ACCEPT_ABOVE}; "
+                f"cosine = {proof.cosine:.3f}, expected about 1 and more than {probe.ACCEPT_COSINE}",
+                advice="adapter.gguf, fingerprint.json and the served base do not belong together",
+            )
+        logger = log.get(scenario=lane.scenario, model_id=new.model_id)
+        logger.info(log.PROBE_PASSED, **proof.facts())
+    if new.server.has_ended:
+        raise ApplyError(f"{new.server.plan.name} ended right after its probe")
+
+
+async def _former_answers(
+    lane: Lane, old: Backend | None, asked: Fingerprint | None
+) -> probe.Answers | None:
+    """What the former server answers to the same prompts; None when it cannot be asked."""
+    if old is None or asked is None:
+        return None
+    if old.fingerprint is not None and probe.ask_the_same(old.fingerprint, asked):
+        return old.answers  # from when it was idle: now the probe would queue behind a swarm
+    try:
+        return await probe.ask(old.address, asked)
+    except ProbeFailedError as error:
+        # Too busy, or just died: the worker's own values stand in.
+        log.get(scenario=lane.scenario).warning(log.PROBE_UNSURE, reason=str(error))
+        return None
