@@ -1,10 +1,12 @@
-"""What the gateway costs: latency, core time and requests/s against a stub llama-server called directly.
+"""What the gateway costs: latency, core time, requests/s and memory, beside nginx and LiteLLM's proxy.
 
-Three processes: this one makes the load, one is the stub (and the daemon's feed), one the gateway. Everything is
-measured in one run, direct and through the gateway in turn, so that a busy machine hurts both alike; printed are
-medians of the rounds.
+Each proxy is a process of its own on the first core; a stub llama-server, the daemon's feed and the load share the
+second. All are measured in one run, in turn, so that a busy machine hurts them alike; printed are medians of the
+rounds. nginx is taken if it is on PATH, LiteLLM if `--litellm` names an interpreter that has `litellm[proxy]`.
 
-    python benchmarks/gateway.py [--rounds 5] [--seconds 2] [--rate 200]
+    python benchmarks/gateway.py [--rounds 5] [--seconds 2] [--rate 200] [--litellm PYTHON]
+    python benchmarks/gateway.py --memory 1000000      resident memory over that many requests, captured
+    python benchmarks/gateway.py --slow-reader         what one client that does not read makes it hold
 """
 
 import argparse
@@ -13,57 +15,131 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import uvloop
 
-BODY = json.dumps(
-    {"model": "bench", "messages": [{"role": "user", "content": "what is wrong? " * 40}]}
-).encode()
-MESSAGE = {"role": "assistant", "content": "the disk is full; " * 40}
-ANSWER = json.dumps(
-    {"choices": [{"index": 0, "finish_reason": "stop", "message": MESSAGE}]}
-).encode()
-REQUEST = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+EVENTS, EVENT_EVERY_S = 30, 0.01
+CLIENTS = 8
+"""Streaming at a time."""
+SHARED_RATE = 20.0
+"""Requests/s that every contestant holds on these cores, LiteLLM included."""
+LONG_STREAM = 256 << 20
+CORES = "HONED_BENCH_CORES"
+"""Environment variable with the cores that this machine gives; the load takes the last for itself."""
+
+
+def body(**more: object) -> bytes:
+    """A chat request of 1 KB."""
+    asked = {"role": "user", "content": "what is wrong? " * 60}
+    return json.dumps({"model": "bench", "messages": [asked], **more}).encode()
+
+
+def answer_of(kind: str, **choice: object) -> bytes:
+    """What OpenAI's clients take for an answer."""
+    answer = {
+        "id": "chatcmpl-1",
+        "object": kind,
+        "created": 1,
+        "model": "bench",
+        "choices": [{"index": 0, "finish_reason": None} | choice],
+    }
+    return json.dumps(answer).encode()
+
+
+ANSWER = answer_of(
+    "chat.completion",
+    finish_reason="stop",
+    message={"role": "assistant", "content": "the disk is full; " * 40},
 )
+EVENT = b"data: " + answer_of("chat.completion.chunk", delta={"content": "disk "}) + b"\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
-# ---------------------------------------------------------------- the other two processes
+# ---------------------------------------------------------------- the stub and the gateway
 
 
 class Stub(asyncio.Protocol):
-    """Answers every request at once; closes when asked to, as llama-server does."""
+    """Answers at once, or with events 10 ms apart; closes when asked to, as llama-server does."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._waiting = b""
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
 
     def data_received(self, data: bytes) -> None:
         self._waiting += data
-        if not self._waiting.endswith(BODY):
+        head, separator, rest = self._waiting.partition(b"\r\n\r\n")
+        if not separator:
             return
-        closes = b"connection: close" in self._waiting
-        self._waiting = b""
+        lower = head.lower()
+        length = int(lower.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
+        if len(rest) < length:
+            return
+        self._waiting = rest[length:]
+        closes = b"connection: close" in lower
+        if b"long-stream" in rest:
+            self._task = asyncio.ensure_future(self._flood())
+        elif b'"stream":true' in rest.replace(b" ", b""):
+            self._task = asyncio.ensure_future(self._stream(closes=closes))
+        else:
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+                % (len(ANSWER), ANSWER)
+            )
+            if closes:
+                self._transport.close()
+
+    def _begin_stream(self) -> None:
         self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-            % (len(ANSWER), ANSWER)
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            b"transfer-encoding: chunked\r\n\r\n"
         )
+
+    async def _stream(self, *, closes: bool) -> None:
+        self._begin_stream()
+        for _ in range(EVENTS):
+            self._transport.write(chunked(EVENT))
+            await asyncio.sleep(EVENT_EVERY_S)
+        self._transport.write(chunked(DONE) + b"0\r\n\r\n")
         if closes:
             self._transport.close()
 
+    async def _flood(self) -> None:
+        """As much as the other side takes."""
+        self._begin_stream()
+        block = chunked(EVENT * 100)
+        for _ in range(LONG_STREAM // len(block)):
+            await self._may_write.wait()
+            if self._transport.is_closing():
+                return
+            self._transport.write(block)
+
+
+def chunked(data: bytes) -> bytes:
+    """The data as one chunk of HTTP/1.1."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
 
 async def feed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Acknowledges every line."""
+    """Acknowledges every line, as the daemon does."""
     await reader.readline()
     writer.write(b'{"type":"hello","protocol":1,"line_max":1048576}\n')
     number = 0
@@ -74,7 +150,7 @@ async def feed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def run_stub(feed_socket: str) -> None:
-    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0, backlog=2048)
     await asyncio.start_unix_server(feed, feed_socket)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
@@ -102,16 +178,168 @@ async def run_gateway(upstream_port: str, feed_socket: str, captures: str) -> No
         await sender
 
 
+# ---------------------------------------------------------------- the contestants
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way from the load to the stub."""
+
+    name: str
+    pid: int
+    port: int
+
+    def core_s(self) -> float:
+        """Processor time so far, of the process and the workers that it has."""
+        return sum(core_s(pid) for pid in self._family())
+
+    def rss_mb(self) -> float:
+        """Resident memory now."""
+        return sum(rss_mb(pid) for pid in self._family())
+
+    def _family(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+
+def core_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") / (1 << 20)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], *, core: int, **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process on one core, ended with the context."""
+    cores = os.environ[CORES].split(",")
+    where = int(cores[core % len(cores)])
+    process = subprocess.Popen(
+        command, preexec_fn=lambda: os.sched_setaffinity(0, {where}), **popen
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def ours(*arguments: str, core: int) -> Iterator[tuple[int, int]]:
+    """This file in another role: its process and port."""
+    command = [sys.executable, __file__, *arguments]
+    with running(command, core=core, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+
+
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{ listen 127.0.0.1:{port} backlog=2048;
+    location / {{ proxy_pass http://127.0.0.1:{upstream}; proxy_http_version 1.1;
+                  proxy_set_header Connection close; proxy_buffering off; }} }}
+}}
+"""
+LITELLM = """
+model_list:
+  - model_name: bench
+    litellm_params: {{model: openai/bench, api_base: "http://127.0.0.1:{upstream}/v1", api_key: none}}
+litellm_settings: {{telemetry: false, drop_params: true}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
+"""
+
+
+@contextlib.contextmanager
+def contestants(folder: Path, litellm: str | None) -> Iterator[list[Way]]:
+    """All of them, started and answering."""
+    feed_socket = str(folder / "feed.sock")
+    with contextlib.ExitStack() as stack:
+        stub_pid, upstream = stack.enter_context(ours("--stub", feed_socket, core=1))
+        ways = [Way("direct", stub_pid, upstream)]
+        if nginx := shutil.which("nginx"):
+            port = free_port()
+            config = folder / "nginx.conf"
+            config.write_text(NGINX.format(folder=folder, port=port, upstream=upstream))
+            process = stack.enter_context(running([nginx, "-c", str(config)], core=0))
+            ways.append(Way("nginx", process.pid, port))
+        for name, captures in (("gateway", "off"), ("gateway, capture", "on")):
+            role = ("--gateway", str(upstream), feed_socket, captures)
+            ways.append(Way(name, *stack.enter_context(ours(*role, core=0))))
+        if litellm:
+            port = free_port()
+            config = folder / "litellm.yaml"
+            config.write_text(LITELLM.format(upstream=upstream))
+            command = [litellm, "-c", "from litellm import run_server; run_server()"]
+            command += ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+            process = stack.enter_context(
+                running(command, core=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+            ways.append(Way("LiteLLM", process.pid, port))
+        for way in ways:
+            await_port(way)
+        yield ways
+
+
+def await_port(way: Way, limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", way.port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{way.name} does not answer") from None
+            time.sleep(0.1)
+
+
 # ---------------------------------------------------------------- the load
+
+
+def request(content: bytes) -> bytes:
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%s" % (len(content), content)
+    )
+
+
+PLAIN, STREAMED = request(body()), request(body(stream=True))
+FLOOD = request(body(stream=True, user="long-stream"))
+
+
+@contextlib.asynccontextmanager
+async def connection(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> float:
     """One request on an open connection; seconds until its answer was whole."""
     began = time.perf_counter()
-    writer.write(REQUEST)
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200"), head
-    await reader.readexactly(len(ANSWER))
+    writer.write(PLAIN)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    assert head.startswith(b"http/1.1 200"), head
+    await reader.readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
     return time.perf_counter() - began
 
 
@@ -121,9 +349,9 @@ async def at_rate(port: int, rate: float, seconds: float) -> list[float]:
     latencies: list[float] = []
 
     async def one() -> None:
-        connection = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
-        latencies.append(await ask(*connection))
-        idle.append(connection)
+        pair = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+        latencies.append(await ask(*pair))
+        idle.append(pair)
 
     end = time.perf_counter() + seconds
     async with asyncio.TaskGroup() as tasks:
@@ -141,83 +369,134 @@ async def flat_out(port: int, seconds: float) -> list[float]:
     end = time.perf_counter() + seconds
 
     async def client() -> None:
-        connection = await asyncio.open_connection("127.0.0.1", port)
-        while time.perf_counter() < end:
-            latencies.append(await ask(*connection))
-        connection[1].close()
+        async with connection(port) as pair:
+            while time.perf_counter() < end:
+                latencies.append(await ask(*pair))
 
     await asyncio.gather(*(client() for _ in range(16)))
     return latencies
 
 
-def core_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+async def first_events(port: int, seconds: float) -> list[float]:
+    """Seconds from request to first event, of clients that stream one answer after another."""
+    waits: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def client() -> None:
+        await asyncio.sleep(random.random() * EVENTS * EVENT_EVERY_S)  # not all at once
+        while time.perf_counter() < end:
+            async with connection(port) as (reader, writer):
+                began = time.perf_counter()
+                writer.write(STREAMED)
+                await reader.readuntil(b"data: ")
+                waits.append(time.perf_counter() - began)
+                await reader.readuntil(b"[DONE]")
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return waits
 
 
-def rss_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGESIZE") / (1 << 20)
+# ---------------------------------------------------------------- the tables
 
 
-def started(*arguments: str) -> tuple[subprocess.Popen[bytes], int]:
-    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
+def quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-async def measure(rounds: int, seconds: float, rate: float) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        feed_socket = f"{folder}/feed.sock"
-        stub, stub_port = started("--stub", feed_socket)
-        off, off_port = started("--gateway", str(stub_port), feed_socket, "off")
-        on, on_port = started("--gateway", str(stub_port), feed_socket, "on")
-        try:
-            ways = {
-                "direct": (stub, stub_port),
-                "gateway": (off, off_port),
-                "gateway, capture": (on, on_port),
-            }
-            await report(ways, rounds, seconds, rate)
-        finally:
-            for process in (on, off, stub):
-                process.kill()
-                process.wait()
-
-
-async def report(
-    ways: dict[str, tuple[subprocess.Popen[bytes], int]], rounds: int, seconds: float, rate: float
-) -> None:
-    for _, port in ways.values():
-        await at_rate(port, rate, 0.5)  # warm
-    rows: dict[str, list[list[float]]] = {name: [] for name in ways}
+async def compare(
+    ways: list[Way], *, rounds: int, seconds: float, columns: dict[str, Callable[..., Any]]
+) -> dict[str, list[float]]:
+    """Medians over rounds of what each column's function gives for each way."""
+    found: dict[str, list[list[float]]] = {way.name: [] for way in ways}
+    for way in ways:
+        await flat_out(way.port, 0.5)  # warm
     for _ in range(rounds):
-        for name, (process, port) in ways.items():
-            before = core_s(process.pid)
-            paced = sorted(await at_rate(port, rate, seconds))
-            core_us = (core_s(process.pid) - before) / len(paced) * 1e6
-            quick = await flat_out(port, seconds)
-            rows[name].append(
-                [
-                    statistics.median(paced) * 1000,
-                    paced[int(len(paced) * 0.99)] * 1000,
-                    core_us,
-                    len(quick) / seconds,
-                ]
-            )
-    medians = {
-        name: [statistics.median(column) for column in zip(*row, strict=True)]
-        for name, row in rows.items()
+        for way in ways:
+            row: list[float] = []
+            for measured in columns.values():
+                row += await measured(way, seconds)
+            found[way.name].append(row)
+    return {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for name, rows in found.items()
     }
-    print(f"{rate:.0f} requests/s, Poisson; medians of {rounds} rounds of {seconds:g} s")
-    print(
-        f"{'':18}{'p50 ms':>9}{'p99 ms':>9}{'+p50':>8}{'+p99':>8}{'core us':>9}{'max/s':>9}{'MB':>6}"
-    )
-    direct = medians["direct"]
-    for name, (p50, p99, core, most) in medians.items():
-        added = f"{p50 - direct[0]:>8.2f}{p99 - direct[1]:>8.2f}"
-        memory = rss_mb(ways[name][0].pid)
-        print(f"{name:18}{p50:>9.2f}{p99:>9.2f}{added}{core:>9.0f}{most:>9.0f}{memory:>6.0f}")
+
+
+def paced(rate: float) -> Callable[[Way, float], Any]:
+    """p50 and p99 in ms, core time per request in us."""
+
+    async def measured(way: Way, seconds: float) -> list[float]:
+        before = way.core_s()
+        waits = await at_rate(way.port, rate, seconds)
+        core_us = (way.core_s() - before) / len(waits) * 1e6
+        return [quantile(waits, 0.5) * 1e3, quantile(waits, 0.99) * 1e3, core_us]
+
+    return measured
+
+
+async def most(way: Way, seconds: float) -> list[float]:
+    """Requests/s of 16 connections."""
+    return [len(await flat_out(way.port, seconds)) / seconds]
+
+
+async def streamed(way: Way, seconds: float) -> list[float]:
+    """First event, p50 and p99 in ms."""
+    waits = await first_events(way.port, seconds)
+    return [quantile(waits, 0.5) * 1e3, quantile(waits, 0.99) * 1e3]
+
+
+def table(title: str, heads: list[str], rows: dict[str, list[float]], digits: list[int]) -> None:
+    """Print the medians, and how much each is above the direct way's."""
+    print(f"\n{title}\n{'':18}" + "".join(f"{head:>12}" for head in heads))
+    direct = rows["direct"]
+    for name, row in rows.items():
+        cells = [f"{value:>12.{n}f}" for value, n in zip(row, digits, strict=True)]
+        added = f"   +p50 {row[0] - direct[0]:.2f}  +p99 {row[1] - direct[1]:.2f}"
+        print(f"{name:18}" + "".join(cells) + ("" if name == "direct" else added))
+
+
+async def measure(rounds: int, seconds: float, rate: float, litellm: str | None) -> None:
+    with tempfile.TemporaryDirectory() as folder, contestants(Path(folder), litellm) as ways:
+        quick = [way for way in ways if way.name != "LiteLLM"]
+        rows = await compare(
+            quick, rounds=rounds, seconds=seconds, columns={"paced": paced(rate), "most": most}
+        )
+        title = f"{rate:.0f} requests/s, Poisson; medians of {rounds} rounds of {seconds:g} s"
+        table(title, ["p50 ms", "p99 ms", "core us", "most/s"], rows, [2, 2, 0, 0])
+        rows = await compare(
+            ways, rounds=rounds, seconds=seconds, columns={"paced": paced(SHARED_RATE)}
+        )
+        table(f"{SHARED_RATE:.0f} requests/s", ["p50 ms", "p99 ms", "core us"], rows, [2, 2, 0])
+        rows = await compare(ways, rounds=rounds, seconds=seconds, columns={"events": streamed})
+        title = f"first event of {CLIENTS} streaming clients, {EVENTS} events 10 ms apart"
+        table(title, ["p50 ms", "p99 ms"], rows, [2, 2])
+        print("\nresident MB: " + ", ".join(f"{way.name} {way.rss_mb():.0f}" for way in ways))
+
+
+async def measure_memory(requests: int) -> None:
+    """Resident memory of the capturing gateway over many requests, plain and streamed in turn."""
+    with tempfile.TemporaryDirectory() as folder, contestants(Path(folder), None) as ways:
+        way = ways[-1]
+        done = 0
+        while done < requests:
+            batch = await flat_out(way.port, 10)
+            done += len(batch) + len(await first_events(way.port, 1))
+            print(f"{done:>10,} requests: {way.rss_mb():.1f} MB", flush=True)
+
+
+async def measure_slow_reader() -> None:
+    """What the gateway comes to hold for one client that asks for a long stream and does not read."""
+    with tempfile.TemporaryDirectory() as folder, contestants(Path(folder), None) as ways:
+        way = ways[-1]
+        await flat_out(way.port, 1)
+        before = way.rss_mb()
+        async with connection(way.port) as (reader, writer):
+            cast(Any, reader)._limit = 1  # the stream's own buffer stays small
+            writer.write(FLOOD)
+            await reader.readexactly(1)
+            for second in range(1, 6):
+                await asyncio.sleep(1)
+                print(f"after {second} s: {way.rss_mb() - before:+.1f} MB", flush=True)
 
 
 def main() -> None:
@@ -225,16 +504,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rate", type=float, default=200.0)
+    parser.add_argument("--litellm", help="interpreter that has litellm[proxy]")
+    parser.add_argument("--memory", type=int, metavar="REQUESTS")
+    parser.add_argument("--slow-reader", action="store_true")
     parser.add_argument("--stub", nargs=1, help=argparse.SUPPRESS)
     parser.add_argument("--gateway", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    run: Callable[..., Awaitable[None]] = measure
-    values: tuple[Any, ...] = (arguments.rounds, arguments.seconds, arguments.rate)
     if arguments.stub:
-        run, values = run_stub, tuple(arguments.stub)
+        uvloop.run(run_stub(*arguments.stub))
     elif arguments.gateway:
-        run, values = run_gateway, tuple(arguments.gateway)
-    uvloop.run(cast(Any, run(*values)))
+        uvloop.run(run_gateway(*arguments.gateway))
+    else:
+        cores = sorted(os.sched_getaffinity(0))
+        os.environ[CORES] = ",".join(map(str, cores))
+        os.sched_setaffinity(0, {cores[-1]})
+        if arguments.memory:
+            uvloop.run(measure_memory(arguments.memory))
+        elif arguments.slow_reader:
+            uvloop.run(measure_slow_reader())
+        else:
+            uvloop.run(
+                measure(arguments.rounds, arguments.seconds, arguments.rate, arguments.litellm)
+            )
 
 
 if __name__ == "__main__":
