@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 
-from honed.appliers import LlamaServerApplier, NoApplier
+from honed.appliers import chosen_applier
 from honed.config import Config
 from honed.domain.dataset import SHAPE_OF, Shape
 from honed.domain.episode import Episode
@@ -166,25 +166,16 @@ def gate_of(config: Config) -> Gate | None:
 
 
 def base_of(config: Config) -> BaseModel | None:
-    """The base model that is trained on and served; None where nothing is served, or none is named."""
+    """The base model that is trained on and served; None where honed serves nothing itself, or none is named."""
     gguf = config.serve.base_model_path
-    if config.apply.kind == "none" or (config.base_model is None and gguf is None):
+    if config.apply.kind != "llama_server" or (config.base_model is None and gguf is None):
         return None
     return BaseModel(config.base_model, config.llama_dir, gguf=gguf)
 
 
 def applier_of(config: Config, base: BaseModel | None) -> Applier:
     """What puts adapters into service."""
-    match config.apply.kind:
-        case "none":
-            return NoApplier()
-        case "llama_server":
-            return LlamaServerApplier(
-                config.serve_socket,
-                scenario=config.scenario,
-                feed_socket=config.feed_socket,
-                make_base=base.ensure if base else None,
-            )
+    return chosen_applier(config, base.ensure if base else None)
 
 
 def in_service_of(

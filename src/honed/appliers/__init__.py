@@ -1,6 +1,26 @@
-"""Ways to put a trained model into service."""
+"""Ways to put a trained model into service: through the gateway, or in a server that the operator runs."""
 
+from honed.appliers.chosen import chosen_applier
+from honed.appliers.endpoint import Endpoint, EndpointFile
+from honed.appliers.folder import FolderApplier
 from honed.appliers.llama_server import LlamaServerApplier
 from honed.appliers.none import NoApplier
+from honed.appliers.ollama import OllamaApplier
+from honed.appliers.runtime_lora import RuntimeLoraApplier
+from honed.appliers.server import Server
+from honed.appliers.sglang import Sglang
+from honed.appliers.vllm import Vllm
 
-__all__ = ["LlamaServerApplier", "NoApplier"]
+__all__ = [
+    "Endpoint",
+    "EndpointFile",
+    "FolderApplier",
+    "LlamaServerApplier",
+    "NoApplier",
+    "OllamaApplier",
+    "RuntimeLoraApplier",
+    "Server",
+    "Sglang",
+    "Vllm",
+    "chosen_applier",
+]

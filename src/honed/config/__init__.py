@@ -3,10 +3,10 @@
 Every key can also come from the environment as `HONED__SECTION__KEY`, which wins over the file. Unknown keys are
 refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
 
-`sections`, `serving`, `rewards` and `redact` are what can be said and what it means, `values` how durations and
-sizes are written, `config` the whole, `load` where it is read from, `secrets` what never stands in it, `places` where
-a system-wide installation keeps things, `origins` where each value came from, `changed` what differs in another one,
-`reference` the file with every key and the JSON schema.
+`sections`, `serving`, `server`, `rewards` and `redact` are what can be said and what it means, `values` how durations
+and sizes are written, `config` the whole, `load` where it is read from, `secrets` what never stands in it, `places`
+where a system-wide installation keeps things, `origins` where each value came from, `changed` what differs in another
+one, `reference` the file with every key and the JSON schema.
 """
 
 from honed.config.changed import changed_keys
@@ -23,6 +23,7 @@ from honed.config.sections import (
     Section,
     TrainSection,
 )
+from honed.config.server import OwnServer, ServerSection
 from honed.config.serving import ServeSection
 
 __all__ = [
@@ -32,9 +33,11 @@ __all__ = [
     "EventsSection",
     "GateSection",
     "LearnSection",
+    "OwnServer",
     "RedactSection",
     "Section",
     "ServeSection",
+    "ServerSection",
     "TrainSection",
     "changed_keys",
     "config_paths",

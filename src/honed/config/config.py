@@ -4,11 +4,11 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 from platformdirs import user_data_path
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from honed.config.redact import RedactSection
@@ -23,6 +23,7 @@ from honed.config.sections import (
     TrainSection,
     WorkerSection,
 )
+from honed.config.server import ServerSection
 from honed.config.serving import ServeSection
 from honed.config.values import Duration, Mode, Trigger
 from honed.domain.ids import check_scenario
@@ -94,6 +95,9 @@ class Config(BaseSettings):
     """How a model gets into service."""
     serve: ServeSection = ServeSection()
     """The gateway and the llama-server processes behind it."""
+    server: ServerSection = ServerSection()
+    """A server that you run yourself (`apply.kind`: vllm, sglang, ollama, folder); docs/servers.md. A key, if it asks
+    for one, is in the environment variable HONED_SERVER_KEY or the systemd credential server-key."""
 
     @field_validator("scenario")
     @classmethod
@@ -107,6 +111,15 @@ class Config(BaseSettings):
     @classmethod
     def _none_is_no_model(cls, value: str | None) -> str | None:
         return None if value == "none" else value  # the word of `honed init --base-model none`
+
+    @model_validator(mode="after")
+    def _names_what_its_server_needs(self) -> Self:
+        needed = {"ollama": "from_model", "folder": "folder"}.get(self.apply.kind)
+        if needed and getattr(self.server, needed) is None:
+            raise ValueError(
+                f'apply.kind is "{self.apply.kind}": expected server.{needed} to be set'
+            )
+        return self
 
     def model_post_init(self, context: Any, /) -> None:
         """Fill in the places that depend on other keys."""
@@ -168,6 +181,11 @@ class Config(BaseSettings):
     def adapters_dir(self) -> Path:
         """Published adapters, one folder `scenario@n` each."""
         return self.data_dir / "adapters"
+
+    @property
+    def endpoint_path(self) -> Path:
+        """Says where and under which name a server that the operator runs answers for this scenario."""
+        return self.data_dir / "endpoint.json"
 
     @property
     def runs_dir(self) -> Path:

@@ -1,6 +1,5 @@
 """The sections `rewards` and `judge`: whose word counts, and who is asked for one."""
 
-import ipaddress
 import re
 import shlex
 from datetime import timedelta
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from honed.config.sections import Section
-from honed.config.values import Duration
+from honed.config.values import Duration, is_loopback
 from honed.domain.composition import Composition, Weight, parse_weight
 from honed.errors import ValidationError
 
@@ -146,7 +145,7 @@ def _check_url(url: str, *, allow_remote: bool) -> None:
         raise ValueError(
             "url: expected http://HOST:PORT/v1 or https://HOST/v1, without user or query"
         )
-    if _is_loopback(host):
+    if is_loopback(host):
         return
     if not allow_remote:
         raise ValueError(
@@ -154,12 +153,3 @@ def _check_url(url: str, *, allow_remote: bool) -> None:
         )
     if parts.scheme != "https":
         raise ValueError(f"url: {host} is another machine: expected https")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

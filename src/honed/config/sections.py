@@ -312,7 +312,8 @@ class ApplySection(Section):
 
     mode: Literal["manual", "auto"] = "manual"
     """auto: what the gate has passed goes live by itself; manual: `honed apply`."""
-    kind: Literal["none", "llama_server"] = "llama_server"
-    """llama_server: through the gateway; none: adapters are only written down."""
+    kind: Literal["none", "llama_server", "vllm", "sglang", "ollama", "folder"] = "llama_server"
+    """llama_server: through the gateway; vllm, sglang, ollama, folder: in a server that you run yourself (`[server]`,
+    docs/servers.md); none: adapters are only written down."""
     max_history: int = Field(5, ge=2)
     """Adapters that were in service and can be gone back to; the oldest falls out."""

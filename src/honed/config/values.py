@@ -1,5 +1,6 @@
 """Values that TOML has no type for: spans of time, sizes in bytes, rules."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -158,6 +159,16 @@ def check_address(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(check_address)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine and no network."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_no_pattern(value: Path) -> Path:
