@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
+from transformers import PrinterCallback, set_seed
 
 from honed.domain.job import Progress, TrainSettings
 from honed.domain.trained_model import TrainingMetrics
@@ -15,6 +15,7 @@ from honed.errors import TrainingError
 from honed.worker.checkpoints import Checkpoints, Saving, step_of
 from honed.worker.material import AnyRow
 from honed.worker.memory import peak_rss_mb
+from honed.worker.patience import Patience, has_ended
 from honed.worker.reporting import Report
 from honed.worker.split import Split
 from honed.worker.stopping import StoppedError, Stopping
@@ -48,11 +49,13 @@ def fine_tune(
         watch, stopping = Watch(report), Stopping()
         trainer.remove_callback(PrinterCallback)  # prints every log line
         trainer.add_callback(watch)
-        if split.validation and settings.early_stopping_patience:
-            trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+        patience = settings.early_stopping_patience if split.validation else 0
+        if patience:
+            trainer.add_callback(Patience(patience))
         newest = checkpoints.newest() if checkpoints else None
         if newest is not None:
             report(Progress(phase="training", note=f"goes on after step {step_of(newest)}"))
+            _end_where_it_ended(trainer, newest, patience, report)
         if checkpoints is None:
             trainer.train()
         else:
@@ -66,6 +69,15 @@ def fine_tune(
     # An adapter that was gone on from is kept beside it as the reference: only this one is published.
     trainer.model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
     return _metrics(trainer, split, time.monotonic() - started)
+
+
+def _end_where_it_ended(trainer: Any, newest: Path, patience: int, report: Report) -> None:
+    """Take no step more in a run that had stopped early and was cut off behind its last step."""
+    if patience and (state := has_ended(newest, patience)) is not None:
+        report(
+            Progress(phase="training", step=state.global_step, total_steps=state.max_steps)
+        )  # as long as it was to be
+        trainer.args.max_steps = state.global_step
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 from honed.domain.job import Progress, TrainJob, TrainResult, TrainSettings, parse_result
 from honed.domain.run_files import SEAL
-from tests.tiny_models import conversations, offline
+from tests.tiny_models import SUBJECTS, conversations, offline
 from tests.unit.worker.test_train import job
 
 SETTINGS = TrainSettings(
@@ -120,6 +120,53 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(
     number = older.name.removeprefix("checkpoint-")
     assert f"goes on after step {number}" in [line.note for line in told]
     assert weights(tmp_path) == weights(unbroken)
+
+
+IMPATIENT = msgspec.structs.replace(
+    SETTINGS, num_train_epochs=20, early_stopping_patience=3, learning_rate=1e-2, warmup_steps=0
+)
+"""Learns by heart: what it was not shown soon gets worse."""
+
+
+def unlearnable(path: Path) -> Path:
+    """Answers that nothing tells."""
+    draws = random.Random(5)
+    talks = [row["messages"][:3] for row in conversations(24)]
+    for talk in talks:
+        talk[2] = {"role": "assistant", "content": draws.choice(SUBJECTS)}
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    return path
+
+
+@pytest.mark.feature("TR-062")
+def test_a_run_that_goes_on_stops_as_early_as_one_that_went_through(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Evaluations in vain before it was cut off count; cut off behind the last of them, it takes no step more."""
+    from honed.worker.stopping import StoppedError
+
+    data = unlearnable(tmp_path / "train.jsonl")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    result, told = run(order(tiny_base, data, whole, IMPATIENT))
+    ended = result.metrics.num_steps
+    (planned,) = {line.total_steps for line in told if line.total_steps}
+    assert ended is not None
+    assert ended < planned, "the settings must be such that it stops early"
+    with pytest.raises(StoppedError):
+        run(order(tiny_base, data, cut, IMPATIENT), stop_after=ended - 6)  # behind one in vain
+    again, told = run(order(tiny_base, data, cut, IMPATIENT))
+    assert any(line.note and line.note.startswith("goes on after") for line in told)
+    assert again.metrics.num_steps == ended
+    assert weights(cut) == weights(whole)
+
+    kept = weights(whole)
+    last, told = run(order(tiny_base, data, whole, IMPATIENT))
+    assert not [line for line in told if line.loss is not None]
+    assert last.metrics.num_steps == ended
+    assert max(line.total_steps or 0 for line in told) == planned
+    assert weights(whole) == kept
 
 
 def test_a_checkpoint_without_its_seal_was_never_finished(
