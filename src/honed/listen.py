@@ -135,17 +135,16 @@ class _Farewell:
 @contextlib.asynccontextmanager
 async def serving(
     app: ASGIApp,
-    sock: socket.socket,
-    *,
+    *sockets: socket.socket,
     drain_s: float,
     keep_alive_s: int = 5,
     farewell_s: float = 0.0,
 ) -> AsyncIterator[None]:
-    """Serve `app` on a listening socket while the context is open; closing waits `drain_s` for requests.
+    """Serve `app` on listening sockets while the context is open; closing waits `drain_s` for requests.
 
     Args:
         app: the ASGI application; lifespan events are not sent.
-        sock: listening; closed afterwards.
+        sockets: listening; closed afterwards.
         drain_s: how long requests may take to end once the context is left.
         keep_alive_s: how long an idle connection stays open. A client that reuses it at that very moment loses its
             request, so it should be longer than clients keep theirs (httpx and OpenAI's client: 5 s).
@@ -167,13 +166,15 @@ async def serving(
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    if sock.family != socket.AF_UNIX:
-        # asyncio turns Nagle off only where the socket's protocol number says TCP, which create_server leaves at 0;
-        # a chunked answer then waits 40 ms for the peer's delayed ack (measured; uvloop does it always). Inherited.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for sock in sockets:
+        if sock.family != socket.AF_UNIX:
+            # asyncio turns Nagle off only where the socket's protocol number says TCP, which create_server leaves at
+            # 0; a chunked answer then waits 40 ms for the peer's delayed ack (measured; uvloop does it always).
+            # Inherited.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(config)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_run_to_its_end, server, sock)
+        tasks.start_soon(_run_to_its_end, server, list(sockets))
         try:
             with anyio.fail_after(10):
                 while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
@@ -187,11 +188,12 @@ async def serving(
             await anyio.sleep(farewell_s)
         finally:
             server.should_exit = True
-    sock.close()
+    for sock in sockets:
+        sock.close()
 
 
-async def _run_to_its_end(server: _Server, sock: socket.socket) -> None:
+async def _run_to_its_end(server: _Server, sockets: list[socket.socket]) -> None:
     # Cancelled in the middle, uvicorn leaves its listeners and connections open, and closing uvloop
     # then hangs (seen with 0.23: an error elsewhere left a process that never ended).
     with anyio.CancelScope(shield=True):
-        await server.serve([sock])
+        await server.serve(sockets)

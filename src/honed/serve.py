@@ -16,12 +16,13 @@ import anyio
 
 from honed import log, process
 from honed.activation import passed_unix
-from honed.config import Config
+from honed.config import Config, ServeSection
 from honed.domain.serving import Registration, folder_id
 from honed.errors import ApplyError, ConfigError, ParityError, TrainingError
 from honed.gateway.control import control_app
 from honed.gateway.gateway import Gateway
-from honed.gateway.relay import Relay
+from honed.gateway.keys import ApiKeys
+from honed.gateway.relay import Limits, Relay
 from honed.gateway.upstream import Address, UpstreamError, fetch
 from honed.listen import GATEWAY_RUNS, claim_unix_path, listen_on, serving
 from honed.notify import Supervisor
@@ -56,12 +57,13 @@ async def serve(
 
     Raises:
         SourceError: the address or the socket cannot be used.
-        ConfigError: another gateway runs on this folder, address or socket; the state file cannot
-            be read, or the base model is not there.
+        ConfigError: another gateway runs on this folder, address or socket; the state file or the
+            keys of clients cannot be read, or the base model is not there.
         TrainingError: the base model cannot be converted to GGUF, and there is nothing else to
             serve.
     """
     section, around = config.serve, surroundings or Surroundings()
+    keys = ApiKeys.load(section.api_keys)
     gateway = Gateway(section, config.llama_dir)
     async with AsyncExitStack() as rooms:
         rooms.enter_context(
@@ -78,9 +80,12 @@ async def serve(
         gateway.address = address_of(listener)
         await rooms.enter_async_context(gateway.open())
         await rooms.enter_async_context(serving(control_app(gateway), control, drain_s=1))
+        listeners = [listener, *_agents_socket(section, rooms)]
         relay = Relay(
             gateway.lanes,
             max_body=section.max_body,
+            limits=_limits(section),
+            keys=keys,
             host=host,
             default=config.scenario,
             gateway_id=folder_id(config.llama_dir),
@@ -89,7 +94,7 @@ async def serve(
         await rooms.enter_async_context(
             serving(
                 relay,
-                listener,
+                *listeners,
                 drain_s=drain_s,
                 keep_alive_s=_KEEP_ALIVE_S,
                 farewell_s=_FAREWELL_S,
@@ -109,6 +114,24 @@ async def serve(
             await (stop or around.stop).wait()
             tasks.cancel_scope.cancel()
     logger.info(log.GATEWAY_STOPPED)
+
+
+def _agents_socket(section: ServeSection, rooms: AsyncExitStack) -> list[socket.socket]:
+    """The unix socket beside the address, where the config names one."""
+    if section.http_socket is None:
+        return []
+    path = section.http_socket.expanduser()
+    claimed = claim_unix_path(path, mode=int(section.http_socket_mode, 8), advice=GATEWAY_RUNS)
+    rooms.callback(path.unlink, missing_ok=True)
+    return [claimed]
+
+
+def _limits(section: ServeSection) -> Limits:
+    return Limits(
+        max_requests=section.max_requests,
+        request_s=section.request_timeout.total_seconds() or None,
+        first_byte_s=section.first_byte_timeout.total_seconds() or None,
+    )
 
 
 async def _answers(address: str) -> None:

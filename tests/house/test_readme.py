@@ -59,7 +59,7 @@ def test_every_command_in_it_exists() -> None:
 
 def test_every_header_in_it_is_read_by_the_gateway() -> None:
     """The table of headers and the gateway agree."""
-    source = (ROOT / "src/honed/gateway/request.py").read_text()
+    source = (ROOT / "src/honed/gateway/labels.py").read_text()
     table = re.findall(r"^\| (`x-honed.+?) \|", README, re.MULTILINE)
     names = {name for row in table for name in re.findall(r"`(?:x-honed)?-([a-z]+)`", row)}
     assert names == {
@@ -72,6 +72,7 @@ def test_every_header_in_it_is_read_by_the_gateway() -> None:
         "worker",
         "purpose",
         "train",
+        "scenario",
     }
     for name in names:
         assert f"x-honed-{name}" in source or f'"{name}"' in source, name

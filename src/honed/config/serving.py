@@ -20,6 +20,14 @@ class ServeSection(Section):
     """Where agents talk to the gateway. Another address than loopback is open to its network."""
     port: int = Field(8080, ge=0, le=65535)
     """Port of the gateway; 0 takes a free one."""
+    http_socket: Path | None = Field(None, examples=["/run/honed-serve/gateway.sock"])
+    """Unix socket where agents reach the gateway as well."""
+    http_socket_mode: str = Field("0600", pattern="^0[0-7]{3}$")
+    """Who may connect to it: 0600 this user alone, 0660 its group too, 0666 every user of this machine who can enter
+    its folder."""
+    api_keys: Path | None = Field(None, examples=["/etc/honed/api-keys"])
+    """File with the keys of which clients must show one, each on a line; also from the environment variable
+    HONED_API_KEYS or the systemd credential api-keys. Default: nobody is asked."""
     socket: Path | None = Field(None, examples=["/run/honed/serve.sock"])
     """`serve.sock`; default in the user's runtime folder (else data folder) / honed; for a file in /etc/honed
     /run/honed-serve/serve.sock."""
@@ -52,3 +60,11 @@ class ServeSection(Section):
     max_requests_per_scenario: int = Field(1024, ge=1)
     """Requests of one scenario that a server has at a time, and that may wait for one; more are told to come back
     (429)."""
+    max_requests: int = Field(4096, ge=1)
+    """Requests of all scenarios that are open at a time; more are told to come back (429)."""
+    request_timeout: Duration = timedelta(hours=1)
+    """How long a request may take, from when it has come to the end of its answer (504); 0 as long as its client
+    waits."""
+    first_byte_timeout: Duration = timedelta(0)
+    """How long a server may take until its answer begins (504); an answer that is not streamed begins when it is
+    done. 0 as long as the whole may take."""

@@ -31,12 +31,18 @@ class BrowserGuard:
             own = f"[{host}]" if ":" in host else host
             self._hosts = frozenset((*_LOCAL_HOSTS, own.lower().encode()))
 
-    def check(self, headers: Headers) -> None:
+    def check(self, headers: Headers, *, over: tuple[str, int | None] | None) -> None:
         """See that no page of another place asks.
+
+        Args:
+            headers: of the request.
+            over: the socket's address, as ASGI tells it; one without a port is a unix socket, which no browser
+                reaches under a name.
 
         Raises:
             Refused: the Origin is not this machine's, or the Host is none of its names.
         """
+        hosts = None if over is not None and over[1] is None else self._hosts
         for name, value in headers:
             if name == b"origin" and not _LOCAL_ORIGIN.fullmatch(value):
                 origin = value.decode("latin-1")
@@ -47,9 +53,9 @@ class BrowserGuard:
                     "(http://localhost, http://127.0.0.1)",
                     closes=True,
                 )
-            if name == b"host" and self._hosts is not None:
+            if name == b"host" and hosts is not None:
                 host = _PORT.sub(b"", value).lower()
-                if host not in self._hosts:
+                if host not in hosts:
                     raise Refused(
                         403,
                         "foreign_host",

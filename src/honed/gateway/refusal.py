@@ -37,6 +37,7 @@ class Refused(Exception):
         *,
         retry_after_s: int | None = None,
         closes: bool = False,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,6 +47,8 @@ class Refused(Exception):
         """Whether the rest of the request is left unread, so that the connection cannot be used
         again.
         """
+        self.is_final = is_final
+        """Whether asking again would be in vain; the clients of both dialects then leave it."""
 
     def body(self, path: str) -> bytes:
         """The answer's body, as a caller of `path` reads it."""
@@ -58,6 +61,8 @@ class Refused(Exception):
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
         if self.closes:
             headers.append((b"connection", b"close"))
+        if self.is_final:
+            headers.append((b"x-should-retry", b"false"))
         return headers
 
 

@@ -10,22 +10,20 @@ what fails in the middle of anything else cuts the connection, so that nobody ta
 import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
+from honed.gateway import listing
+from honed.gateway.answer import Answer, TimedOutError
 from honed.gateway.backend import Backend
 from honed.gateway.browser import BrowserGuard
 from honed.gateway.capture import CHAT_PATHS, Tape
+from honed.gateway.keys import CARRIERS, ApiKeys
+from honed.gateway.labels import LABELLED, NOTHING, Labels, Said, read_labels, read_path
 from honed.gateway.lane import Lane
-from honed.gateway.refusal import Refused, error_event, send_json, send_whole
-from honed.gateway.request import (
-    ClientGoneError,
-    answer_headers,
-    read_body,
-    read_labels,
-    read_model,
-    request_headers,
-)
+from honed.gateway.refusal import Refused, send_json, send_whole, too_many
+from honed.gateway.request import ClientGoneError, read_body, read_request, request_headers
 from honed.gateway.room import Room, Share
 from honed.gateway.upstream import (
     Exchange,
@@ -39,10 +37,23 @@ from honed.gateway.wanted import Wanted
 
 _HELD_MAX: Final = 16
 """Times `max_body`: bytes of request bodies that may be in memory at a time."""
-_COLLECT_MAX: Final = 16 << 20
-"""Bytes of an answer that is put together for an HTTP/1.0 client."""
 _FORBIDDEN: Final = frozenset((("POST", "/lora-adapters"), ("POST", "/props")))
 """They change what the server answers, past every proof."""
+
+
+class Limits(NamedTuple):
+    """What requests may take at most."""
+
+    max_requests: int = 4096
+    """Open at a time."""
+    request_s: float | None = None
+    """Until the answer's end; None sets no limit."""
+    first_byte_s: float | None = None
+    """Until the answer begins, from when a server has the request; None sets no limit."""
+
+
+NO_LIMITS: Final = Limits()
+"""No limits of time, and the usual number."""
 
 
 class Relay:
@@ -53,52 +64,84 @@ class Relay:
         lanes: Mapping[str, Lane],
         *,
         max_body: int,
+        limits: Limits = NO_LIMITS,
+        keys: ApiKeys | None = None,
         host: str | None = None,
         default: str | None = None,
         captures: bool = True,
         gateway_id: str | None = None,
     ) -> None:
-        """`default` names the scenario that answers requests whose `model` names none; `gateway_id` is told with
-        the health.
+        """
+        Args:
+            lanes: by scenario; may change while requests come.
+            max_body: bytes of one request's body.
+            limits: what requests may take.
+            keys: who may ask; None: everybody, and headers that carry keys go on to the server.
+            host: where the gateway listens.
+            default: the scenario that answers requests whose `model` names none.
+            captures: whether calls become events.
+            gateway_id: told with the health.
         """
         self._lanes = lanes
         self._identity = {"gateway": gateway_id} if gateway_id else {}
         self._default = default
         self._guard = BrowserGuard(host)
         self._max_body = max_body
+        self._limits = limits
+        self._keys = keys
         self._captures = captures
         self._room = Room(max_body * _HELD_MAX)
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
         try:
-            await self._answer(scope, receive, send)
+            said = NOTHING
+            if scope["raw_path"].startswith(LABELLED):
+                scope, said = _beyond_labels(scope)
+            await self._answer(scope, receive, send, said)
         except Refused as refusal:
             body = refusal.body(scope["path"])
             await send_whole(send, refusal.status, refusal.headers(), body)
         except ClientGoneError:
             return
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, in_path: Said) -> None:
         method, path = scope["method"], scope["path"]
-        self._guard.check(scope["headers"])
-        if method in ("GET", "HEAD"):
-            if path in ("/health", "/v1/health"):
-                await send_json(send, self._health())
+        self._guard.check(scope["headers"], over=scope.get("server"))
+        is_question = method in ("GET", "HEAD")
+        if is_question and path in ("/health", "/v1/health"):
+            await send_json(send, self._health())
+            return
+        if self._keys is not None:
+            self._keys.check(scope["headers"])
+        if is_question and path.startswith(listing.PATHS):
+            if path in listing.PATHS:
+                await send_json(send, listing.listing(self._lanes))
                 return
-            if path in ("/v1/models", "/models"):
-                await send_json(send, self._models())
+            if name := listing.asked_for(path):
+                await send_json(send, listing.card(self._named(name).scenario))
                 return
         if (method, path.rstrip("/")) in _FORBIDDEN:
             raise Refused(403, "forbidden", f"{method} {path} is the gateway's own business")
-        with Share(self._room) as share:
-            body = await read_body(scope, receive, limit=self._max_body, share=share)
-            model, onward = read_model(body)
-            await self._relay(scope, receive, send, self._route(model), onward)
+        if self._open >= self._limits.max_requests:
+            raise too_many(f"{self._open} are open")
+        self._open += 1
+        try:
+            with Share(self._room) as share:
+                body = await read_body(scope, receive, limit=self._max_body, share=share)
+                request = read_request(body)
+                labels = read_labels(scope["headers"], in_path, request.said)
+                lane = self._route(labels.scenario, request.model)
+                await self._relay(scope, receive, send, lane, labels, request.onward)
+        finally:
+            self._open -= 1
 
-    def _route(self, model: str | None) -> Lane:
+    def _route(self, scenario: str | None, model: str | None) -> Lane:
+        if scenario is not None:
+            return self._named(scenario)
         if model is not None and (lane := self._lanes.get(model)):
             return lane
         # Clients that name a model of their own must not notice that a second scenario has registered.
@@ -106,39 +149,52 @@ class Relay:
             return lane
         if len(self._lanes) == 1:
             return next(iter(self._lanes.values()))
+        if model is None and self._lanes:
+            raise Refused(400, "model_required", f"the body names no model; {self._there_are}")
+        return self._named(model or "")
+
+    def _named(self, name: str) -> Lane:
+        if lane := self._lanes.get(name):
+            return lane
         if not self._lanes:
             raise Refused(503, "not_serving", "no scenario is registered yet", retry_after_s=1)
-        known = ", ".join(sorted(self._lanes))
-        if model is None:
-            raise Refused(400, "model_required", f"the body names no model; there are: {known}")
-        raise Refused(404, "model_not_found", f"there is no model {model!r}; there are: {known}")
+        raise Refused(404, "model_not_found", f"there is no model {name!r}; {self._there_are}")
+
+    @property
+    def _there_are(self) -> str:
+        return f"there are: {', '.join(sorted(self._lanes))}"
 
     async def _relay(
-        self, scope: Scope, receive: Receive, send: Send, lane: Lane, body: bytes
+        self, scope: Scope, receive: Receive, send: Send, lane: Lane, labels: Labels, body: bytes
     ) -> None:
         method, path = scope["method"], scope["path"]
-        labels = read_labels(scope["headers"])
         target = scope["raw_path"] + (
             b"?" + scope["query_string"] if scope["query_string"] else b""
         )
-        onward = _Onward(method, target, request_headers(scope["headers"]), body)
+        headers = request_headers(scope["headers"], without=CARRIERS if self._keys else frozenset())
+        onward = _Onward(method, target, headers, body)
         exchange = Exchange(method)
-        answer = _Answer(scope, send)
+        answer = Answer(scope, send)
+        limits = self._limits
         backend: Backend | None = None
         # Not in a task group: that costs more than the rest of this function. It has nothing to
         # clean up, and is cancelled here and nowhere else.
         watcher = asyncio.ensure_future(_abort_when_gone(receive, exchange))
         try:
-            backend = await _admitted(lane, Wanted(labels.task_id), exchange, onward, watcher)
-            tape = Tape(
-                lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id
-            )
-            await answer.start(await exchange.head(), _ours(tape, backend))
-            await answer.pass_on(exchange, tape, backend)
-        except UpstreamError as error:
+            async with asyncio.timeout(limits.request_s):
+                backend = await _admitted(lane, Wanted(labels.task_id), exchange, onward, watcher)
+                tape = Tape(
+                    lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id
+                )
+                head = await _head(exchange, limits.first_byte_s)
+                await answer.start(head, tape, backend)
+                await answer.pass_on(exchange, tape, backend)
+        except (UpstreamError, TimeoutError) as error:
             if watcher.done():  # the client went first; that is what broke it
                 return
             lane.failed += 1
+            if isinstance(error, TimeoutError):
+                error = TimedOutError(f"no whole answer within {limits.request_s:g} s")
             await answer.break_off(error)
         finally:
             watcher.cancel()
@@ -155,86 +211,17 @@ class Relay:
             "scenarios": {name: lane.state for name, lane in self._lanes.items()},
         }
 
-    def _models(self) -> dict[str, object]:
-        data = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "honed"}
-            for name in self._lanes
-        ]
-        return {"object": "list", "data": data}
 
-
-class _Answer:
-    """The answer to one client, as far as it has been sent."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._path = scope["path"]
-        self._collects = scope["http_version"] == "1.0"
-        self._is_to_page = any(name == b"origin" for name, _ in scope["headers"])
-        self._send = send
-        self._head: Head | None = None
-        self._headers: Headers = []
-        self._ends_between_events = True
-        self.is_good = False
-        """Whether it is whole, with status 200."""
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is server-sent events."""
-        kinds = [value for name, value in self._headers if name == b"content-type"]
-        return any(kind.lower().startswith(b"text/event-stream") for kind in kinds)
-
-    async def start(self, head: Head, ours: Headers) -> None:
-        """Send the head, unless the client is so old that the length must be known first."""
-        self._headers = answer_headers(head.headers, to_page=self._is_to_page) + ours
-        self._collects = self._collects and all(
-            name != b"content-length" for name, _ in self._headers
-        )
-        self._head = head
-        if not self._collects:
-            await self._send(
-                {"type": "http.response.start", "status": head.status, "headers": self._headers}
-            )
-
-    async def pass_on(self, exchange: Exchange, tape: Tape, backend: Backend) -> None:
-        """Send the body as it comes; waiting for the client makes llama-server wait."""
-        assert self._head is not None
-        collected = bytearray()
-        while True:
-            chunk = await exchange.read()
-            backend.is_heard = True
-            is_last = exchange.is_complete  # now: while the client is waited for, more may arrive
-            tape.add(chunk)
-            if self._collects:
-                collected += chunk
-                if len(collected) > _COLLECT_MAX:
-                    raise UpstreamError("the answer is too long for an HTTP/1.0 client")
-            elif chunk or is_last:
-                self._ends_between_events = chunk.endswith(b"\n\n")
-                more = not is_last
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-            if is_last:
-                break
-        if self._collects:
-            self._collects = False
-            await send_whole(self._send, self._head.status, self._headers, bytes(collected))
-        self.is_good = self._head.status == 200
-
-    async def break_off(self, error: UpstreamError) -> None:
-        """llama-server is gone: say so as clearly as is still possible."""
-        if self._head is None or self._collects:
-            refusal = Refused(503, "upstream_gone", str(error), retry_after_s=1)
-            body = refusal.body(self._path)
-            await send_whole(self._send, refusal.status, refusal.headers(), body)
-        elif self.is_stream and self._ends_between_events:
-            event = error_event(self._path, 503, "upstream_gone", str(error))
-            await self._send({"type": "http.response.body", "body": event})
-        # else: returning without an end makes uvicorn cut the connection, and the client sees that
-        # it is half
-
-
-def _ours(tape: Tape, backend: Backend) -> Headers:
-    model = backend.model_id or "base"
-    return [(b"x-honed-receipt", tape.receipt_id.encode()), (b"x-honed-model", model.encode())]
+def _beyond_labels(scope: Scope) -> tuple[Scope, Said]:
+    """The request as it is behind the labels in its path, and what these say."""
+    try:
+        rest, said = read_path(scope["raw_path"])
+    except Refused:
+        scope["path"] = scope["path"][
+            scope["path"].find("/v1/") :
+        ]  # whose dialect the caller reads
+        raise
+    return {**scope, "raw_path": rest, "path": unquote(rest.decode("ascii"))}, said
 
 
 class _Onward(NamedTuple):
@@ -248,6 +235,17 @@ class _Onward(NamedTuple):
     def to(self, backend: Backend) -> bytes:
         """As bytes for this server."""
         return request_bytes(self.method, self.target, self.headers, self.body)
+
+
+async def _head(exchange: Exchange, limit_s: float | None) -> Head:
+    """The answer's head; raises TimedOutError when it does not come in time."""
+    if limit_s is None:
+        return await exchange.head()
+    try:
+        async with asyncio.timeout(limit_s):
+            return await exchange.head()
+    except TimeoutError:
+        raise TimedOutError(f"the answer has not begun within {limit_s:g} s") from None
 
 
 async def _admitted(

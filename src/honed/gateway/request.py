@@ -1,14 +1,16 @@
-"""What the gateway reads of a request before passing it on: body, `model`, labels; and what it
+"""What the gateway reads of a request before passing it on: body, `model`, `metadata`; and what it
 takes out.
 """
 
 import asyncio
-from typing import Any, Final, Literal
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
 from starlette.types import Receive, Scope
 
+from honed.gateway.labels import NOTHING, PREFIX, Said, read_metadata
+from honed.gateway.labels import Labels as Labels
 from honed.gateway.refusal import Refused
 from honed.gateway.room import Share, no_room
 from honed.gateway.upstream import Headers
@@ -32,58 +34,32 @@ HOP_BY_HOP: Final = frozenset(
 # Accept-Encoding goes too: compressed events could be neither relayed one by one nor captured.
 _OURS: Final = frozenset((b"host", b"expect", b"accept-encoding", b"content-length"))
 _ANSWERS_OURS: Final = frozenset((b"server", b"date"))
-_PREFIX: Final = b"x-honed-"
 
 
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer."""
 
 
-class Labels(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client says about a call in `x-honed-*` headers, under the names of the event's
-    envelope.
-    """
-
-    task_id: str | None = None
-    group_id: str | None = None
-    session_id: str | None = None
-    agent: str | None = None
-    role: str | None = None
-    user: str | None = None
-    worker_id: int | None = None
-    purpose: Literal["work", "evaluation", "probe"] = "work"
-    train: bool = True
-
-
-_LABELS: Final = {
-    b"task": "task_id",
-    b"group": "group_id",
-    b"session": "session_id",
-    b"agent": "agent",
-    b"role": "role",
-    b"user": "user",
-    b"worker": "worker_id",
-    b"purpose": "purpose",
-    b"train": "train",
-}
-_EXPECTED: Final = {
-    b"worker": "a number from 0 to 65535",
-    b"purpose": "work, evaluation or probe",
-    b"train": "true or false",
-}
-_PURPOSES: Final = ("work", "evaluation", "probe")
-_TRUTHS: Final = {"true": True, "false": False}
-
-
 # Told from every value that a client can send by identity; `Raw | None` would refuse arrays.
-_NO_LORA: Final = msgspec.Raw(b"absent")
+_ABSENT: Final = msgspec.Raw(b"absent")
 
 
 class _Wants(Struct):
     """The only fields that are looked at; the rest is skipped unparsed, at a third of the cost."""
 
     model: str | None = None
-    lora: msgspec.Raw = _NO_LORA
+    lora: msgspec.Raw = _ABSENT
+    metadata: msgspec.Raw = _ABSENT
+
+
+class Request(NamedTuple):
+    """What a request's body says to the gateway, and the body."""
+
+    model: str | None
+    said: Said
+    """Labels in its `metadata`."""
+    onward: bytes
+    """The body as it goes on."""
 
 
 _decoder = msgspec.json.Decoder(_Wants)
@@ -139,36 +115,36 @@ def _too_long(limit: int) -> Refused:
     return Refused(413, "body_too_long", f"the body is longer than {limit} bytes", closes=True)
 
 
-def read_model(body: bytes) -> tuple[str | None, bytes]:
-    """The model that the body names, and the body without a top-level `lora` (other values stay
-    byte-equal).
+def read_request(body: bytes) -> Request:
+    """What the body says, and the body without a top-level `lora` (other values stay byte-equal).
 
     A client's own `lora` would switch adapters for one request and leave the prompt cache with
     wrong states.
 
     Raises:
-        Refused: the body is not a JSON object.
+        Refused: the body is not a JSON object, or a label in it has an impossible value.
     """
     if not body:
-        return None, body
+        return Request(None, NOTHING, body)
     try:
         wants = _decoder.decode(body)
-        if wants.lora is not _NO_LORA:
+        if wants.lora is not _ABSENT:
             fields = _fields_decoder.decode(body)
             fields.pop("lora", None)
             body = msgspec.json.encode(fields)
+        metadata = None if wants.metadata is _ABSENT else msgspec.json.decode(wants.metadata)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(400, "invalid_json", f"the body cannot be read: {error}") from None
-    return wants.model, body
+    return Request(wants.model, NOTHING if metadata is None else read_metadata(metadata), body)
 
 
-def request_headers(headers: Headers) -> Headers:
-    """The headers that go on to llama-server."""
-    dropped = HOP_BY_HOP | _OURS | _named_in_connection(headers)
+def request_headers(headers: Headers, *, without: frozenset[bytes] = frozenset()) -> Headers:
+    """The headers that go on to llama-server; not those `without` which it goes."""
+    dropped = HOP_BY_HOP | _OURS | _named_in_connection(headers) | without
     return [
         (name, value)
         for name, value in headers
-        if name not in dropped and not name.startswith(_PREFIX)
+        if name not in dropped and not name.startswith(PREFIX)
     ]
 
 
@@ -179,7 +155,7 @@ def answer_headers(headers: Headers, *, to_page: bool) -> Headers:
         (name, value)
         for name, value in headers
         if name not in dropped
-        and not name.startswith(_PREFIX)
+        and not name.startswith(PREFIX)
         and (to_page or not name.startswith(b"access-control-"))
     ]
 
@@ -187,41 +163,3 @@ def answer_headers(headers: Headers, *, to_page: bool) -> Headers:
 def _named_in_connection(headers: Headers) -> frozenset[bytes]:
     values = [value for name, value in headers if name == b"connection"]
     return frozenset(token.strip().lower() for value in values for token in value.split(b","))
-
-
-def read_labels(headers: Headers) -> Labels:
-    """The call's labels.
-
-    Raises:
-        Refused: a label has an impossible value. Dropped in silence, evaluation traffic with a
-            typing error in its purpose would be learned from. Unknown labels are ignored: the
-            client may be newer than we are.
-    """
-    found: dict[str, Any] = {}
-    for name, value in headers:
-        if name.startswith(_PREFIX):
-            label = name[len(_PREFIX) :]
-            if label in _LABELS:
-                found[_LABELS[label]] = _read_label(label, value.decode("latin-1").strip())
-    return Labels(**found) if found else _NO_LABELS
-
-
-_NO_LABELS: Final = Labels()
-
-
-def _read_label(label: bytes, text: str) -> Any:
-    match label:
-        case b"worker" if text.isdecimal() and int(text) <= 0xFFFF:
-            return int(text)
-        case b"purpose" if text in _PURPOSES:
-            return text
-        case b"train" if text.lower() in _TRUTHS:
-            return _TRUTHS[text.lower()]
-        case b"worker" | b"purpose" | b"train":
-            raise Refused(
-                400,
-                "invalid_label",
-                f"header x-honed-{label.decode()} is {text!r}; expected {_EXPECTED[label]}",
-            )
-        case _:
-            return text

@@ -15,9 +15,10 @@ import msgspec
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef
 from honed.gateway.backend import Backend
+from honed.gateway.keys import ApiKeys
 from honed.gateway.lane import Lane
 from honed.gateway.llama_server import LlamaServer
-from honed.gateway.relay import Relay
+from honed.gateway.relay import NO_LIMITS, Limits, Relay
 from honed.gateway.upstream import Address
 from honed.listen import serving
 
@@ -192,12 +193,21 @@ async def relaying(
     max_body: int = 1 << 20,
     captures: bool = True,
     host: str | None = None,
+    limits: Limits = NO_LIMITS,
+    keys: ApiKeys | None = None,
 ) -> AsyncIterator[Front]:
     """A relay with one lane to an upstream that follows `script`."""
     async with upstream(script) as seen:
         lane = lane_to(seen.address, folder)
         async with (
-            fronted({"tiny": lane}, max_body=max_body, captures=captures, host=host) as address,
+            fronted(
+                {"tiny": lane},
+                max_body=max_body,
+                captures=captures,
+                host=host,
+                limits=limits,
+                keys=keys,
+            ) as address,
             httpx.AsyncClient(base_url=str(address), timeout=20) as client,
         ):
             yield Front(client, address, lane, seen)
@@ -213,10 +223,20 @@ async def fronted(
     captures: bool = True,
     host: str | None = None,
     default: str | None = None,
+    limits: Limits = NO_LIMITS,
+    keys: ApiKeys | None = None,
 ) -> AsyncIterator[Address]:
     """Serve a relay for `lanes`."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = Address(*listener.getsockname())
-    relay = Relay(lanes, max_body=max_body, captures=captures, host=host, default=default)
+    relay = Relay(
+        lanes,
+        max_body=max_body,
+        limits=limits,
+        keys=keys,
+        host=host,
+        default=default,
+        captures=captures,
+    )
     async with serving(relay, listener, drain_s=1):
         yield address

@@ -45,9 +45,21 @@ async def test_answer_passes_unchanged_and_names_its_version(tmp_path: Path) -> 
 async def test_stream_passes_event_by_event(tmp_path: Path) -> None:
     """A streamed answer arrives whole and as a stream."""
     async with relaying(stream, tmp_path) as front:
-        answer = await front.chat()
+        answer = await front.client.post("/completion", json={})
     assert answer.content == b"".join(EVENTS)
     assert answer.headers["content-type"] == "text/event-stream"
+
+
+async def test_stream_ends_with_the_receipt(tmp_path: Path) -> None:
+    """What OpenAI's and Anthropic's clients read says in its last event what the headers say; the rest is unchanged."""
+    async with relaying(stream, tmp_path) as front:
+        answer = await front.chat()
+    events = answer.content.split(b"\n\n")
+    assert events[:3] == [each.rstrip() for each in EVENTS[:3]]
+    assert events[4:] == [b"data: [DONE]", b""]
+    last = msgspec.json.decode(events[3].removeprefix(b"data: "))
+    assert last.pop("honed") == {"receipt": answer.headers["x-honed-receipt"], "model": "tiny@3"}
+    assert last == msgspec.json.decode(EVENTS[3].removeprefix(b"data: "))
 
 
 async def test_first_event_arrives_before_the_last_is_made(tmp_path: Path) -> None:
