@@ -4,6 +4,7 @@ Data flows down this page: a source hands lines to the sink, the sink to the sto
 facts, the training sets for data, the processor for a model, the gate for a verdict, the applier for service.
 """
 
+from honed.ports.canaries import Canaries, Done, Tasks
 from honed.ports.intake import (
     DataSink,
     Disposition,
@@ -63,11 +64,13 @@ __all__ = [
     "Answer",
     "Applier",
     "Attempts",
+    "Canaries",
     "Closing",
     "Correction",
     "Counted",
     "DataSink",
     "Disposition",
+    "Done",
     "EpisodeFilter",
     "EpisodeRow",
     "EventSource",
@@ -106,6 +109,7 @@ __all__ = [
     "StoreStats",
     "StoredEvent",
     "Tally",
+    "Tasks",
     "TrainRequest",
     "Trained",
     "TrainingSet",

@@ -12,6 +12,7 @@ from honed.domain.records import Record
 from honed.domain.run import Applied, LearningState, Run
 from honed.domain.trained_model import GateResult, Method, TrainedModel
 from honed.domain.verdict import Seen
+from honed.ports.canaries import Canaries
 from honed.ports.intake import Disposition, FilePosition, IncomingEvent
 from honed.ports.lessons import Lessons
 from honed.ports.reviews import Reviews
@@ -153,6 +154,10 @@ class Store(Protocol):
     @property
     def rewards(self) -> Rewards:
         """What verifiers, judges and alarms ask."""
+
+    @property
+    def canaries(self) -> Canaries:
+        """Versions that are tried beside the one in service, and what they have done."""
 
     @property
     def composition(self) -> Composition:

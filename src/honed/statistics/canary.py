@@ -21,8 +21,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from msgspec import Struct
-
+from honed.domain.canary import Family, Look, Looks
 from honed.statistics.sequential import Schedule, Share, evidence, p_lower
 
 WORSE: Final = Schedule(
@@ -42,7 +41,6 @@ MIN_TOOL_CALLS: Final = 0.5
 """Calls for each task: of fewer nothing vanishes."""
 
 Decision = Literal["watch", "promote", "hold", "roll_back"]
-Family = Literal["worse", "better", "errors", "work"]
 
 
 class Sample(NamedTuple):
@@ -84,21 +82,6 @@ class Arm(NamedTuple):
     """Logarithms of the characters of a task's last answer, and one."""
     tools: Sample = Sample()
     """Tools called for a task."""
-
-
-class Look(Struct, frozen=True):
-    """A comparison that cost some of the error."""
-
-    num: int
-    """Tasks per arm."""
-    p: float | None = None
-    """Of what it looked for; None where the decision needed none."""
-    level: float | None = None
-    """What p had to be."""
-
-
-Looks = dict[Family, tuple[Look, ...]]
-"""All that must be remembered between two looks."""
 
 
 class Ruling(NamedTuple):

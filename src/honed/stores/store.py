@@ -37,6 +37,7 @@ from honed.ports import (
 from honed.stores import episodes as episode_writes
 from honed.stores import feedback, late, reads, runs
 from honed.stores import verdicts as verdict_writes
+from honed.stores.canaries import SqlCanaries
 from honed.stores.keeping import SqlKeeping
 from honed.stores.lessons import SqlLessons
 from honed.stores.migrations import migrate
@@ -65,6 +66,7 @@ class SqlStore:
         self.past = SqlPast(transactions)
         self.rewards = SqlRewards(transactions)
         self.reviews = SqlReviews(transactions)
+        self.canaries = SqlCanaries(transactions)
 
     async def prepare(self) -> None:
         """Bring the schema up to date and finish what a killed process left half done."""

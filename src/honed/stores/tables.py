@@ -27,10 +27,7 @@ Integer = types.Integer().with_variant(BigInteger(), "postgresql")
 
 
 class _WithoutNul(TypeDecorator[str]):
-    """Text for PostgreSQL, which holds no NUL: another sign takes its place.
-
-    This is for names out of bodies, which are kept as they came; ids with NUL are refused.
-    """
+    """Names out of bodies for PostgreSQL, which holds no NUL: another sign stands for it; ids with NUL are refused."""
 
     impl = types.Text
     cache_ok = True
@@ -320,6 +317,18 @@ applied = Table(
     Column("applied_at_ms", Integer, nullable=False),
     Index("applied_scenario", "scenario", "id"),
 )
+
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("scenario", Text, nullable=False),
+    Column("started_at_ms", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    PrimaryKeyConstraint("scenario", "started_at_ms"),
+    sqlite_with_rowid=False,
+)
+"""Versions that were tried beside the one in service, and the one that is."""
 
 file_positions = Table(
     "file_positions",

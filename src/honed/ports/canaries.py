@@ -1,0 +1,52 @@
+"""What the store knows for canaries: which there are, and what the versions that are compared have done."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from honed.domain.canary import Canary
+
+
+class Tasks(NamedTuple):
+    """Attempts that one version has answered."""
+
+    num: int = 0
+    known: int = 0
+    """Those of which somebody has said how they ended."""
+    successes: int = 0
+
+
+class Done(NamedTuple):
+    """How one attempt was done; in shadow, one call."""
+
+    created_at_ms: int
+    is_success: bool | None
+    """None while nobody has said."""
+    num_tool_calls: int | None
+    answer_chars: int | None
+    latency_ms: int | None
+    """That the model took for all calls of it."""
+
+
+class Canaries(Protocol):
+    """Canaries of a store; every method is one transaction."""
+
+    async def now(self, scenario: str) -> Canary | None:
+        """The canary that has its share of the tasks; there is at most one."""
+
+    async def write(self, canary: Canary) -> None:
+        """Write down a canary that begins, or how it stands now."""
+
+    async def list(self, scenario: str, *, limit: int = 20) -> Sequence[Canary]:
+        """Canaries, newest first."""
+
+    async def newest_record(self) -> int:
+        """The id of the newest record; 0 of none."""
+
+    async def tasks(self, canary: Canary) -> Mapping[str | None, Tasks]:
+        """What has become of attempts that began after the canary did, by the version that answered them last."""
+
+    async def done(self, canary: Canary, adapter_id: str | None, *, limit: int) -> Sequence[Done]:
+        """How one version did the newest attempts that began after the canary did, newest first."""
+
+    async def copies(self, canary: Canary, *, limit: int) -> tuple[Sequence[Done], Sequence[Done]]:
+        """The newest calls that were copied to the canary: as it answered them, and as they were answered."""

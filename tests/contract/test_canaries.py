@@ -1,0 +1,103 @@
+"""What the store knows of canaries, and of the attempts that their versions have answered."""
+
+import msgspec
+import pytest
+
+from honed.domain.canary import Canary, Look, Requests
+from honed.ports import Done, Tasks
+from honed.stores import SqlStore
+from tests.feed_parts import action, call, close_all, failure, incoming, success
+
+pytestmark = pytest.mark.anyio
+
+
+def canary(number: int = 2, **changed: object) -> Canary:
+    made = Canary(
+        scenario="airline",
+        model_id=f"airline@{number}",
+        incumbent_id="airline@1",
+        learn_model="chat",
+        share=0.1,
+        started_at_ms=1_000 * number,
+    )
+    return msgspec.structs.replace(made, **changed)
+
+
+async def test_a_canary_is_kept_with_all_that_was_seen(store: SqlStore) -> None:
+    """The one that has its share is found, until it is over; the newest comes first in the list."""
+    assert await store.canaries.now("airline") is None
+    first = canary(2)
+    await store.canaries.write(first)
+    seen = msgspec.structs.replace(
+        first,
+        looks={"worse": (Look(20, 0.5, 0.001),), "work": (Look(21),)},
+        live_requests=Requests(num=9, seen_num=9),
+        state="held",
+        reason="neither",
+    )
+    await store.canaries.write(seen)
+    assert await store.canaries.now("airline") == seen
+    assert await store.canaries.now("rail") is None
+    over = seen.ended("withdrawn", "enough", at_ms=3_000, by="ann")
+    await store.canaries.write(over)
+    assert await store.canaries.now("airline") is None
+    await store.canaries.write(canary(3))
+    assert await store.canaries.now("airline") == canary(3)
+    assert await store.canaries.list("airline") == [canary(3), over]
+
+
+async def _attempt(
+    store: SqlStore, task: str, adapter: str | None, *told: dict[str, object]
+) -> None:
+    events = [call(task_id=task, adapter_id=adapter, latency_ms=200) for _ in range(2)]
+    await store.append([incoming(event) for event in [*events, *told]])
+
+
+async def test_attempts_are_told_apart_by_the_version_that_answered(store: SqlStore) -> None:
+    """Those that began before the canary did are nobody's, nor those without any call or action."""
+    await _attempt(store, "before", "airline@2")
+    mark = await store.canaries.newest_record()
+    assert mark == 2
+    await _attempt(store, "before", "airline@2", success(task_id="before"))
+    await _attempt(store, "a", "airline@2", success(task_id="a"), action(task_id="a"))
+    await _attempt(store, "b", "airline@2", failure(task_id="b"))
+    await _attempt(store, "c", "airline@2")
+    await _attempt(store, "d", "airline@1", success(task_id="d"))
+    await _attempt(store, "e", None, success(task_id="e"))
+    await close_all(store, now_ms=9_000)
+    mine = canary(2, after_record=mark)
+    assert await store.canaries.tasks(mine) == {
+        "airline@2": Tasks(num=3, known=2, successes=1),
+        "airline@1": Tasks(num=1, known=1, successes=1),
+        None: Tasks(num=1, known=1, successes=1),
+    }
+    found = await store.canaries.done(mine, "airline@2", limit=9)
+    assert sorted(found, key=str) == sorted(
+        [Done(9_000, True, 1, 4, 400), Done(9_000, False, 0, 4, 400), Done(9_000, None, 0, 4, 400)],
+        key=str,
+    )
+    assert len(await store.canaries.done(mine, "airline@2", limit=2)) == 2
+    (base,) = await store.canaries.done(mine, None, limit=9)
+    assert base.is_success
+    late = canary(2, started_at_ms=9_001)
+    assert await store.canaries.tasks(late) == {}
+
+
+async def test_copies_are_paired_with_the_calls_that_they_repeat(store: SqlStore) -> None:
+    """A call that was not copied is not compared, nor a copy whose call never came, nor another version's."""
+    says = {"role": "assistant", "content": "longer words"}
+    await store.append([incoming(call(receipt_id="r0", adapter_id="airline@1"))])
+    mark = await store.canaries.newest_record()
+    for receipt, shadow in (("r1", "airline@2"), ("r2", "airline@9"), ("r3", None)):
+        events = [call(receipt_id=receipt, adapter_id="airline@1", latency_ms=5, task_id="t")]
+        if shadow:
+            tags = {"shadow_of": receipt}
+            copy = {"purpose": "probe", "train": False, "tags": tags, "latency_ms": 7}
+            events.append(call(adapter_id=shadow, response_message=says, **copy))
+        await store.append([incoming(event) for event in events])
+    lost = {"purpose": "probe", "tags": {"shadow_of": "r0"}}
+    await store.append([incoming(call(adapter_id="airline@2", **lost))])
+    mine = canary(2, after_record=mark)
+    copies, originals = await store.canaries.copies(mine, limit=9)
+    assert copies == [Done(1_000, None, 0, 12, 7)]
+    assert originals == [Done(1_000, None, 0, 4, 5)]
