@@ -135,6 +135,10 @@ class LlmCallEvent(
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     finish_reason: str | None = None
+    response_token_ids: tuple[Count, ...] | None = None
+    """The tokens that were sampled, where the caller asked the server for them; all of them or None."""
+    response_logprobs: tuple[float, ...] | None = None
+    """The natural log-probability of each of them, under the model that answered."""
     error: str | None = None
 
 

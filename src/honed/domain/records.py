@@ -96,6 +96,8 @@ class LlmCallRecord(
     worker_id: int | None = None
     latency_ms: int = 0
     finish_reason: str | None = None
+    response_token_ids: tuple[int, ...] | None = None
+    response_logprobs: tuple[float, ...] | None = None
     error: str | None = None
 
     @property

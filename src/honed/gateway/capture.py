@@ -18,7 +18,7 @@ from honed import log
 from honed.domain.events import LlmCallEvent, format_event
 from honed.domain.message import Message
 from honed.domain.times import now_ms
-from honed.gateway.merge import read_answered, read_asked
+from honed.gateway.merge import read_call
 from honed.gateway.request import Labels
 
 TAPE_MAX_BYTES: Final = 4 << 20
@@ -63,9 +63,10 @@ class Call(Struct, frozen=True, kw_only=True):
         Raises:
             UnreadableError: it cannot be told as an event.
         """
-        asked = read_asked(self.request)
-        answered = read_answered(self.answer, is_stream=self.is_stream)
-        labels = self.labels
+        asked, answered = read_call(
+            self.endpoint, self.request, self.answer, is_stream=self.is_stream
+        )
+        labels, is_chat = self.labels, asked.prompt is None
         return format_event(
             LlmCallEvent(
                 event_id=self.receipt_id,
@@ -83,9 +84,14 @@ class Call(Struct, frozen=True, kw_only=True):
                 timestamp_ms=self.started_at_ms,
                 model=asked.model or self.scenario,
                 endpoint=self.endpoint,
+                call_type="chat" if is_chat else "completion",
                 messages=asked.messages,
                 tools=asked.tools,
-                response_message=_assistant(answered.message),
+                response_message=_assistant(answered.message) if is_chat else None,
+                prompt=asked.prompt,
+                response=None if is_chat else answered.message.text,
+                response_token_ids=answered.token_ids,
+                response_logprobs=answered.logprobs,
                 adapter_id=self.adapter_id,
                 latency_ms=self.latency_ms,
                 prompt_tokens=answered.prompt_tokens,

@@ -56,7 +56,7 @@ async def test_labels_become_the_envelope(tmp_path: Path) -> None:
     assert (event.purpose, event.train) == ("evaluation", False)
 
 
-async def test_what_is_no_finished_chat_is_not_captured(tmp_path: Path) -> None:
+async def test_what_is_no_finished_call_is_not_captured(tmp_path: Path) -> None:
     """Other endpoints, errors and answers that broke leave no event."""
 
     async def script(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -70,7 +70,8 @@ async def test_what_is_no_finished_chat_is_not_captured(tmp_path: Path) -> None:
     async with relaying(script, tmp_path) as front:
         await front.chat("broken")
         await front.chat("refused")
-        await front.client.post("/v1/completions", json={"prompt": "x"})
+        await front.client.post("/v1/embeddings", json={"input": "x"})
+        await front.client.post("/completion", json={"prompt": "x"})
         assert front.lane.captured.is_empty
         await front.chat("good")
         assert not front.lane.captured.is_empty

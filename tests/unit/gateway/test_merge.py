@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from honed.domain.message import FunctionCall, ToolCall
-from honed.gateway.merge import Answered, UnreadableError, read_answered, read_asked
+from honed.gateway.merge import Answered, UnreadableError
+from honed.gateway.merge.chat import read_answered, read_asked
 from tests.unit.gateway.stub import delta
 
 

@@ -1,42 +1,40 @@
-"""From what went over the wire to what was said: a request and its answer, streamed or not, as one
-call. Pure.
-"""
+"""`/v1/chat/completions`: the form that all others are brought into."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from honed.domain.message import FunctionCall, Message, Tool, ToolCall
+from honed.gateway.merge.said import (
+    Answered,
+    Asked,
+    UnreadableError,
+    as_id,
+    decode,
+    events,
+    with_opening,
+)
+from honed.gateway.merge.tokens import Logprobs, TokenTape
 
 
-class Asked(Struct, frozen=True):
-    """The part of a chat request that is kept."""
-
+class _Body(Struct):
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] | None = None
     model: str | None = None
 
 
-class Answered(Struct, frozen=True, kw_only=True):
-    """What came back."""
-
-    message: Message
-    finish_reason: str
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    id: str | None = None
-    """The answer's, as the model server gave it."""
-
-
-class UnreadableError(Exception):
-    """The exchange is not a finished chat completion that can be kept."""
-
-
 class _Usage(Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+class _Timings(Struct):
+    """llama-server's own; there also where a stream was not asked for its usage."""
+
+    cache_n: int = 0
+    prompt_n: int = 0
+    predicted_n: int = 0
 
 
 class _FunctionDelta(Struct):
@@ -61,59 +59,63 @@ class _Choice(Struct):
     delta: _Delta | None = None
     message: Message | None = None
     finish_reason: str | None = None
+    logprobs: Logprobs | None = None
 
 
 class _Chunk(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
+    timings: _Timings | None = None
     id: Any = None
 
 
-_asked_decoder = msgspec.json.Decoder(Asked)
-_chunk_decoder = msgspec.json.Decoder(_Chunk)
+_body_decoder: Final = msgspec.json.Decoder(_Body)
+_chunk_decoder: Final = msgspec.json.Decoder(_Chunk)
+
+
+def read_call(request: bytes, answer: bytes, *, is_stream: bool) -> tuple[Asked, Answered]:
+    """What was asked and answered; raises UnreadableError."""
+    answered = read_answered(answer, is_stream=is_stream)
+    return with_opening(read_asked(request), answered, is_repeated=not is_stream)
 
 
 def read_asked(body: bytes) -> Asked:
-    """Read a chat request; raises UnreadableError."""
-    try:
-        return _asked_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableError(f"request: {error}") from error
+    """The request; raises UnreadableError."""
+    asked = decode(_body_decoder, body, "request")
+    return Asked(messages=asked.messages, tools=asked.tools, model=asked.model)
 
 
 def read_answered(body: bytes, *, is_stream: bool) -> Answered:
-    """Read the answer, its first choice; deltas of a stream are put together; raises
-    UnreadableError.
-    """
-    try:
-        return _read_stream(body) if is_stream else _read_whole(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableError(f"answer: {error}") from error
+    """The answer, its first choice; deltas of a stream are put together; raises UnreadableError."""
+    return _read_stream(body) if is_stream else _read_whole(body)
 
 
 def _read_whole(body: bytes) -> Answered:
-    chunk = _chunk_decoder.decode(body)
+    chunk = decode(_chunk_decoder, body, "answer")
     choice = next((choice for choice in chunk.choices if choice.index == 0), None)
     if choice is None or choice.message is None or choice.finish_reason is None:
         raise UnreadableError("answer: no finished choice")
-    return _answered(choice.message, choice.finish_reason, chunk.usage, chunk.id)
+    tokens = TokenTape()
+    tokens.add(choice.logprobs)
+    return _answered(choice.message, choice.finish_reason, chunk, tokens, is_stream=False)
 
 
 def _read_stream(body: bytes) -> Answered:
     content: list[str] = []
     reasoning: list[str] = []
     calls: dict[int, _ToolCallParts] = {}
+    tokens = TokenTape()
     finish_reason: str | None = None
-    usage: _Usage | None = None
-    answer_id: Any = None
-    for data in _events(body):
-        chunk = _chunk_decoder.decode(data)
-        usage = chunk.usage or usage
-        answer_id = answer_id or chunk.id
+    seen = _Chunk()
+    for data in events(body):
+        chunk = decode(_chunk_decoder, data, "answer")
+        seen.usage, seen.timings = chunk.usage or seen.usage, chunk.timings or seen.timings
+        seen.id = seen.id or chunk.id
         for choice in chunk.choices:
             if choice.index != 0:
                 continue
             finish_reason = choice.finish_reason or finish_reason
+            tokens.add(choice.logprobs)
             if delta := choice.delta:
                 content.append(delta.content or "")
                 reasoning.append(delta.reasoning_content or "")
@@ -127,26 +129,27 @@ def _read_stream(body: bytes) -> Answered:
         reasoning_content="".join(reasoning) or None,
         tool_calls=tuple(calls[i].whole() for i in sorted(calls)) or None,
     )
-    return _answered(message, finish_reason, usage, answer_id)
+    return _answered(message, finish_reason, seen, tokens, is_stream=True)
 
 
 def _answered(
-    message: Message, finish_reason: str, usage: _Usage | None, answer_id: Any
+    message: Message, finish_reason: str, chunk: _Chunk, tokens: TokenTape, *, is_stream: bool
 ) -> Answered:
+    usage, timings = chunk.usage or _Usage(), chunk.timings
+    sent, came = usage.prompt_tokens, usage.completion_tokens
+    if timings is not None and came is None:
+        sent, came = timings.cache_n + timings.prompt_n, timings.predicted_n
+    is_end_missing = is_stream and finish_reason != "length"
+    token_ids, logprobs = tokens.whole(came, is_end_missing=is_end_missing)
     return Answered(
         message=message,
         finish_reason=finish_reason,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        id=answer_id if isinstance(answer_id, str) else None,
+        prompt_tokens=sent,
+        completion_tokens=came,
+        id=as_id(chunk.id),
+        token_ids=token_ids,
+        logprobs=logprobs,
     )
-
-
-def _events(body: bytes) -> Iterator[bytes]:
-    """The data of server-sent events; each is one line, as OpenAI's format has it."""
-    for line in body.splitlines():
-        if line.startswith(b"data:") and (data := line[5:].strip()) and data != b"[DONE]":
-            yield data
 
 
 class _ToolCallParts:
