@@ -37,7 +37,7 @@ from honed.listen import listen_on, serving
 BASE = "Qwen/Qwen3-0.6B"
 SCENARIO = "airline"
 _VOCABULARY = 64
-_PROMPTS = 3
+_PROMPTS = 1
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -188,8 +188,8 @@ class VllmServer(OwnServer):
         self.updating = updating
         """VLLM_ALLOW_RUNTIME_LORA_UPDATING; without it the two paths do not exist."""
         self.max_logprobs = max_logprobs
-        self.ignores_adapters = False
-        """Answers as the base, whatever was asked for."""
+        self.answers_as: dict[str, str | None] = {}
+        """Adapter's name to the folder whose answers it gives instead of its own; None is the base."""
         self.salts: list[str | None] = []
         self.inplace: list[str] = []
 
@@ -252,7 +252,7 @@ class VllmServer(OwnServer):
                 f"{self.max_logprobs}",
             )
         self.salts.append(body.get("cache_salt"))
-        path = None if self.ignores_adapters else self.adapters.get(name)
+        path = self.answers_as.get(name, self.adapters.get(name))
         values = logprobs_of(path, tuple(body["prompt"]))
         likeliest = sorted(values, key=values.__getitem__, reverse=True)[: body["logprobs"]]
         assert body["return_tokens_as_token_ids"]
@@ -294,7 +294,8 @@ class SglangServer(OwnServer):
         super().__init__()
         self.adapters: dict[str, str] = {}
         self.max_loaded = max_loaded
-        self.ignores_adapters = False
+        self.answers_as: dict[str, str | None] = {}
+        """Adapter's name to the folder whose answers it gives instead of its own; None is the base."""
 
     def routes(self) -> list[Route]:
         return [
@@ -336,8 +337,9 @@ class SglangServer(OwnServer):
 
     async def _generate(self, request: Request) -> Response:
         body = await request.json()
-        path = self.adapters[body["lora_path"]] if body["lora_path"] else None
-        values = logprobs_of(None if self.ignores_adapters else path, tuple(body["input_ids"]))
+        name = body["lora_path"]
+        path = self.answers_as.get(name, self.adapters[name]) if name else None
+        values = logprobs_of(path, tuple(body["input_ids"]))
         assert body["return_logprob"]
         told = [[values[id], id, None] for id in body["token_ids_logprob"]]
         return JSONResponse({"text": "a", "meta_info": {"output_token_ids_logprobs": [told]}})

@@ -10,6 +10,7 @@ and `POST /api/blobs/:digest`, `POST /api/copy`, `POST /api/show`, `GET /api/tag
 /api/generate` without a prompt, which loads a model. Tried against that documentation only.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -90,8 +91,14 @@ class OllamaApplier:
         before = await self._endpoint.read()
         before_id = before.model_id if before else None
         model_id = model.id if model else None
+        is_there, source_before = await self._source()
+        if is_there and source_before is None and before is None:
+            raise ApplyError(
+                f"{self._server} has a model {self._scenario} that honed has not made: expected none of that name",
+                advice=f"`ollama rm {self._scenario}` if it is not needed, or choose another name for the scenario",
+            )
         source = self._from_model if model is None else await self._made(model)
-        await self._point(source)
+        await self._point(source, before=source_before)
         former_id = before_id if before_id != model_id else before.former_id if before else None
         await self._endpoint.write(
             Endpoint(
@@ -110,9 +117,8 @@ class OllamaApplier:
         Raises:
             ApplyError: Ollama does not answer.
         """
-        tags = await self._tags()
-        digest = tags.get(f"{self._scenario}{_LATEST}")
-        return next((_id(tag) for tag in self._versions(tags) if tags[tag] == digest), None)
+        _, source = await self._source()
+        return None if source is None or source == _tagged(self._from_model) else _id(source)
 
     async def _made(self, model: TrainedModel) -> str:
         """The name of Ollama's model for this version, seen to hold the adapter and to load."""
@@ -190,17 +196,35 @@ class OllamaApplier:
                 advice="server.from_model must be the base model that the adapter was trained on",
             )
 
-    async def _point(self, source: str) -> None:
-        """Let the scenario's name be a copy of `source`, and see that it is."""
-        await self._copied(source, self._scenario)
+    async def _point(self, source: str, *, before: str | None) -> None:
+        """Let the scenario's name be a copy of `source`, and see that it is; else one of `before`, as it was."""
+        try:
+            await self._copied(source, self._scenario)
+            tags = await self._tags()
+            found, expected = (tags.get(_tagged(name)) for name in (self._scenario, source))
+            if found is None or found != expected:
+                raise ProbeFailedError(
+                    f"{self._server}: {self._scenario} should be {source} now: expected the digest {expected}, "
+                    f"found {found}",
+                    advice="does somebody else change models of that name?",
+                )
+        except ApplyError:
+            with contextlib.suppress(
+                ApplyError
+            ):  # it is gone: the daemon's next look goes by the history
+                if before is None:
+                    await self._delete(self._scenario)
+                else:
+                    await self._copied(before, self._scenario)
+            raise
+
+    async def _source(self) -> tuple[bool, str | None]:
+        """Whether there is a model of the scenario's name, and which of ours it is a copy of; None: of none."""
         tags = await self._tags()
-        found, expected = (tags.get(_tagged(name)) for name in (self._scenario, source))
-        if found is None or found != expected:
-            raise ProbeFailedError(
-                f"{self._server}: {self._scenario} should be {source} now: expected the digest {expected}, "
-                f"found {found}",
-                advice="does somebody else change models of that name?",
-            )
+        digest = tags.get(_tagged(self._scenario))
+        names = [*self._versions(tags), _tagged(self._from_model)]
+        ours = (name for name in names if digest is not None and tags.get(name) == digest)
+        return digest is not None, next(ours, None)
 
     async def _copied(self, source: str, destination: str) -> None:
         answer = await self._server.ask(

@@ -1,0 +1,55 @@
+"""The section `server`: where the operator's own server may be, and what each kind needs."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from honed.config import Config, OwnServer, ServerSection
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:8000", "http://localhost:8000/", "http://[::1]:8000", "unix:/run/vllm.sock"],
+)
+def test_this_machine_needs_no_leave(url: str) -> None:
+    """Loopback and unix sockets."""
+    assert ServerSection(url=url).url_of("vllm") == url
+
+
+@pytest.mark.parametrize(
+    ("url", "allow_remote", "says"),
+    [
+        ("http://10.0.0.7:8000", False, "another machine"),
+        ("https://vllm.internal", False, "allow_remote"),
+        ("http://vllm.internal:8000", True, "expected https"),
+        ("http://me:pass@127.0.0.1:8000", False, "without user"),
+        ("http://127.0.0.1:8000/v1", False, "expected no path, found /v1"),
+        ("ftp://127.0.0.1", False, "expected http://"),
+        ("http://127.0.0.1:port", False, "url: "),
+        ("unix:vllm.sock", False, "unix:/PATH"),
+    ],
+)
+def test_an_address_that_will_not_do_is_refused(url: str, allow_remote: bool, says: str) -> None:
+    """The message says what was expected."""
+    with pytest.raises(ValidationError, match=says):
+        ServerSection(url=url, allow_remote=allow_remote)
+
+
+def test_another_machine_may_be_named_on_purpose() -> None:
+    """Over https."""
+    assert ServerSection(url="https://vllm.internal", allow_remote=True).url is not None
+
+
+@pytest.mark.parametrize(("kind", "port"), [("vllm", 8000), ("sglang", 30000), ("ollama", 11434)])
+def test_each_kind_has_its_usual_address(kind: OwnServer, port: int) -> None:
+    """Nothing has to be written down for it."""
+    assert ServerSection().url_of(kind) == f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize(("kind", "key"), [("ollama", "from_model"), ("folder", "folder")])
+def test_what_a_kind_cannot_do_without_is_asked_for(tmp_path: Path, kind: str, key: str) -> None:
+    """At load, not at the first switch."""
+    with pytest.raises(ValidationError, match=f"expected server.{key} to be set"):
+        Config(scenario="airline", data_dir=tmp_path, apply={"kind": kind})
+    Config(scenario="airline", data_dir=tmp_path, apply={"kind": kind}, server={key: "x"})
