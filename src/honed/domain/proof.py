@@ -30,6 +30,10 @@ server the whole error of a quantised base is in the way, 0.35 to 0.65 nats on Q
 _LEAST_DIFFERENCE: Final = 1e-4
 """Nats; two models that differ less everywhere cannot be told apart by float32 log-probabilities.
 """
+_NEVER: Final = -60.0
+"""Nats; what is less likely is the same as this. A server's float32 probabilities end in zero at -103, which
+llama-server calls -3.4e38: one such token would outweigh all others.
+"""
 Answers = tuple[float, ...]
 """Log-probabilities of all prompts' tokens, in the fingerprint's order, nats."""
 
@@ -80,6 +84,8 @@ def compare(
     """
     asked = new or old
     assert asked is not None
+    s_new = _audible(s_new)
+    s_old = _audible(s_old) if s_old is not None else None
     e_base = _joined([prompt.base for prompt in asked.prompts])
     e_new = _joined([prompt.adapter for prompt in asked.prompts]) if new else e_base
     e_old = e_base
@@ -109,7 +115,11 @@ def compare(
 
 
 def _joined(parts: Sequence[Answers]) -> Answers:
-    return tuple(value for part in parts for value in part)
+    return _audible([value for part in parts for value in part])
+
+
+def _audible(values: Sequence[float]) -> Answers:
+    return tuple(max(value, _NEVER) for value in values)
 
 
 def ask_the_same(one: Fingerprint, other: Fingerprint) -> bool:

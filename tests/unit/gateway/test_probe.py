@@ -150,3 +150,17 @@ def test_fingerprint_is_read_back(tmp_path: Path) -> None:
     """The file is the struct as JSON."""
     (tmp_path / "fingerprint.json").write_bytes(msgspec.json.encode(fingerprint(1)))
     assert read_fingerprint(tmp_path) == fingerprint(1)
+
+
+def test_token_that_a_server_holds_impossible_does_not_outweigh_the_others() -> None:
+    """Its float32 probabilities end in zero, which it calls -3.4e38; the worker's double goes on."""
+    new, other = fingerprint(1), fingerprint(2)
+    [prompt] = new.prompts
+    sure = (-300.0, *prompt.adapter[1:])
+    new = msgspec.structs.replace(new, prompts=(msgspec.structs.replace(prompt, adapter=sure),))
+    served = (-3.4028234663852886e38, *answers(new)[1:])
+    proof = compare(new, None, served, answers(None))
+    assert proof.is_accepted
+    assert proof.x == pytest.approx(1)
+    assert not compare(new, None, answers(None), answers(None)).is_accepted
+    assert not compare(new, None, answers(other), answers(None)).is_accepted
