@@ -7,8 +7,8 @@ held.
 
 Beside it, whenever the evidence has doubled:
 
-- **errors**: more requests failed, by 2 points or more, and by a test at 0.001: roll back.
-- **latency**: a typical task took half as long again, or more, and by three standard errors longer: roll back.
+- **errors**: more requests failed, by 2 points or more, and by a test at 0.0003: roll back.
+- **latency**: a typical task took half as long again, or more, and by 3.5 standard errors longer: roll back.
 - **length and tools**: a typical answer is half as long or twice as long, or half or twice as many tools are called,
   and by three standard errors: a change of how work is done, and no harm by itself. It keeps the candidate from
   promotion.
@@ -25,16 +25,17 @@ from honed.domain.canary import Family, Look, Looks
 from honed.statistics.sequential import Schedule, Share, evidence, p_lower
 
 WORSE: Final = Schedule(
-    looks=(20, 40, 76, 140, 390, 1000), spent=(0.001, 0.003, 0.023, 0.0245, 0.029, 0.03)
+    looks=(20, 40, 76, 140, 390, 1000), spent=(0.0005, 0.0015, 0.0255, 0.0265, 0.031, 0.032)
 )
-"""Error of rolling back by success: 3 %."""
-BETTER: Final = Schedule(looks=(76, 140, 390, 1000), spent=(0.0005, 0.001, 0.003, 0.006))
-"""Error of promotion: 0.6 %, none of it before there is enough to look at how the work is done."""
-FIRST_LOOK: Final = 20
-"""Tasks per arm, of what is looked at whenever it has doubled."""
-ERROR_LEVEL: Final = 0.001
+"""Error of rolling back by success: 3.2 %."""
+BETTER: Final = Schedule(looks=(76, 140, 390, 1000), spent=(0.0005, 0.001, 0.002, 0.004))
+"""Error of promotion: 0.4 %, none of it before there is enough to look at how the work is done."""
+FIRST_LOOK: Final = 40
+"""Tasks per arm, or requests, of what is looked at whenever it has doubled."""
+ERROR_LEVEL: Final = 0.0003
 ERROR_RISE: Final = 0.02
 SLOWER: Final = 1.5
+SLOWER_Z: Final = 3.5
 HALF: Final = 0.5
 SIGN_Z: Final = 3.0
 MIN_TOOL_CALLS: Final = 0.5
@@ -170,7 +171,7 @@ class _Watch:
         self._add("work", Look(num))
         live, candidate = self._live.latency, self._candidate.latency
         is_long = candidate.mean - live.mean >= math.log(SLOWER)
-        if not is_long or candidate.above(live) < SIGN_Z:
+        if not is_long or candidate.above(live) < SLOWER_Z:
             return []
         waits = f"{math.exp(candidate.mean):.3g} s against {math.exp(live.mean):.3g} s"
         return [f"slower: the model takes {waits} for a typical task"]

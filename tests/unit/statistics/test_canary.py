@@ -118,7 +118,7 @@ def test_a_shadow_is_never_promoted() -> None:
     assert _ruled(_work(500), _work(500), is_shadow=True).decision == "watch"
     changed = _ruled(_work(MAX), _work(MAX, tools=0), is_shadow=True)
     assert changed.reason.endswith("; fewer tool calls: 0 for a task against 3")
-    slow = _ruled(_work(20), _work(20, seconds=9), is_shadow=True)
+    slow = _ruled(_work(40), _work(40, seconds=9), is_shadow=True)
     assert slow.decision == "roll_back"
 
 
