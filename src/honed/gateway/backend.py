@@ -46,6 +46,8 @@ class Backend:
     in_flight: int = 0
     is_heard: bool = False
     """Set by whatever comes from the server, taken back by each health check."""
+    is_felt: bool = False
+    """Whether its pulse is felt."""
     idle: anyio.Event = field(default_factory=anyio.Event)
     """Set when the last request has gone; made anew by whoever waits for it."""
 
@@ -58,6 +60,18 @@ class Backend:
     def model_id(self) -> str | None:
         """The adapter; None is the bare base."""
         return self.adapter.model_id if self.adapter else None
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.idle.set()
+
+    async def drained(self) -> None:
+        """Wait until its last request has gone."""
+        while self.in_flight:
+            self.idle = anyio.Event()
+            await self.idle.wait()
 
     async def feel_pulse(
         self, pulse: Pulse, *, is_in_service: Callable[[], bool], is_excused: Callable[[], bool]

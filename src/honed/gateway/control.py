@@ -10,7 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from honed.domain.serving import Refusal, Registration, SwitchOrder, code_of
+from honed.domain.serving import (
+    CanaryOrder,
+    CandidateOrder,
+    Refusal,
+    Registration,
+    SwitchOrder,
+    code_of,
+)
 from honed.errors import (
     AdapterNotFoundError,
     ApplyError,
@@ -41,12 +48,27 @@ def control_app(gateway: Gateway) -> Starlette:
         order = await _body(request, SwitchOrder)
         return await gateway.switch(request.path_params["scenario"], order)
 
+    async def canary(request: Request) -> Struct:
+        order = await _body(request, CanaryOrder)
+        return await gateway.canary(request.path_params["scenario"], order)
+
+    async def promote(request: Request) -> Struct:
+        order = await _body(request, CandidateOrder)
+        return await gateway.promote(request.path_params["scenario"], order)
+
+    async def withdraw(request: Request) -> Struct:
+        order = await _body(request, CandidateOrder)
+        return await gateway.withdraw(request.path_params["scenario"], order)
+
     return Starlette(
         routes=[
             Route("/v1/serving", _json(serving)),
             Route("/serving", _json(serving)),
             Route("/v1/scenarios/{scenario}", _json(register), methods=["PUT"]),
             Route("/v1/scenarios/{scenario}/switch", _json(switch), methods=["POST"]),
+            Route("/v1/scenarios/{scenario}/canary", _json(canary), methods=["POST"]),
+            Route("/v1/scenarios/{scenario}/promote", _json(promote), methods=["POST"]),
+            Route("/v1/scenarios/{scenario}/withdraw", _json(withdraw), methods=["POST"]),
         ]
     )
 

@@ -15,6 +15,9 @@ from honed.domain.base_facts import read_facts
 from honed.domain.ids import check_scenario
 from honed.domain.serving import (
     PROTOCOL,
+    CanaryOrder,
+    CandidateOrder,
+    CandidateStatus,
     LaneStatus,
     Registration,
     Serving,
@@ -22,9 +25,9 @@ from honed.domain.serving import (
     SwitchOrder,
 )
 from honed.errors import ApplyError, BaseMismatchError, NotFoundError, ValidationError
+from honed.gateway import canary
 from honed.gateway.lane import Lane
 from honed.gateway.state import Remembered, read_state, write_state
-from honed.gateway.switch import switch
 
 MAX_LANES: Final = 64
 STATE_FILE: Final = "serving.json"
@@ -56,6 +59,9 @@ class Gateway:
         async with anyio.create_task_group() as self._tasks:
             for scenario, known in remembered.scenarios.items():
                 self._restore(scenario, known)
+            for scenario, order in remembered.candidates.items():
+                if lane := self.lanes.get(scenario):
+                    self._tasks.start_soon(canary.keep_up, lane, canary.restore(lane, order))
             try:
                 yield
                 async with anyio.create_task_group() as flushes:
@@ -142,10 +148,41 @@ class Gateway:
             NotFoundError: the scenario is not registered.
             ApplyError: the adapter could not be put into service; what served before still does.
         """
+        return await canary.switch_with_candidate(self._lane(scenario), order)
+
+    async def canary(self, scenario: str, order: CanaryOrder) -> CandidateStatus:
+        """Try an adapter beside the live one; repeated, change its share.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+            ApplyError: it could not be put beside the live one, which answers everything, as before.
+        """
+        assert self._tasks is not None, "the gateway is not open"
+        return await canary.begin(self._lane(scenario), order, self._tasks)
+
+    async def promote(self, scenario: str, order: CandidateOrder) -> Switched:
+        """Make the candidate the live version.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+            ApplyError: it is no candidate, or cannot serve now.
+        """
+        return await canary.promote(self._lane(scenario), order.model_id)
+
+    async def withdraw(self, scenario: str, order: CandidateOrder) -> Switched:
+        """Try the candidate no longer.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+            ApplyError: another one is tried, or it is live.
+        """
+        return await canary.withdraw(self._lane(scenario), order.model_id)
+
+    def _lane(self, scenario: str) -> Lane:
         lane = self.lanes.get(scenario)
         if lane is None:
             raise NotFoundError(f"scenario {scenario} is not registered with this gateway")
-        return await switch(lane, order)
+        return lane
 
     async def remember(self) -> None:
         """Write down what is served; a disk that is full does not stop the service."""
@@ -153,6 +190,11 @@ class Gateway:
             state = Remembered(
                 address=self.address,
                 scenarios={name: self._registration(lane) for name, lane in self.lanes.items()},
+                candidates={
+                    name: trial.order
+                    for name, lane in self.lanes.items()
+                    if (trial := lane.arms.candidate) and trial.is_proved and not trial.is_withdrawn
+                },
             )
             try:
                 await to_thread.run_sync(write_state, self._state_path, state)

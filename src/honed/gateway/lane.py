@@ -1,5 +1,4 @@
-"""One scenario's lane: the server that answers it, the way back after a crash, the count of what is
-in flight.
+"""One scenario's lane: the server that answers it, the way back after a crash, the count of requests.
 
 down       nobody answers; a start is tried again with back-off
 starting   a server comes up; the former one, if there is one, answers meanwhile
@@ -14,14 +13,15 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from honed import log
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef, LaneState, LaneStatus
 from honed.errors import ApplyError, BaseMismatchError
+from honed.gateway.arms import Arms
 from honed.gateway.attempts import Attempts
 from honed.gateway.backend import PULSE, Backend, Pulse
+from honed.gateway.candidate import Candidate
 from honed.gateway.capture import Captured
 from honed.gateway.endpoint import Endpoint
 from honed.gateway.feed import FeedSender
@@ -57,10 +57,8 @@ class Lane:
         self.base_problem: str | None = None
         """Why the base model cannot be served; None when nothing speaks against it."""
         self.adapter: AdapterRef | None = None
-        """What should be served: by whatever server comes up next, and after a restart of the
-        gateway.
-        """
-        self._backend: Backend | None = None
+        """What should be served: by whatever server comes up next, also after a restart of the gateway."""
+        self.arms = Arms()
         self._endpoint = Endpoint(scenario, folder)
         self.state: LaneState = "down"
         self.error: str | None = None
@@ -72,35 +70,45 @@ class Lane:
         """Whether its base model is still being made; a server comes up after that."""
         self.captured = Captured(scenario)
         self.remember = remember
-        self._pulse = pulse
-        self._servers = Servers(scenario, section, folder, died=self._died)
+        self._servers = Servers(
+            scenario,
+            section,
+            folder,
+            died=self._died,
+            is_in_service=self.arms.has,
+            is_excused=lambda: self._starting.locked(),
+            pulse=pulse,
+        )
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
         self._attempts = Attempts()
         self._drained_by = 0.0
         """Until when the server that was withdrawn may finish, on anyio's clock."""
-        self._tasks: TaskGroup | None = None
 
     # ------------------------------------------------------------ what the relay calls
 
     def pick(self, wanted: Wanted) -> Backend | None:
         """The server that should have a request; None when none is there now."""
-        return self.backend
+        return self.arms.pick(wanted)
 
     @property
     def backend(self) -> Backend | None:
         """The live server; None when none is there now."""
-        return self._backend
+        return self.arms.live
 
     @backend.setter
     def backend(self, backend: Backend | None) -> None:
-        self._backend = backend
+        self.arms.live = backend
         self._endpoint.tell(backend.address if backend else None)
 
+    @property
+    def versions(self) -> list[str]:
+        """The versions that a request may name, the live one first."""
+        return self.arms.versions(self.adapter)
+
     def enter(self, backend: Backend) -> None:
-        """Count a request in; its backend stays until `leave`. Neither this nor `pick` waits, so no
-        switch can come in between.
+        """Count a request in; its backend stays until `leave`. No switch can come between `pick` and this.
 
         Raises:
             Refused: too much is in flight.
@@ -109,17 +117,20 @@ class Lane:
             raise self._too_many(f"{backend.in_flight} requests are open")
         backend.in_flight += 1
         self.requests += 1
+        self.arms.entered(backend)
 
     def leave(self, backend: Backend) -> None:
         """Count a request out."""
-        backend.in_flight -= 1
-        if backend.in_flight == 0:
-            backend.idle.set()
+        backend.leave()
+
+    def failed_at(self, backend: Backend | None) -> None:
+        """Count a request that got no whole answer."""
+        self.failed += 1
+        if backend is not None:
+            self.arms.failed_at(backend)
 
     def held_until(self) -> float:
-        """When a request that comes now and finds no server is given up; on anyio's clock. The time in which the
-        former server is let finish does not count.
-        """
+        """When a request that finds no server now is given up, on anyio's clock; draining the former one adds to it."""
         begins = max(anyio.current_time(), self._drained_by)
         return begins + self.section.hold_timeout.total_seconds()
 
@@ -129,13 +140,19 @@ class Lane:
         Raises:
             Refused: none came until then, none will, or too many wait already.
         """
+        self.arms.see(wanted, self.adapter)
         if self.waiting.num >= self.section.max_requests_per_scenario:
             raise self._too_many(f"{self.waiting.num} requests wait for a server")
         await self.waiting.until(
-            lambda: self.pick(wanted) not in (None, gone) or not self._is_coming, deadline_s=until
+            lambda: self.pick(wanted) not in (None, gone) or not self._is_coming_for(wanted),
+            deadline_s=until,
         )
         if self.pick(wanted) in (None, gone):
+            self.arms.see(wanted, self.adapter)
             raise self._not_serving()
+
+    def _is_coming_for(self, wanted: Wanted) -> bool:
+        return self._is_coming and (wanted.version is None or wanted.version in self.versions)
 
     @property
     def _is_coming(self) -> bool:
@@ -169,17 +186,17 @@ class Lane:
             error=self.error,
             is_compared=backend is not None and backend.facts is not None,
             base_problem=self.base_problem,
+            candidate=self.arms.candidate.status() if self.arms.candidate else None,
         )
 
     # ------------------------------------------------------------ keeping a server up
 
     async def run(self) -> None:
-        """Keep a server up and send what is captured, until cancelled; then no server of the lane
-        is left.
-        """
+        """Keep a server up and send what is captured, until cancelled; then no server of the lane is left."""
         try:
-            async with anyio.create_task_group() as self._tasks:
-                self._tasks.start_soon(FeedSender(self.captured, lambda: self.feed_socket).run)
+            async with anyio.create_task_group() as tasks:
+                self._servers.tasks = tasks
+                tasks.start_soon(FeedSender(self.captured, lambda: self.feed_socket).run)
                 await self._keep_up()
         finally:
             with anyio.CancelScope(shield=True):
@@ -221,16 +238,16 @@ class Lane:
         self.waiting.tell()
 
     async def rebase(self, base_gguf: Path, base_facts: Path | None) -> None:
-        """Serve another base model from now on, alone: adapters belong to one base. What is in
-        flight is cut.
-        """
+        """Serve another base model from now on, alone: adapters belong to one base. What is in flight is cut."""
         async with self._switching, self._starting:
             old, self.backend = self.backend, None
+            trial = self.arms.drop_candidate()
             self.base_gguf, self.base_facts = base_gguf, base_facts
             self.adapter, self.state, self.base_problem = None, "down", None
             self._attempts.begin_anew()
-            if old is not None:
-                await self.stop(old.server, grace_s=0)
+            for each in (old, trial):
+                if each is not None:
+                    await self.stop(each.server, grace_s=0)
         self.notify()
 
     async def flush(self) -> None:
@@ -322,8 +339,7 @@ class Lane:
                 raise
 
     async def start(self, adapter: AdapterRef | None) -> Backend:
-        """Start a server, see that it is healthy, reads and renders as training does, and has the
-        adapter's file, and ask it the fingerprint.
+        """Start a server, see that it is healthy and what it should be, and ask it the fingerprint.
 
         Raises:
             AdapterNotFoundError: the adapter's files are not there, or others; nothing was started.
@@ -331,9 +347,7 @@ class Lane:
             BaseMismatchError: the server is not that of the base model; it has been stopped.
             ApplyError: the server did not come up as it should; it has been stopped.
         """
-        launch = await self.see_files(adapter)
-        assert self._tasks is not None
-        return await self._servers.start(launch, self._tasks)
+        return await self._servers.start(await self.see_files(adapter))
 
     def serve(self, backend: Backend) -> Backend | None:
         """Flip: requests from now on go to `backend`; returns the one before."""
@@ -344,8 +358,9 @@ class Lane:
         self._drained_by = 0.0
         self._attempts.served()
         self.waiting.tell()
-        assert self._tasks is not None
-        self._tasks.start_soon(self._feel_pulse, backend)
+        if self.arms.candidate is not None:
+            self.arms.candidate.tell()
+        self._servers.watch_pulse(backend)
         return old
 
     def withdraw(self) -> None:
@@ -353,15 +368,17 @@ class Lane:
         self.backend = None
         self._drained_by = anyio.current_time() + self.section.drain_timeout.total_seconds()
 
+    def stand_beside(self, candidate: Candidate, backend: Backend) -> None:
+        """Give the candidate its server: its requests go there from now on."""
+        candidate.serve(backend)
+        self.waiting.tell()
+        self._servers.watch_pulse(backend)
+
     async def release(self, old: Backend) -> dict[str, float]:
-        """Let the old server finish, `drain_timeout` at most, and end it; returns seconds per
-        phase.
-        """
+        """Let the old server finish, `drain_timeout` at most, and end it; returns seconds per phase."""
         began = time.monotonic()
         with anyio.move_on_after(self.section.drain_timeout.total_seconds()):
-            while old.in_flight:
-                old.idle = anyio.Event()
-                await old.idle.wait()
+            await old.drained()
         drained = time.monotonic()
         await self.stop(old.server, grace_s=0 if old.in_flight else 1)
         if self.backend is not None and self.state == "releasing":
@@ -378,14 +395,5 @@ class Lane:
             self.state = "down"
             self.error = why
             self.notify()
-
-    async def _feel_pulse(self, backend: Backend) -> None:
-        """End a server that hangs while it is in service; `_watch` then sees it die."""
-        hangs = await backend.feel_pulse(
-            self._pulse,
-            is_in_service=lambda: self.backend is backend,
-            is_excused=lambda: self._starting.locked() or backend.is_crowded,
-        )
-        if hangs:
-            name = backend.server.plan.name
-            backend.server.kill(f"{name} missed {self._pulse.misses} health checks")
+        self.arms.lost(server, why)
+        self.waiting.tell()  # what was for a candidate goes to the live version

@@ -20,8 +20,10 @@ from honed.gateway.backend import Backend
 from honed.gateway.llama_server import LlamaServer, ServerPlan
 from honed.gateway.parity import check_server, facts_for
 
-COLOURS: Final = ("blue", "green", "red")
-"""Names of servers; the third is for a server that dies while the one before it still drains."""
+COLOURS: Final = ("blue", "green", "red", "yellow", "violet")
+"""Names of servers: the live one and the one that follows it; one more for a server that dies while the one before it
+still drains; a candidate, and the one before it.
+"""
 
 
 @dataclass(frozen=True, slots=True)

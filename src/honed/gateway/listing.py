@@ -1,9 +1,16 @@
-"""What `GET /v1/models` says: the scenarios, in a form that OpenAI's clients read and Anthropic's too."""
+"""What `GET /v1/models` says: scenarios and versions, in a form that OpenAI's clients read and Anthropic's too."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from honed.gateway.lane import Lane
+
 PATHS: Final = ("/v1/models", "/models")
+
+
+def names(lanes: Mapping[str, Lane]) -> list[str]:
+    """What a request may name: each scenario, and those of its versions that are resident."""
+    return [name for scenario, lane in lanes.items() for name in (scenario, *lane.versions)]
 
 
 def listing(names: Iterable[str]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from honed.gateway.upstream import (
     UpstreamError,
     request_bytes,
 )
-from honed.gateway.wanted import Wanted
+from honed.gateway.wanted import Wanted, scenario_in, version_in
 
 _HELD_MAX: Final = 16
 """Times `max_body`: bytes of request bodies that may be in memory at a time."""
@@ -119,10 +119,13 @@ class Relay:
             self._keys.check(scope["headers"])
         if is_question and path.startswith(listing.PATHS):
             if path in listing.PATHS:
-                await send_json(send, listing.listing(self._lanes))
+                await send_json(send, listing.listing(listing.names(self._lanes)))
                 return
             if name := listing.asked_for(path):
-                await send_json(send, listing.card(self._named(name).scenario))
+                is_there = name in listing.names(self._lanes)
+                await send_json(
+                    send, listing.card(name if is_there else self._named(name).scenario)
+                )
                 return
         if (method, path.rstrip("/")) in _FORBIDDEN:
             raise Refused(403, "forbidden", f"{method} {path} is the gateway's own business")
@@ -135,14 +138,15 @@ class Relay:
                 request = read_request(body)
                 labels = read_labels(scope["headers"], in_path, request.said)
                 lane = self._route(labels.scenario, request.model)
-                await self._relay(scope, receive, send, lane, labels, request.onward)
+                wanted = Wanted.by(labels, version=version_in(request.model, lane.scenario))
+                await self._relay(scope, receive, send, lane, labels, wanted, request.onward)
         finally:
             self._open -= 1
 
     def _route(self, scenario: str | None, model: str | None) -> Lane:
         if scenario is not None:
             return self._named(scenario)
-        if model is not None and (lane := self._lanes.get(model)):
+        if model is not None and (lane := self._lanes.get(scenario_in(model))):
             return lane
         # Clients that name a model of their own must not notice that a second scenario has registered.
         if self._default is not None and (lane := self._lanes.get(self._default)):
@@ -165,7 +169,14 @@ class Relay:
         return f"there are: {', '.join(sorted(self._lanes))}"
 
     async def _relay(
-        self, scope: Scope, receive: Receive, send: Send, lane: Lane, labels: Labels, body: bytes
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        lane: Lane,
+        labels: Labels,
+        wanted: Wanted,
+        body: bytes,
     ) -> None:
         method, path = scope["method"], scope["path"]
         target = scope["raw_path"] + (
@@ -182,7 +193,7 @@ class Relay:
         watcher = asyncio.ensure_future(_abort_when_gone(receive, exchange))
         try:
             async with asyncio.timeout(limits.request_s):
-                backend = await _admitted(lane, Wanted(labels.task_id), exchange, onward, watcher)
+                backend = await _admitted(lane, wanted, exchange, onward, watcher)
                 tape = Tape(
                     lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id
                 )
@@ -192,7 +203,7 @@ class Relay:
         except (UpstreamError, TimeoutError) as error:
             if watcher.done():  # the client went first; that is what broke it
                 return
-            lane.failed += 1
+            lane.failed_at(backend)
             if isinstance(error, TimeoutError):
                 error = TimedOutError(f"no whole answer within {limits.request_s:g} s")
             await answer.break_off(error)

@@ -9,7 +9,7 @@ from anyio.abc import TaskGroup
 from honed import log
 from honed.config import ServeSection
 from honed.gateway import llama_server
-from honed.gateway.backend import Backend
+from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
 
@@ -24,25 +24,42 @@ class Servers:
         folder: Path,
         *,
         died: Callable[[LlamaServer, str], None],
+        is_in_service: Callable[[Backend], bool],
+        is_excused: Callable[[], bool],
+        pulse: Pulse,
     ) -> None:
-        """`died` is told of one that ended by itself, and why; it is gone by then."""
+        """`died` is told of one that ended by itself, and why; it is gone by then. One that is excused, or out of
+        service, may miss health checks.
+        """
         self._scenario = scenario
         self._section = section
         self._folder = folder
         self._died = died
+        self._is_in_service = is_in_service
+        self._is_excused = is_excused
+        self._pulse = pulse
+        self.tasks: TaskGroup | None = None
+        """Where servers are watched; set by whoever runs it."""
         self._running: set[LlamaServer] = set()
+        self._names: set[str] = set()
+        """Those of the servers that run or come up."""
 
-    async def start(self, launch: Launch, tasks: TaskGroup) -> Backend:
-        """Start a server, see that it is healthy and is what it should be, and watch it from `tasks`.
+    async def start(self, launch: Launch) -> Backend:
+        """Start a server, see that it is healthy and is what it should be, and watch it.
 
         Raises:
             BaseMismatchError: the server is not that of the base model; it has been stopped.
             ApplyError: the server did not come up as it should; it has been stopped.
         """
-        taken = {server.plan.name for server in self._running}
-        server = await llama_server.start(
-            launch.plan(self._scenario, self._section, self._folder, taken=taken)
-        )
+        tasks = self.tasks
+        assert tasks is not None, "nobody would watch the server"
+        plan = launch.plan(self._scenario, self._section, self._folder, taken=self._names)
+        self._names.add(plan.name)
+        try:
+            server = await llama_server.start(plan)
+        except BaseException:
+            self._names.discard(plan.name)
+            raise
         self._running.add(server)
         try:
             backend = await launch.examine(server)
@@ -55,7 +72,26 @@ class Servers:
     async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
         """End one."""
         await server.stop(grace_s=grace_s)
-        self._running.discard(server)
+        if server in self._running:
+            self._running.discard(server)
+            self._names.discard(server.plan.name)
+
+    def watch_pulse(self, backend: Backend) -> None:
+        """End a server that hangs while it is in service; `died` is told."""
+        if not backend.is_felt:  # one that was a candidate is
+            backend.is_felt = True
+            assert self.tasks is not None
+            self.tasks.start_soon(self._feel_pulse, backend)
+
+    async def _feel_pulse(self, backend: Backend) -> None:
+        hangs = await backend.feel_pulse(
+            self._pulse,
+            is_in_service=lambda: self._is_in_service(backend),
+            is_excused=lambda: self._is_excused() or backend.is_crowded,
+        )
+        if hangs:
+            name = backend.server.plan.name
+            backend.server.kill(f"{name} missed {self._pulse.misses} health checks")
 
     async def end_all(self) -> None:
         """End all at once, without grace."""

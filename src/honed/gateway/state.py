@@ -1,5 +1,5 @@
-"""What the gateway remembers over a restart: for each scenario its feed, its base model and its
-adapter.
+"""What the gateway remembers over a restart: for each scenario its feed, its base model, its adapter, and what is
+tried beside it.
 """
 
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from honed.domain.serving import PROTOCOL, Registration
+from honed.domain.serving import PROTOCOL, CanaryOrder, Registration
 from honed.errors import ConfigError
 
 
@@ -19,6 +19,8 @@ class Remembered(Struct, frozen=True, kw_only=True):
     address: str | None = None
     """Where the gateway was reached last; for people who look."""
     scenarios: dict[str, Registration] = {}
+    candidates: dict[str, CanaryOrder] = {}
+    """By scenario; beside the registrations, so that a former version reads the file."""
 
 
 def read_state(path: Path) -> Remembered:

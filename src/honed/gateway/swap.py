@@ -31,7 +31,7 @@ async def blue_green(lane: Lane, target: AdapterRef | None) -> Seconds:
         old = lane.backend
         try:
             asked = new.fingerprint or (old.fingerprint if old else None)
-            await _prove(lane, new, old, await _former_answers(lane, old, asked))
+            await prove(lane, new, old, await former_answers(lane, old, asked))
         except BaseException:
             await lane.stop(new.server)
             raise
@@ -54,7 +54,7 @@ async def hold(lane: Lane, target: AdapterRef | None) -> Seconds:
         old = lane.backend
         assert old is not None
         launch = await lane.see_files(target)
-        s_old = await _former_answers(lane, old, launch.fingerprint or old.fingerprint)
+        s_old = await former_answers(lane, old, launch.fingerprint or old.fingerprint)
         lane.withdraw()
         ended = await lane.release(old)
         began = time.monotonic()
@@ -62,7 +62,7 @@ async def hold(lane: Lane, target: AdapterRef | None) -> Seconds:
             new = await lane.start(target)
             started = time.monotonic()
             try:
-                await _prove(lane, new, old, s_old)
+                await prove(lane, new, old, s_old)
             except BaseException:
                 await lane.stop(new.server)
                 raise
@@ -86,10 +86,13 @@ async def _with_the_former(lane: Lane, old: Backend, error: ApplyError) -> Apply
     return type(error)(f"{error}; {then}", advice=error.advice)
 
 
-async def _prove(
-    lane: Lane, new: Backend, old: Backend | None, s_old: probe.Answers | None
-) -> None:
-    """See from its answers that the new server serves what it should; `s_old` are those of the old one."""
+async def prove(lane: Lane, new: Backend, old: Backend | None, s_old: probe.Answers | None) -> None:
+    """See from its answers that the new server serves what it should; `s_old` are those of the old one.
+
+    Raises:
+        ProbeFailedError: it does not.
+        ApplyError: it has ended.
+    """
     before = old.fingerprint if old else None
     asked = new.fingerprint or before
     if (
@@ -112,7 +115,7 @@ async def _prove(
         raise ApplyError(f"{new.server.plan.name} ended right after its probe")
 
 
-async def _former_answers(
+async def former_answers(
     lane: Lane, old: Backend | None, asked: Fingerprint | None
 ) -> probe.Answers | None:
     """What the former server answers to the same prompts; None when it cannot be asked."""

@@ -23,11 +23,11 @@ async def switch(lane: Lane, order: SwitchOrder) -> Switched:
         AdapterNotFoundError: its files are not there, or have been changed; no server was started.
         ApplyError: it could not be proved to serve; the former one serves on, or again.
     """
-    target = _target(order)
+    target = target_of(order)
     async with lane.switching():
-        if lane.backend is not None and _is_served(lane.backend, target):
+        if lane.backend is not None and is_served(lane.backend, target):
             return Switched(model_id=order.model_id, seconds={})
-        way = await _choose(lane)
+        way = await choose(lane)
         logger = log.get(scenario=lane.scenario, model_id=order.model_id)
         previous = lane.backend.model_id if lane.backend else None
         logger.info(log.SWITCH_STARTED, previous=previous, strategy=way.strategy, reason=way.reason)
@@ -43,7 +43,12 @@ async def switch(lane: Lane, order: SwitchOrder) -> Switched:
         )
 
 
-def _target(order: SwitchOrder) -> AdapterRef | None:
+def target_of(order: SwitchOrder) -> AdapterRef | None:
+    """What an order wants served.
+
+    Raises:
+        AdapterNotFoundError: it does not say where it is.
+    """
     if order.model_id is None:
         return None
     if order.adapter_path is None:
@@ -51,7 +56,7 @@ def _target(order: SwitchOrder) -> AdapterRef | None:
     return AdapterRef(order.model_id, order.adapter_path, order.digest)
 
 
-def _is_served(backend: Backend, target: AdapterRef | None) -> bool:
+def is_served(backend: Backend, target: AdapterRef | None) -> bool:
     """Whether it is there already; a number that was given twice is told apart by the digest."""
     served = backend.adapter
     if served is None or target is None:
@@ -60,7 +65,8 @@ def _is_served(backend: Backend, target: AdapterRef | None) -> bool:
     return served.model_id == target.model_id and len(digests) < 2
 
 
-async def _choose(lane: Lane) -> Choice:
+async def choose(lane: Lane) -> Choice:
+    """The way in which this lane would get another server now."""
     if lane.backend is None:
         return Choice("blue_green", "nothing is served now")
     pid = lane.backend.server.pid
