@@ -228,6 +228,13 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         " rows; only then rows are shortened. Each is told.",
     },
     "Serving": {
+        "SE-118": "Whatever serves the adapters keeps the same promise: what was put into service is in service, an"
+        " order that is repeated changes nothing, and there is a way back to the base model.",
+        "SE-119": "llama-server serves an adapter once it has loaded it, is healthy and answers as the adapter does;"
+        " when one of these fails, what served before goes on.",
+        "SE-122": "Where nothing is served, adapters are accepted and nothing else changes.",
+        "SE-123": "Files that are not there, a server that does not start and one that is not healthy in time are"
+        " errors of their own.",
         "SE-120": "Base model, address, port, GPU layers, context, slots, adapter and name make llama-server's command"
         " line; its pid and its log are files.",
         "SE-121": "An adapter goes into service by a server that has it, which takes over when it has been proved.",
@@ -235,6 +242,14 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         " servers or with one.",
         "SE-125": "The address of the server that answers is right in each of the four states: down, starting, active,"
         " releasing.",
+        "SE-151": "In the mode `auto` what the gate has passed goes live by itself, in the mode `manual` it waits for"
+        " a word; what failed the gate, or serves already, is skipped in both.",
+        "SE-152": "Unless the config says otherwise the mode is `manual`, and five adapters are remembered, across"
+        " restarts.",
+        "SE-153": "`honed rollback` serves what served before, adapter by adapter, and in the end the base model.",
+        "SE-154": "In the mode `manual` a finished adapter is announced.",
+        "SE-155": "Putting an adapter into service says what served before; leaving it out says why.",
+        "SE-156": "Going back from the base model is an error of its own.",
     },
     "A stand-alone run": {
         "TR-016": "The base model is required; one that is not found is answered with how one is named.",

@@ -48,7 +48,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}
 
 
-@pytest.mark.feature("SE-121", "SE-124")
+@pytest.mark.feature("SE-119", "SE-121", "SE-124")
 async def test_swaps_under_load_lose_and_mix_nothing(
     tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:
@@ -81,6 +81,7 @@ async def test_swaps_under_load_lose_and_mix_nothing(
     assert servers_of(tmp_path) == []
 
 
+@pytest.mark.feature("SE-119")
 async def test_adapter_with_a_wrong_fingerprint_is_refused(
     tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:
@@ -167,6 +168,7 @@ async def test_same_number_with_other_files_is_switched(
         assert await served.answer() != before
 
 
+@pytest.mark.feature("SE-123")
 async def test_missing_adapter_leaves_the_server_alone(tmp_path: Path, tiny_gguf: Path) -> None:
     """No second server is even started."""
     async with serving(tmp_path, tiny_gguf) as served:
@@ -178,6 +180,7 @@ async def test_missing_adapter_leaves_the_server_alone(tmp_path: Path, tiny_gguf
         assert await served.answer()
 
 
+@pytest.mark.feature("SE-119", "SE-123")
 async def test_damaged_adapter_leaves_the_former_one(
     tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:

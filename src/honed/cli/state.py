@@ -102,7 +102,10 @@ def adapters(
     ] = False,
     files: Annotated[bool, typer.Option("--files", help="With --delete: they go too.")] = False,
 ) -> None:
-    """List trained adapters with their verdicts, newest first; `*` marks the one in service."""
+    """List trained adapters with their verdicts, newest first; `*` marks the one in service, -1 what it replaced.
+
+    `honed rollback` goes to -1, once more to -2, and in the end to the base model.
+    """
     found = config_from(config)
     if delete or files:
         _delete_adapter(found, adapter if delete else None, files=files, as_json=as_json)
@@ -116,10 +119,12 @@ def adapters(
         return
     models = with_store(found, lambda store: store.list_models(found.scenario))
     history = with_store(found, lambda store: store.history(found.scenario))
-    current = history[-1].model_id if history else None
+    back = {entry.model_id: steps for steps, entry in reversed(list(enumerate(reversed(history))))}
     if as_json:
         shown: list[dict[str, Any]] = [
-            msgspec.to_builtins(model) | {"in_service": model.id == current} for model in models
+            msgspec.to_builtins(model)
+            | {"in_service": back.get(model.id) == 0, "rollbacks": back.get(model.id)}
+            for model in models
         ]
         print_json(shown)
         return
@@ -128,7 +133,7 @@ def adapters(
         add_row(
             table,
             model.id,
-            "*" if model.id == current else "",
+            _mark(back.get(model.id)),
             model.selection,
             _time(model.created_at_ms),
             str(len(model.episode_ids)),
@@ -136,6 +141,11 @@ def adapters(
             _verdict(model),
         )
     show(table)
+
+
+def _mark(steps: int | None) -> str:
+    """How many rollbacks away an adapter is; it may have been in service more than once."""
+    return "" if steps is None else f"-{steps}" if steps else "*"
 
 
 def _delete_adapter(config: Config, adapter: str | None, *, files: bool, as_json: bool) -> None:

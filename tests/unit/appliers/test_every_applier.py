@@ -44,6 +44,7 @@ async def applier(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
                 yield NoApplier()
 
 
+@pytest.mark.feature("SE-118", "SE-122")
 async def test_what_is_applied_is_current(applier: Applier, adapters: Path) -> None:
     """Forward, the same again, back, and to the bare base; nothing is in service at first."""
     one, two = published(adapters, 1), published(adapters, 2)
@@ -60,6 +61,7 @@ async def test_what_is_applied_is_current(applier: Applier, adapters: Path) -> N
     assert await applier.current() is None
 
 
+@pytest.mark.feature("SE-123")
 @pytest.mark.parametrize("applier", _OF_THE_OPERATOR, indirect=True)
 async def test_files_that_are_gone_or_changed_are_refused(applier: Applier, adapters: Path) -> None:
     """The server is told of nothing; what served before still does, and the error names the adapter."""

@@ -1,10 +1,12 @@
 """Without a server, models are accepted and nothing happens."""
 
 import anyio
+import pytest
 
 from honed.appliers import NoApplier
 
 
+@pytest.mark.feature("SE-122")
 def test_nothing_is_in_service_at_first() -> None:
     """The bare base, as far as anybody knows."""
 

@@ -123,3 +123,29 @@ def test_an_adapter_is_taken_out_of_the_list(config: str, tmp_path: Path) -> Non
     assert [listed["id"] for listed in json.loads(run("--json").stdout)] == ["airline@1"]
     assert run("airline@3", "--delete").exit_code == 1
     assert (run("--delete").exit_code, run("airline@1", "--files").exit_code) == (2, 2)
+
+
+@pytest.mark.feature("SE-153")
+def test_the_list_says_what_a_rollback_goes_to(config: str, tmp_path: Path) -> None:
+    """An adapter that was in service twice stands at the nearer place; one that never was, at none."""
+
+    async def fill() -> None:
+        async with open_store(f"sqlite:///{tmp_path / 'honed.db'}") as store:
+            await store.add_model(model(3))
+            former = None
+            for number in (1, 2, 1):
+                assert await store.push_applied(
+                    "airline", f"airline@{number}", expected=former, max_history=5, now_ms=1
+                )
+                former = f"airline@{number}"
+
+    anyio.run(fill)
+    shown = CliRunner().invoke(app, ["adapters", "--config", config])
+    marks = [line.split()[:2] for line in shown.stdout.splitlines() if "airline@" in line]
+    assert marks[1:] == [["airline@2", "-1"], ["airline@1", "*"]]
+    as_json = json.loads(CliRunner().invoke(app, ["adapters", "--config", config, "--json"]).stdout)
+    assert [(each["id"], each["in_service"], each["rollbacks"]) for each in as_json] == [
+        ("airline@3", False, None),
+        ("airline@2", False, 1),
+        ("airline@1", True, 0),
+    ]

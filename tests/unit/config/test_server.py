@@ -53,3 +53,12 @@ def test_what_a_kind_cannot_do_without_is_asked_for(tmp_path: Path, kind: str, k
     with pytest.raises(ValidationError, match=f"expected server.{key} to be set"):
         Config(scenario="airline", data_dir=tmp_path, apply={"kind": kind})
     Config(scenario="airline", data_dir=tmp_path, apply={"kind": kind}, server={key: "x"})
+
+
+@pytest.mark.feature("SE-152")
+def test_nothing_goes_live_by_itself_unless_asked_for(tmp_path: Path) -> None:
+    """The mode is manual and five adapters are remembered; without two there is no way back."""
+    section = Config(scenario="airline", data_dir=tmp_path).apply
+    assert (section.mode, section.max_history) == ("manual", 5)
+    with pytest.raises(ValidationError, match="max_history"):
+        Config(scenario="airline", data_dir=tmp_path, apply={"max_history": 1})

@@ -1,5 +1,6 @@
 """Which adapter serves: forward with a verdict, back by hand, never unproved."""
 
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,7 +16,7 @@ from honed.errors import (
 )
 from honed.loop import InService, in_service
 from honed.loop.in_service import AppliedNow, Skipped
-from honed.stores import SqlStore
+from honed.stores import SqlStore, open_store
 from tests.unit.loop.conftest import SCENARIO, Serving, gate, model
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,7 @@ async def _added(store: SqlStore, number: int, decision: str, incumbent: str | N
     return added
 
 
+@pytest.mark.feature("SE-151", "SE-154")
 async def test_a_passed_model_goes_live_by_itself_in_auto_mode(store: SqlStore) -> None:
     """And it is written into the history after the server serves it."""
     serving = Serving()
@@ -43,6 +45,7 @@ async def test_a_passed_model_goes_live_by_itself_in_auto_mode(store: SqlStore) 
 
 
 @pytest.mark.parametrize("decision", ["fail", "not_enough_evidence"])
+@pytest.mark.feature("SE-151")
 async def test_what_the_gate_has_not_passed_is_not_served(store: SqlStore, decision: str) -> None:
     """Neither by itself nor by `honed apply` without force."""
     serving = Serving()
@@ -54,14 +57,48 @@ async def test_what_the_gate_has_not_passed_is_not_served(store: SqlStore, decis
     assert await service.apply("airline@1", force=True) == AppliedNow("airline@1", None)
 
 
+@pytest.mark.feature("SE-151", "SE-154", "SE-155")
 async def test_manual_mode_announces_and_waits(store: SqlStore) -> None:
-    """The operator's word is needed."""
-    serving = Serving()
-    service = _in_service(store, serving, auto=False)
+    """The operator's word is needed; it counts whatever the mode."""
+    serving, announced = Serving(), []
+    service = InService(
+        store,
+        serving,
+        scenario=SCENARIO,
+        max_history=5,
+        auto=False,
+        announce=lambda type, details: announced.append((type, details["model_id"])),
+    )
     offered = await service.offer(await _added(store, 1, "pass", None))
     assert isinstance(offered, Skipped)
     assert "honed apply airline@1" in offered.reason
     assert serving.served is None
+    assert await service.apply("airline@1") == AppliedNow("airline@1", None)
+    assert serving.served == "airline@1"
+    assert announced == [("model.ready", "airline@1"), ("model.applied", "airline@1")]
+
+
+@pytest.mark.feature("SE-152", "SE-153", "SE-155")
+async def test_five_adapters_can_be_gone_back_to_also_after_a_restart(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    """The oldest falls out; before the oldest that is left there is the base."""
+    serving = Serving()
+    for number in range(1, 8):
+        former = f"airline@{number - 1}" if number > 1 else None
+        offered = await _in_service(store, serving).offer(
+            await _added(store, number, "pass", former)
+        )
+        assert offered == AppliedNow(f"airline@{number}", former)
+    async with open_store(f"sqlite:///{tmp_path}/honed.db") as reopened:  # as another process does
+        assert [int(entry.model_id[-1]) for entry in await reopened.history(SCENARIO)] == [
+            *(3, 4, 5, 6, 7)
+        ]
+        service = _in_service(reopened, serving)
+        went = [await service.rollback() for _ in range(5)]
+        assert went == ["airline@6", "airline@5", "airline@4", "airline@3", None]
+        with pytest.raises(NoPreviousModelError):
+            await service.rollback()
 
 
 async def test_a_blind_control_never_goes_live_by_itself(store: SqlStore) -> None:
@@ -97,6 +134,7 @@ async def test_a_server_that_fails_leaves_the_history_as_it_was(store: SqlStore)
     assert [entry.model_id for entry in await store.history(SCENARIO)] == ["airline@1"]
 
 
+@pytest.mark.feature("SE-151", "SE-155")
 async def test_applying_what_serves_already_is_nothing(store: SqlStore) -> None:
     """Everything that can be done twice is safe to do twice."""
     service = _in_service(store, Serving())
@@ -141,6 +179,7 @@ async def test_a_blind_control_needs_force(store: SqlStore) -> None:
     assert isinstance(await service.apply("airline@1", force=True), AppliedNow)
 
 
+@pytest.mark.feature("SE-153", "SE-156")
 async def test_rollback_goes_back_one_adapter_and_then_to_the_base(store: SqlStore) -> None:
     """Before the first adapter there is the bare base; before that, nothing."""
     serving = Serving()
