@@ -74,7 +74,7 @@ def train_(
         _show_settings(run)
     finished = run_async(_train, run, here, resume, fresh, as_json)
     if finished is None:
-        say("stopped; `honed train --resume` goes on", err=True)
+        say("stopped; the same command with --resume goes on", err=True)
         raise typer.Exit(128 + signal.SIGTERM)
     if as_json:
         print_json(finished)
@@ -93,9 +93,11 @@ def _config(path: Path | None, base_model: str | None) -> run_file.RunFile:
             say("Defaults of a run:", err=True)
             for line in _lines(run_file.default_table()):
                 say(f"  {line}", err=True)
-        for fault in error.faults[1:] and error.faults:
+        if len(error.faults) < 2:
+            leave(error, EXIT_CONFIG)
+        for fault in error.faults:
             say(f"  {fault}", err=True)
-        leave(error, EXIT_CONFIG)
+        leave(ConfigError(f"{path} has {len(error.faults)} faults, all of them above"), EXIT_CONFIG)
 
 
 def _lines(table: dict[str, Any]) -> list[str]:
@@ -227,7 +229,7 @@ def _show_status(status: RunStatus) -> None:
         add_row(table, name, "" if value is None else str(value))
     show(table)
     if status.running and (quiet := _quiet_s(status.last_updated)) > _QUIET_S:
-        say(f"not heard of for {_span(quiet)}: if it was killed, `honed train --resume` goes on")
+        say(f"not heard of for {_span(quiet)}: if it was killed, its command goes on with --resume")
 
 
 def _quiet_s(at: str) -> float:

@@ -8,7 +8,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic import ValidationError as PydanticError
 
 from honed.domain.running import Quantization, TemplateName
-from honed.domain.train_settings import Bias, Half, Optimizer, TrainSettings
+from honed.domain.train_settings import AskedMethod, Bias, Half, Optimizer, TrainSettings
 from honed.errors import ConfigError
 
 Trackers = Literal["none", "wandb", "tensorboard", "mlflow", "trackio"]
@@ -70,6 +70,10 @@ class LoraSection(_Section):
 class TrainingSection(_Section):
     """The steps."""
 
+    method: AskedMethod = "auto"
+    """auto: what the rows are decides."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly dpo and kto keep to the base model."""
     per_device_train_batch_size: Annotated[int, Field(ge=1, le=64)] = 2
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 4
     warmup_steps: Annotated[int, Field(ge=0)] = 5
@@ -87,6 +91,8 @@ class TrainingSection(_Section):
     fp16: bool | None = None
     """With bf16 None too: what the device has."""
     bf16: bool | None = None
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 5
+    """Evaluations without a better one that end the run; 0 goes on."""
     output_dir: str = "outputs"
     """Checkpoints, and what the run works with."""
     report_to: Trackers | list[Trackers] = "none"
@@ -165,7 +171,8 @@ class RunFile(_Section):
         checkpointing = lora.use_gradient_checkpointing
         half: Half | None = "float16" if training.fp16 else "bfloat16" if training.bf16 else None
         return TrainSettings(
-            method="auto",
+            method=training.method,
+            beta=training.beta,
             preset="runner",
             fixed=self._chosen(),
             r=lora.r,
@@ -191,6 +198,7 @@ class RunFile(_Section):
             seed=training.seed,
             logging_steps=training.logging_steps,
             save_steps=training.save_steps,
+            early_stopping_patience=training.early_stopping_patience,
             report_to=self.trackers,
         )
 
@@ -223,11 +231,12 @@ def run_file_of(table: Mapping[str, Any], where: str) -> RunFile:
     Raises:
         ConfigError: it is wrong; all faults are listed at once.
     """
-    faults, found = [], None
+    faults: list[str] = []
+    found = None
     try:
         found = RunFile.model_validate(table)
     except PydanticError as error:
-        faults = [_fault(item) for item in error.errors(include_url=False)]
+        faults = list(_faults(error.errors(include_url=False)))
     faults += _contradictions(table)
     if faults or found is None:
         faults = list(dict.fromkeys(faults))
@@ -275,8 +284,21 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _fault(item: Any) -> str:
-    path = [str(part) for part in item["loc"]]
+def _faults(items: Iterable[Any]) -> Iterator[str]:
+    """A line for each; what may be a value or a list of them is told by what it may be."""
+    told = set()
+    for item in items:
+        path = [str(part) for part in item["loc"]]
+        plain = [part for part in path if not part.startswith(("literal[", "list["))]
+        name = ".".join(plain[:2])
+        if plain == path:
+            yield _fault(item, path)
+        elif name not in told:
+            told.add(name)
+            yield f"{name}: {item['msg']} or a list of them, found {item['input']!r}"
+
+
+def _fault(item: Any, path: list[str]) -> str:
     name = ".".join(path)
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], _known(path[:-1]), n=1)
@@ -302,6 +324,11 @@ def _contradictions(table: Mapping[str, Any]) -> Iterator[str]:
     lora, training, save = (_section(table, name) for name in ("lora", "training", "save"))
     if training.get("fp16") is True and training.get("bf16") is True:
         yield "training.fp16, training.bf16: both are true, a run computes in one of them"
+    halves = {"float16": "fp16", "bfloat16": "bf16"}
+    asked = {kind for kind, key in halves.items() if training.get(key) is True}
+    dtype = _section(table, "model").get("dtype")
+    if dtype in halves and asked - {dtype}:
+        yield f"model.dtype, training.{halves[min(asked - {dtype})]}: they ask for two types, a run computes in one"
     if lora.get("finetune_vision_layers") is True:
         yield "lora.finetune_vision_layers: images are not trained on, expected false"
     if isinstance(lora.get("target_modules", []), list) and not list(_targets(lora)):

@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import datasets
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 CONFIG = json.loads(r"""
@@ -213,6 +213,8 @@ def main():
         processing_class=tokenizer,
         peft_config=config,
     )
+    if held and training["early_stopping_patience"]:
+        trainer.add_callback(EarlyStoppingCallback(training["early_stopping_patience"]))
     trainer.model.print_trainable_parameters()
     trainer.train()
     trainer.save_model(save["lora_path"])
@@ -239,6 +241,11 @@ def script_of(run: RunFile, folder: Path, file: Path) -> str:
     Raises:
         ValidationError: the config holds what a script cannot.
     """
+    if run.training.method not in ("auto", "sft"):
+        raise ValidationError(
+            f"training.method is {run.training.method}, and a script learns by sft alone",
+            advice="leave training.method out, or train by `honed train`",
+        )
     table = run.model_dump(mode="json")
     named = run.dataset.validation_path
     beside = Path(run.dataset.path).with_name("val.jsonl")

@@ -59,6 +59,10 @@ KEYS: list[tuple[str, str, Any, list[Any], list[Any]]] = [
     ("training", "seed", 3407, [1], [1.5]),
     ("training", "save_steps", 500, [1], [0]),
     ("training", "output_dir", "outputs", ["x"], [1]),
+    ("training", "method", "auto", ["sft", "dpo", "kto"], ["ppo"]),
+    ("training", "beta", 0.1, [0.5], [0]),
+    ("training", "early_stopping_patience", 5, [0, 9], [-1]),
+    ("training", "report_to", "none", ["wandb", ["trackio", "mlflow"]], ["comet", ["comet"]]),
     ("dataset", "path", "data/splits/train.jsonl", ["x.jsonl"], [""]),
     ("dataset", "text_field", "text", ["body"], [""]),
     ("dataset", "num_proc", 2, [1], [0]),
@@ -110,6 +114,8 @@ PASSED_ON = [
     ("model", {"max_seq_length": 512}, {"max_length": 512}),
     ("training", {"max_steps": 9, "num_train_epochs": 2}, {"max_steps": 9, "num_train_epochs": 2}),
     ("training", {"optim": "sgd"}, {"optim": "sgd"}),
+    ("training", {"method": "kto", "beta": 0.2}, {"method": "kto", "beta": 0.2}),
+    ("training", {"early_stopping_patience": 0}, {"early_stopping_patience": 0}),
     ("training", {"lr_scheduler_type": "cosine"}, {"lr_scheduler_type": "cosine"}),
     (
         "training",
@@ -187,6 +193,15 @@ def test_the_switches_remove_targets() -> None:
     assert faults(table(lora=both)) == (nothing,)
     (vision,) = faults(table(lora={"finetune_vision_layers": True}))
     assert vision.startswith("lora.finetune_vision_layers: images are not trained on")
+
+
+def test_two_types_to_compute_in_are_refused() -> None:
+    """Wherever they are asked for; one that is asked for twice is one."""
+    said = table(model={"dtype": "bfloat16"}, training={"fp16": True})
+    assert faults(said) == (
+        "model.dtype, training.fp16: they ask for two types, a run computes in one",
+    )
+    assert settings(model={"dtype": "float16"}, training={"fp16": True}).half == "float16"
 
 
 @pytest.mark.feature("TR-024", "TR-052")
