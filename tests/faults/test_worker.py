@@ -31,8 +31,12 @@ SMALL = 256
 def at_step(number: int, deed: Callable[[], None]) -> Callable[[Progress], None]:
     """Do it once, when the training has come so far."""
 
+    is_done = False
+
     def on_progress(progress: Progress) -> None:
-        if progress.step == number:
+        nonlocal is_done
+        if progress.step == number and not is_done:
+            is_done = True
             deed()
 
     return on_progress

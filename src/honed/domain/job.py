@@ -5,7 +5,7 @@
 The folder named by `output_path` is filled completely by the worker and published by whoever started it.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -175,13 +175,17 @@ Job = (
 )
 
 
+EXIT_UNWRITTEN: Final = 74
+"""A worker's exit status when it could not write its result (EX_IOERR of sysexits.h)."""
+
+
 class Progress(
     Struct, frozen=True, kw_only=True, omit_defaults=True, tag="progress", tag_field="type"
 ):
     """One line of the worker's stdout."""
 
     phase: str
-    """`loading`, `waiting`, `training`, `exporting`, `scoring`, `pretraining`."""
+    """`loading`, `waiting`, `training`, `exporting`, `scoring`, `pretraining`, `failing`."""
     step: int | None = None
     total_steps: int | None = None
     epoch: float | None = None

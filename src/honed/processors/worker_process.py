@@ -22,7 +22,7 @@ import msgspec
 from anyio.abc import Process
 
 from honed import log
-from honed.domain.job import Job, JobFailed, JobResult, Progress, parse_result
+from honed.domain.job import EXIT_UNWRITTEN, Job, JobFailed, JobResult, Progress, parse_result
 from honed.domain.warm import Ended, Taken
 from honed.errors import (
     EmptyDataError,
@@ -239,6 +239,11 @@ def result_of(status: int | None, result_path: Path, log_path: Path) -> JobResul
             return result
         case 1, JobFailed():
             raise _KINDS.get(result.kind, TrainingError)(result.message, advice=result.advice)
+        case int(), None if status == EXIT_UNWRITTEN:
+            raise TrainingError(
+                f"the worker could not write its result into {result_path.parent}: the disk is full, or it is gone",
+                advice="free some space there",
+            )
     raise _without_result(status, log_path)
 
 
@@ -271,9 +276,12 @@ def silent(limit: timedelta, log_path: Path) -> ProcessFailedError:
 
 def tail(log_path: Path) -> str:
     """The last of what the worker wrote to stderr."""
-    with log_path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-        return file.read().decode(errors="replace")
+    try:
+        with log_path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:  # the run's folder is gone
+        return ""
 
 
 def signal_of(status: int | None) -> int | None:

@@ -3,7 +3,7 @@
 With other flags: one training as a script, see `honed.worker.command_line`.
 
 Exit status: 0 done, 1 failed (the result file says why; after an unforeseen fault, and of a script, stderr does), 2
-the job or the flags cannot be read, 143 ended by SIGTERM.
+the job or the flags cannot be read, 74 there is no room for the result file, 143 ended by SIGTERM.
 """
 
 import os
@@ -17,6 +17,7 @@ import msgspec
 
 from honed.domain.evaluating import EvaluateJob, TokeniseJob
 from honed.domain.job import (
+    EXIT_UNWRITTEN,
     CompareBaseJob,
     ExamineJob,
     ExportAdapterJob,
@@ -89,7 +90,12 @@ def do_file(path: Path, pipe: int) -> int:
     prepare_environment(job)
     report(Progress(phase="loading"))
     result = _failed_or(job, report)
-    write_result(Path(job.result_path), result)
+    try:
+        write_result(Path(job.result_path), result)
+    except OSError:
+        if isinstance(result, JobFailed):
+            report(Progress(phase="failing", note=result.message))
+        return EXIT_UNWRITTEN
     return 1 if isinstance(result, JobFailed) else 0
 
 
@@ -153,14 +159,18 @@ def _failed_or(job: Job, report: Report) -> JobResult:
     except ModuleNotFoundError as error:
         return JobFailed(
             kind=UnsupportedError.__name__,
-            message=f"{sys.executable} has no training stack: no module named {error.name}",
+            message=f"{sys.executable} has no training stack: {_lacks(error)}",
             advice="pip install 'honed[train]' there",
         )
     except Exception as error:
-        failed = shortage(error)
+        failed = shortage(error, can_go_on=isinstance(job, RunJob))
         if failed is None:
             raise
         return failed
+
+
+def _lacks(error: ModuleNotFoundError) -> str:
+    return f"no module named {error.name}" if error.name else str(error)
 
 
 def _do(job: Job, report: Report) -> JobResult:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,27 @@ def choose_device(device: Device) -> str:
             advice="check the driver with nvidia-smi, or set train.device to auto",
         )
     return "cpu"
+
+
+def half_of(
+    device: str, asked: Half | None, *, has_bfloat16: Callable[[], bool] | None = None
+) -> Half | None:
+    """The type to compute in on a device: what was asked for, else None for bfloat16, where the device has it.
+
+    Args:
+        device: `cpu` or `cuda`.
+        asked: by the operator.
+        has_bfloat16: tells it of the CUDA device; None: torch does. Emulation, which is slow, is none.
+    """
+    if device != "cuda" or asked is not None:
+        return asked
+    return None if (has_bfloat16 or _has_bfloat16)() else "float16"
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def set_threads(threads: int) -> int:

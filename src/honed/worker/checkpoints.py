@@ -7,6 +7,7 @@ damaged, and is removed.
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,12 +31,13 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def newest(self) -> Path | None:
+    def newest(self, on_removed: Callable[[Path], None] = lambda path: None) -> Path | None:
         """The last complete checkpoint; incomplete ones are removed on the way to it. None without any."""
         for path in sorted(self.folder.glob(f"{_PREFIX}*"), key=step_of, reverse=True):
             if is_complete(path):
                 return path
             shutil.rmtree(path)
+            on_removed(path)
         return None
 
     def clear(self) -> None:

@@ -18,6 +18,7 @@ from honed.worker.base_facts import read_folder
 from honed.worker.base_model import (
     base_folder,
     choose_device,
+    half_of,
     load_config,
     load_model,
     load_tokenizer,
@@ -176,6 +177,10 @@ def _allowed(job: RunJob, base: _Base) -> tuple[TrainSettings, Sequence[str]]:
     if settings.half is not None and not on_cuda:
         notes.append(f"{settings.half} needs CUDA: float32 is computed in")
         settings = replace(settings, half=None)
+    half = half_of(base.device, settings.half)
+    if half != settings.half:
+        notes.append(f"the device has no bfloat16: {half} is computed in")
+        settings = replace(settings, half=half)
     if on_cuda and (settings.load_in_4bit or settings.optim == "adamw_8bit"):
         settings, more = _without_bitsandbytes(settings)
         notes += more
@@ -226,17 +231,22 @@ def _tune_that_fits(job: RunJob, base: _Base, train: Read, folder: Path, report:
         train.settings,
         lambda settings: train.material(base.tokenizer, settings),
         lambda material, settings, tried: _tune(
-            job,
-            base,
-            Split(material.rows, _validation(job, base, settings, report)),
-            settings,
-            folder,
-            tried,
-            report,
+            job, base, train, material, settings, folder, tried, report
         ),
         report,
     )
     return tuned
+
+
+def _tell_left_out(material: Material, num_examples: int, report: Report) -> int:
+    """Say what of the data is not learned from; the number of its rows."""
+    num = num_examples - len({row.example for row in material.rows})
+    parts = [f"{count} tokens {reason}" for reason, count in material.dropped.most_common(3)]
+    if num:
+        parts.insert(0, f"{num} of {num_examples} rows")
+    if parts:
+        report(Progress(phase="loading", note=f"not learned from: {', '.join(parts)}"))
+    return num
 
 
 def _validation(
@@ -258,7 +268,8 @@ def _validation(
 def _tune(
     job: RunJob,
     base: _Base,
-    split: Split[AnyRow],
+    train: Read,
+    material: Material,
     settings: TrainSettings,
     folder: Path,
     tried: int,
@@ -267,6 +278,8 @@ def _tune(
     from honed.worker.checkpoints import Checkpoints
     from honed.worker.fine_tune import fine_tune
 
+    num_left_out = _tell_left_out(material, train.num_examples, report)
+    split = Split(material.rows, _validation(job, base, settings, report))
     place = Path(job.checkpoints_path)
     checkpoints = Checkpoints(place / f"smaller-{tried}" if tried else place)
     model = load_model(base.folder, base.device, in_4bit=settings.load_in_4bit, half=settings.half)
@@ -275,6 +288,7 @@ def _tune(
     metrics = fine_tune(
         model, base.tokenizer, split, settings, folder, watched, checkpoints=checkpoints
     )
+    metrics = replace(metrics, dropped_rows=num_left_out, dropped_tokens=dict(material.dropped))
     num_trainable = watched.num_trainable
     del model, watched.model
     give_back()

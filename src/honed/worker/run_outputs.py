@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from honed.adapter_files import MANIFEST_FILE
 from honed.domain.running import Quantization, RunJob
 from honed.errors import TrainingError
 from honed.worker.files import sync, sync_folder, whole_file
@@ -22,6 +23,8 @@ _QUANTIZE_SECONDS_MAX: Final = 6 * 3600.0
 def published(folder: Path) -> Iterator[Path]:
     """A folder to fill in the body; it takes the place of `folder` when the body ends well."""
     former = folder.with_name(f".{folder.name}.former")
+    if former.exists() and not folder.exists():
+        former.replace(folder)  # a run was cut off between the two renames
     shutil.rmtree(former, ignore_errors=True)
     aside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(aside, ignore_errors=True)
@@ -72,6 +75,8 @@ def _merge(base: Path, adapter: Path, folder: Path, tokenizer: Any, job: RunJob)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     merged.to(getattr(torch, job.settings.half or "bfloat16")).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if (manifest := adapter / MANIFEST_FILE).is_file():
+        shutil.copy(manifest, folder)
 
 
 def _quantise(merged: Path, path: Path, scratch: Path, job: RunJob) -> None:

@@ -56,6 +56,11 @@ def read_file(path: Path, settings: TrainSettings) -> Read:
     """
     texts = _read_texts(path)
     if texts:
+        if settings.method not in ("auto", "sft"):
+            raise TrainingError(
+                f"method {settings.method} needs answers to compare, and the data are {len(texts)} whole texts",
+                advice='set train.method to "auto", which goes by what the data hold',
+            )
         whole = replace(settings, method="sft")
         return Read("sft", whole, len(texts), texts, None)
     lessons = read_lessons(path)

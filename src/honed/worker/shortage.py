@@ -11,8 +11,13 @@ _FULL_TEXTS: Final = ("No space left on device", "Disk quota exceeded", "File to
 """As C and Rust libraries say it, which raise errors of their own."""
 
 
-def shortage(error: Exception) -> JobFailed | None:
-    """What the operator is told of an error that comes from a shortage; None for any other."""
+def shortage(error: Exception, *, can_go_on: bool = False) -> JobFailed | None:
+    """What the operator is told of an error that comes from a shortage; None for any other.
+
+    Args:
+        error: of the job.
+        can_go_on: whether somebody may have the run go on from its checkpoint.
+    """
     text = str(error)
     first_line = text.splitlines()[0] if text else "no detail"
     if is_out_of_memory(error):
@@ -26,7 +31,9 @@ def shortage(error: Exception) -> JobFailed | None:
         return JobFailed(
             kind=TrainingError.__name__,
             message=f"the disk is full: {first_line}",
-            advice="free some space where data_dir is, or move data_dir; the next run starts afresh",
+            advice="free some space there; the same command with --resume goes on"
+            if can_go_on
+            else "free some space where data_dir is, or move data_dir; the next run starts afresh",
         )
     return None
 

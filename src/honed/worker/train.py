@@ -20,6 +20,7 @@ from honed.worker.architectures import Architecture
 from honed.worker.base_model import (
     base_folder,
     choose_device,
+    half_of,
     load_config,
     load_model,
     load_tokenizer,
@@ -140,6 +141,10 @@ def _start(
     if settings.load_in_4bit and base.device != "cuda":
         settings = msgspec.structs.replace(settings, load_in_4bit=False)
         chosen = chosen | {"load_in_4bit": f"false: bitsandbytes needs CUDA, not {base.device}"}
+    half = half_of(base.device, settings.half)
+    if half != settings.half:
+        settings = msgspec.structs.replace(settings, half=half)
+        chosen = chosen | {"half": f"{half}: the device has no bfloat16"}
     if settings.start_from == "adapter":
         start = Path(job.start_path) if job.start_path else None
         why = other_shape(start, settings) if start else "no adapter is in service"
@@ -196,7 +201,7 @@ def _fine_tune(
     checkpoints = None
     if job.checkpoints_path is not None:
         checkpoints = Checkpoints(Path(job.checkpoints_path) / f"smaller-{tried}")
-    model = load_model(base.folder, base.device, in_4bit=settings.load_in_4bit)
+    model = load_model(base.folder, base.device, in_4bit=settings.load_in_4bit, half=settings.half)
     num_parameters = model.num_parameters()
     model = started_from(model, start)
     metrics = fine_tune(

@@ -119,7 +119,7 @@ def test_killed_worker_publishes_nothing(tiny_base: Path, tmp_path: Path) -> Non
     order = request(tiny_base, tmp_path)
 
     def kill(progress: Progress) -> None:
-        if progress.step == 2:
+        if progress.step == 2 and progress.loss is not None:
             os.kill(worker_pid(folder), signal.SIGKILL)
 
     with pytest.raises(ProcessFailedError) as raised:

@@ -10,6 +10,7 @@ import pytest
 
 from honed.config.run_file import run_file_of
 from honed.domain.job import Progress, RunJob, RunResult
+from honed.domain.train_settings import Half
 from honed.errors import TrainingError, UnsupportedError
 from tests.tiny_models import conversations, offline
 from tests.unit.standalone.parts import write_lines
@@ -98,6 +99,64 @@ def test_the_adapter_has_the_shape_of_the_config(tiny_base: Path, tmp_path: Path
     }
     assert {name: found[name] for name in wanted} == wanted
     assert {name.split(".")[-3] for name in weights(todo)} == set(wanted["target_modules"])
+
+
+def test_what_is_not_learned_from_is_told(tiny_base: Path, tmp_path: Path) -> None:
+    """Rows that are too long, with their number and that of their tokens; in the figures too."""
+    rows = [{"messages": row["messages"]} for row in conversations(8)]
+    for row in rows[:3]:
+        row["messages"] = [{"role": "user", "content": "disk " * 600}, row["messages"][-1]]
+    todo = job(tiny_base, tmp_path, rows, model={"name": str(tiny_base), "max_seq_length": 256})
+    result, told = done(todo)
+    tokens = sum(result.metrics.dropped_tokens.values())
+    assert f"not learned from: 3 of 8 rows, {tokens} tokens beyond max_length" in told
+    assert (result.num_rows, result.metrics.dropped_rows) == (5, 3)
+
+
+def test_an_adapter_that_was_moved_aside_is_put_back(tmp_path: Path) -> None:
+    """A run that was cut off between its two renames leaves the former one there; one that fails leaves it, too."""
+    from honed.worker.run_outputs import published
+
+    former = tmp_path / ".lora.former"
+    former.mkdir()
+    (former / "adapter_config.json").write_text("former")
+
+    def fail() -> None:
+        with published(tmp_path / "lora"):
+            raise TrainingError("no")
+
+    with pytest.raises(TrainingError, match="no"):
+        fail()
+    assert (tmp_path / "lora/adapter_config.json").read_text() == "former"
+    assert [each.name for each in tmp_path.iterdir()] == ["lora"]
+
+
+def test_texts_have_no_answers_to_compare(tiny_base: Path, tmp_path: Path) -> None:
+    """A method that compares says so, rather than that another one is taken."""
+    todo = job(
+        tiny_base, tmp_path, [{"text": "disk: inspect"}] * 4, training=ONE_STEP | {"method": "kto"}
+    )
+    with pytest.raises(TrainingError, match="method kto needs answers to compare"):
+        done(todo)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "has", "wanted"),
+    [
+        ("cuda", None, True, None),
+        ("cuda", None, False, "float16"),
+        ("cuda", "bfloat16", False, "bfloat16"),
+        ("cpu", None, False, None),
+    ],
+    ids=["has", "has-not", "asked", "cpu"],
+)
+def test_a_device_without_bfloat16_computes_in_float16(
+    device: str, asked: Half | None, has: bool, wanted: Half | None
+) -> None:
+    """Unless somebody has chosen."""
+    from honed.worker.base_model import half_of
+
+    assert half_of(device, asked, has_bfloat16=lambda: has) == wanted
 
 
 @pytest.mark.feature("TR-023")
