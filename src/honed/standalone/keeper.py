@@ -1,5 +1,6 @@
 """Keeps status file and log of a run while the worker reports."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,8 @@ class Keeper:
             return
         if self._begun is None:
             self._begun = (progress.step, self._clock())
+        if progress.validation_loss is not None:
+            self.note(f"validation loss {progress.validation_loss:.4f} after step {progress.step}")
         if progress.loss is None:
             self._write(replace(self.status, total_steps=progress.total_steps))
             return
@@ -103,9 +106,10 @@ class Keeper:
         self._log()
 
     def fail(self, error: str) -> None:
-        """The run has ended otherwise; what is on a full disk stays as it is."""
-        self._write(replace(self.status, running=False, eta_seconds=None, error=error))
-        self._log()
+        """The run has ended otherwise; on a full disk the files stay as they are, and the run's own error goes up."""
+        with contextlib.suppress(ValidationError):
+            self._write(replace(self.status, running=False, eta_seconds=None, error=error))
+            self._log()
 
     def note(self, text: str) -> None:
         """A line of the log that is no step."""

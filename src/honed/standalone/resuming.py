@@ -66,10 +66,16 @@ def begin(output_dir: Path, wanted: dict[str, Any], *, resume: bool, fresh: bool
         fresh: begin anew, even if a former run was cut off.
 
     Raises:
-        ValidationError: the former run was another one, or was cut off and nobody said what becomes of it.
+        ValidationError: the former run was another one, or was cut off and nobody said what becomes of it; or the
+            checkpoints there are somebody else's.
     """
     path = output_dir / WORK / _IDENTITY
     former = _read(path)
+    if former is None and (foreign := _checkpoints(output_dir)):
+        raise ValidationError(
+            f"{foreign[0]} was not written by a run of honed, and would be lost: expected a folder of its own",
+            advice="name another folder in training.output_dir, or move what is there",
+        )
     has_checkpoint = checkpoint_at(output_dir) is not None
     if resume and has_checkpoint:
         differing = [
@@ -88,10 +94,20 @@ def begin(output_dir: Path, wanted: dict[str, Any], *, resume: bool, fresh: bool
             f"{output_dir} holds checkpoints of a run that was cut off",
             advice="go on with --resume, or begin anew with --fresh",
         )
-    for place in [*output_dir.glob("checkpoint-*"), *output_dir.glob("smaller-*")]:
-        shutil.rmtree(place)
-    path.write_bytes(msgspec.json.encode(wanted))
+    try:
+        for place in _checkpoints(output_dir):
+            shutil.rmtree(place)
+        path.write_bytes(msgspec.json.encode(wanted))
+    except OSError as error:
+        raise ValidationError(
+            f"{output_dir} cannot be made ready: {error.strerror}",
+            advice="free some space there, or name another folder in training.output_dir",
+        ) from error
     return False
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return sorted([*output_dir.glob("checkpoint-*"), *output_dir.glob("smaller-*")])
 
 
 def checkpoint_at(output_dir: Path) -> str | None:

@@ -31,6 +31,16 @@ def write_rows(source: Path, target: Path, *, text_field: str) -> int:
         ValidationError: it cannot be read, a line is no row (all are counted, the first ones named), its rows are not
             of one kind, or there are none.
     """
+    try:
+        return _write_rows(source, target, text_field)
+    except OSError as error:
+        raise ValidationError(
+            f"{target} cannot be written: {error.strerror}",
+            advice="free some space there, or name another folder in training.output_dir",
+        ) from error
+
+
+def _write_rows(source: Path, target: Path, text_field: str) -> int:
     faults: list[Fault] = []
     kinds: Counter[str] = Counter()
     with _Lines(source) as raw, target.open("wb") as out:

@@ -23,16 +23,19 @@ from honed.domain.times import iso_utc
 from honed.errors import HonedError, ValidationError
 from honed.processors import run_job
 from honed.standalone.keeper import Keeper
+from honed.standalone.places import check_places
 from honed.standalone.quality import Remark, remarks
 from honed.standalone.quantizer import find_quantizer
 from honed.standalone.resuming import alone, begin, identity
 from honed.standalone.rows import write_rows
 from honed.standalone.status import STATUS_FILE, read_status
 from honed.standalone.training_log import RunStatus
+from honed.standalone.wording import in_keys_of_a_run
 
 STATS_FILE: Final = "metrics/training-stats.json"
 SILENCE_MAX: Final = timedelta(hours=6)
 """A large model may be downloaded meanwhile, and a step of one takes long on a CPU."""
+NOTHING_LEFT: Final = "there is no checkpoint to go on from: the run begins anew"
 STOP_GRACE: Final = timedelta(minutes=5)
 """A step ends and a checkpoint is written before a run stops."""
 
@@ -85,6 +88,10 @@ async def train(
         TrainingError: the run failed; the status has the reason too.
     """
     output_dir = folder / run.training.output_dir
+    merged = run.save.merged_path
+    check_places(
+        folder / run.save.lora_path, None if merged is None else folder / merged, output_dir
+    )
     with alone(output_dir) as work:
         job = _job(run, folder, work)
         wanted = identity(
@@ -105,22 +112,31 @@ async def train(
             keeper.take(progress)
             on_progress(progress, keeper.status)
 
+        if resume and not goes_on:
+            take(Progress(phase="loading", note=NOTHING_LEFT))
         try:
             result = await run_job(
                 job, work, take, stop_grace=STOP_GRACE, silence_limit=SILENCE_MAX
             )
         except HonedError as error:
+            _word(error)
             advice = f" ({error.advice})" if error.advice else ""
             keeper.fail(f"{error}{advice}")
             raise
         except anyio.get_cancelled_exc_class():
-            keeper.fail("stopped; `honed train --resume` goes on")
+            keeper.fail("stopped; the same command with --resume goes on")
             raise
         except BaseException as error:
             keeper.fail(repr(error))
             raise
         assert isinstance(result, RunResult)
         return _finish(run, folder, job, result, keeper)
+
+
+def _word(error: HonedError) -> None:
+    """Name settings in its advice as the config file does."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    notes[:] = map(in_keys_of_a_run, notes)
 
 
 def _finish(run: RunFile, folder: Path, job: RunJob, result: RunResult, keeper: Keeper) -> Finished:

@@ -3,6 +3,7 @@
 Whoever reads it sees the former state or this one. Without the file the log says the same, as far as its last lines go.
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -33,6 +34,9 @@ def write_status(path: Path, status: RunStatus) -> None:
         raise ValidationError(
             f"{path} cannot be written: {error.strerror}", advice="free some space there"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # it became the file, or could not be made
+            aside.unlink()
 
 
 def read_status(path: Path, log_path: Path, *, now: float | None = None) -> RunStatus | None:

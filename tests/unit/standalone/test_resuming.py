@@ -60,6 +60,17 @@ def test_a_run_that_was_cut_off_is_not_lost_by_accident(cut_off: Path) -> None:
     assert checkpoint_at(cut_off) is None
 
 
+@pytest.mark.parametrize(("resume", "fresh"), [(False, False), (True, False), (False, True)])
+def test_checkpoints_of_another_program_are_not_removed(
+    tmp_path: Path, resume: bool, fresh: bool
+) -> None:
+    """`outputs` is where other trainers write too: nobody has said that those may go."""
+    (tmp_path / "checkpoint-500").mkdir()
+    with alone(tmp_path), pytest.raises(ValidationError, match="not written by a run of honed"):
+        begin(tmp_path, wanted(), resume=resume, fresh=fresh)
+    assert (tmp_path / "checkpoint-500").exists()
+
+
 @pytest.mark.feature("TR-062")
 def test_a_fresh_run_takes_the_place_of_another(cut_off: Path) -> None:
     """Its checkpoints go; without any there is nothing to go on from."""

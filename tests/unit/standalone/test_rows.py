@@ -112,3 +112,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="cannot be read") as raised:
         write_rows(tmp_path / "none.jsonl", tmp_path / "out.jsonl", text_field="text")
     assert "dataset.path" in str(raised.value.advice)
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """With the folder that can be another one."""
+    source = write_lines(tmp_path / "in.jsonl", [{"messages": TALK}])
+    with pytest.raises(ValidationError, match="/dev/full cannot be written: No space") as raised:
+        write_rows(source, Path("/dev/full"), text_field="text")
+    assert "training.output_dir" in str(raised.value.advice)

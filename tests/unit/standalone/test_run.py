@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 from datetime import datetime
@@ -13,7 +14,8 @@ import pytest
 
 from honed.errors import BusyError, ProcessFailedError, TrainingError, ValidationError
 from honed.standalone import Finished, RunStatus, read_status
-from honed.standalone.resuming import alone
+from honed.standalone.resuming import alone, checkpoint_at
+from honed.standalone.run import NOTHING_LEFT
 from tests.tiny_models import offline
 from tests.unit.processors.test_worker_process import worker_pid
 from tests.unit.standalone.parts import Told, config, do, write_splits
@@ -212,6 +214,7 @@ def test_the_merged_model_is_that_of_base_and_adapter(done: Done, tiny_base: Pat
     for name, weight in merged.state_dict().items():
         assert torch.equal(weight, whole.state_dict()[name].to(torch.bfloat16)), name
     assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert (folder / "manifest.json").read_bytes() == (done.lora / "manifest.json").read_bytes()
 
 
 @pytest.mark.feature("TR-052", "TR-053", "TR-082")
@@ -286,9 +289,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_base: Path, again: Path) ->
     name = next(name for name in weights if "mlp" in name)
     weights[name][0, 0] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    told = Told([], [], [])
     with pytest.raises(TrainingError, match="nan") as raised:
-        do(config(broken), again)
-    assert "1e-4 or 5e-5" in str(raised.value.advice)
+        do(config(broken), again, told, resume=True)
+    assert NOTHING_LEFT in told.notes
+    assert "training.learning_rate to 1e-4 or 5e-5" in str(raised.value.advice)
     status = read_status(again / "training-status.json", again / "none")
     assert status is not None
     assert not status.running
@@ -298,6 +303,24 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_base: Path, again: Path) ->
     assert by_log is not None
     assert by_log.error == status.error
     assert not (again / "models/checkpoints/lora").exists()
+
+
+@pytest.mark.feature("TR-063")
+def test_a_full_disk_is_told_though_nobody_can_write_it_down(tiny_base: Path, again: Path) -> None:
+    """Not even the worker's last word finds room there; the status says how it ended, and the checkpoint stays."""
+
+    def fill(status: RunStatus) -> None:
+        if status.step == 5:
+            resource.prlimit(worker_pid(again / "outputs/run"), resource.RLIMIT_FSIZE, (16, 16))
+
+    with pytest.raises(TrainingError, match=r"could not write its result.* disk is full") as raised:
+        do(config(tiny_base, training={"num_train_epochs": 50}), again, on_status=fill)
+    status = read_status(again / "training-status.json", again / "none")
+    assert status is not None
+    assert not status.running
+    assert str(raised.value) in str(status.error)
+    assert not (again / "models/checkpoints/lora").exists()
+    assert checkpoint_at(again / "outputs") is not None
 
 
 def test_two_runs_do_not_share_a_folder(tiny_base: Path, again: Path) -> None:

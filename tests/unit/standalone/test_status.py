@@ -1,6 +1,7 @@
 """Status, log and remarks of a run, by what a worker reports."""
 
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -154,3 +155,28 @@ def test_losses_are_judged(first: float | None, final: float | None, levels: lis
     assert [remark.level for remark in found] == levels
     is_diverging = first is not None and final is not None and final > first
     assert any("diverging" in remark.text for remark in found) == is_diverging
+
+
+def test_a_validation_loss_is_a_line_of_the_log(tmp_path: Path) -> None:
+    """Beside those of the steps, which stay the last that was told of the run."""
+    keeper = Keeper(tmp_path, tmp_path / "o", TrainSettings())
+    keeper.take(step(2))
+    keeper.take(Progress(phase="training", step=2, total_steps=10, validation_loss=1.25))
+    assert keeper.status.loss == step(2).loss
+    assert (tmp_path / LOG_FILE).read_text().endswith("Z validation loss 1.2500 after step 2\n")
+
+
+def test_the_error_of_a_run_is_not_hidden_by_one_of_its_status(tmp_path: Path) -> None:
+    """On a full disk neither status nor log can say how it ended; the run's own error goes up all the same."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    keeper = Keeper(folder, folder / "o", TrainSettings())
+    (folder / LOG_FILE).unlink()
+    (folder / LOG_FILE).symlink_to("/dev/full")
+    with pytest.raises(ValidationError, match="No space"):
+        keeper.note("x")
+    keeper.fail("the disk is full")
+    shutil.rmtree(folder)
+    keeper.fail("the disk is gone")
+    assert keeper.status.error == "the disk is gone"
+    assert not list(tmp_path.iterdir())
