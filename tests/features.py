@@ -237,7 +237,8 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         " errors of their own.",
         "SE-120": "Base model, address, port, GPU layers, context, slots, adapter and name make llama-server's command"
         " line; its pid and its log are files.",
-        "SE-121": "An adapter goes into service by a server that has it, which takes over when it has been proved.",
+        "SE-121": "An adapter goes into service by a second server, which takes over when it has been proved; one that"
+        " a server of the operator's has loaded, by its scale.",
         "SE-124": "Clients that ask without a pause see no failed request while adapters are exchanged, with two"
         " servers or with one.",
         "SE-125": "The address of the server that answers is right in each of the four states: down, starting, active,"

@@ -154,6 +154,8 @@ async def _tell_status(gateway: Gateway, supervisor: Supervisor) -> None:
 async def _serve_own_base(gateway: Gateway, config: Config) -> None:
     """Make the lane of the config's own scenario, once its base model is there as GGUF."""
     if config.serve.base_model_path is None and config.base_model is None:
+        if config.serve.external_url is not None:
+            await gateway.register(config.scenario, Registration())
         return
     try:
         await gateway.register(config.scenario, Registration())  # so that its state can be seen

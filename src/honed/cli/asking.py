@@ -105,6 +105,16 @@ def ask_gateway(config: Config) -> dict[str, Any] | None:
     return answer
 
 
+def ask_server(config: Config) -> dict[str, Any] | None:
+    """How the llama-server is doing that answers the scenario; None when none does, or the gateway does not tell."""
+    path = f"/v1/scenarios/{quote(config.scenario, safe='')}/server"
+    try:
+        answer: dict[str, Any] = _ask(config.serve_socket, "GET", path, None)
+    except ControlError:
+        return None
+    return answer
+
+
 def _ask(socket: Path, method: str, path: str, body: Any) -> Any:
     content = None if body is None else msgspec.json.encode(body)
     try:

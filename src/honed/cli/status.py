@@ -11,6 +11,7 @@ from honed.cli.asking import (
     ConfigFile,
     ask_daemon,
     ask_gateway,
+    ask_server,
     config_from,
     print_json,
 )
@@ -43,6 +44,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     found = config_from(config)
     answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
     answer["gateway"] = ask_gateway(found)
+    answer["server"] = ask_server(found) if answer["gateway"] else None
     if as_json:
         print_json(answer)
         return
@@ -66,6 +68,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say(told)
     say(f"in service  {answer['current_model'] or 'the base model'}")
     say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+    if answer["server"]:
+        say(f"server      {_server(answer['server'])}")
     if answer["gateway_problem"]:
         say(f"            {answer['gateway_problem']}")
     if answer["base_problem"]:
@@ -154,6 +158,22 @@ def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
     if lane is None:
         return "running, does not know this scenario"
     return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"
+
+
+def _server(vitals: dict[str, Any]) -> str:
+    who = f"pid {vitals['pid']}" if vitals["pid"] else f"your own at {vitals['address']}"
+    told = [who if vitals["is_healthy"] else f"{who}, does not answer its health check"]
+    if vitals["slots"] is not None:
+        told.append(
+            f"{vitals['busy_slots']} of {vitals['slots']} slots busy, {vitals['ctx_size']} tokens each"
+        )
+    if vitals["deferred"]:
+        told.append(f"{vitals['deferred']} requests wait for one")
+    if vitals["generated_tokens"] is not None:
+        told.append(f"{vitals['generated_tokens']} tokens generated")
+    if vitals["private_bytes"] is not None:
+        told.append(f"{vitals['private_bytes'] / 2**20:.0f} MiB beside the weights")
+    return ", ".join(told)
 
 
 def _time(ms: int) -> str:

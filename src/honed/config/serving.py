@@ -2,15 +2,16 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from honed.config.sections import Section
 from honed.config.values import Duration, Size
 
-Strategy = Literal["auto", "blue_green", "hold"]
+Strategy = Literal["auto", "blue_green", "hold", "in_place"]
 """How adapters are exchanged."""
+_URL: Final = r"^http://(\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+):[0-9]+/?$"
 
 
 class ServeSection(Section):
@@ -33,6 +34,10 @@ class ServeSection(Section):
     /run/honed-serve/serve.sock."""
     llama_server: Path | None = Field(None, examples=["/usr/local/bin/llama-server"])
     """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
+    external_url: str | None = Field(None, pattern=_URL, examples=["http://127.0.0.1:8081"])
+    """A llama-server that you run yourself: the gateway never starts or stops it. Adapters are put into service only
+    as far as it can exchange them while it runs.
+    """
     base_model_path: Path | None = Field(None, examples=["/srv/models/base-f16.gguf"])
     """The base model as GGUF; default: converted once from `base_model` into `data_dir/llama`."""
     ctx_size: int = Field(4096, ge=64)
@@ -45,7 +50,8 @@ class ServeSection(Section):
     """Layers on the GPU, where llama-server has one; 0 keeps it free for training."""
     strategy: Strategy = "auto"
     """How adapters are exchanged. blue_green: a second server comes up first, nobody waits; hold: requests wait in
-    the gateway while the one server restarts, for want of memory; auto: what fits, seen at each switch.
+    the gateway while the one server restarts, for want of memory; auto: what fits, seen at each switch; in_place: for
+    a llama-server that loads adapters while it runs, which it is asked.
     """
     startup_timeout: Duration = timedelta(seconds=120)
     """How long a llama-server may take to load and answer."""

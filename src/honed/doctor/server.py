@@ -9,6 +9,8 @@ from honed.machine.llama_server import on_path, program
 def llama_server(patient: Patient) -> Found:
     """The one that the config names, else the bundled one; it is asked for version and devices."""
     config = patient.maybe_config
+    if config is not None and config.serve.external_url is not None:
+        return ok(f"your own at {config.serve.external_url}; honed neither starts nor stops it")
     named = config.serve.llama_server if config else None
     try:
         found = program(named)

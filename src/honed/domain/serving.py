@@ -2,6 +2,7 @@
 
     GET  /v1/serving                        -> Serving
     PUT  /v1/scenarios/{scenario}           Registration -> LaneStatus; repeating it changes nothing
+    GET  /v1/scenarios/{scenario}/server    -> ServerVitals
     POST /v1/scenarios/{scenario}/switch    SwitchOrder -> Switched; what is served already is
     answered at once
     POST /v1/scenarios/{scenario}/canary    CanaryOrder -> CandidateStatus; repeating it changes the
@@ -101,7 +102,7 @@ class Switched(Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]
     """Phase to duration: `start`, `probe`, `drain`, `stop`; empty when there was nothing to do."""
     strategy: str | None = None
-    """`blue_green` or `hold`; None when there was nothing to do."""
+    """`blue_green`, `hold` or `in_place`; None when there was nothing to do."""
     reason: str | None = None
     """Why it was chosen."""
 
@@ -185,6 +186,33 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """
     candidate: CandidateStatus | None = None
     """The version beside the live one."""
+
+
+class ServerVitals(Struct, frozen=True, kw_only=True):
+    """How the llama-server that answers is doing; what it does not tell is None."""
+
+    model_id: str | None
+    address: str
+    pid: int | None
+    """None: the operator runs it."""
+    is_healthy: bool
+    """Whether it answered a health check now."""
+    slots: int | None
+    """Requests that it answers at a time."""
+    busy_slots: int | None
+    ctx_size: int | None
+    """Tokens of context of each slot."""
+    deferred: int | None
+    """Requests that wait for a slot."""
+    prompt_tokens: int | None
+    """Read since it started; `cached_tokens` came from its cache."""
+    cached_tokens: int | None
+    generated_tokens: int | None
+    generated_per_s: float | None
+    """Tokens a second, on the average since it was asked last."""
+    private_bytes: int | None
+    """Memory that it shares with nobody; the weights are mapped and shared."""
+    log: str | None
 
 
 class Serving(Struct, frozen=True, kw_only=True):

@@ -60,11 +60,15 @@ def control_app(gateway: Gateway) -> Starlette:
         order = await _body(request, CandidateOrder)
         return await gateway.withdraw(request.path_params["scenario"], order)
 
+    async def server(request: Request) -> Struct:
+        return await gateway.vitals(request.path_params["scenario"])
+
     return Starlette(
         routes=[
             Route("/v1/serving", _json(serving)),
             Route("/serving", _json(serving)),
             Route("/v1/scenarios/{scenario}", _json(register), methods=["PUT"]),
+            Route("/v1/scenarios/{scenario}/server", _json(server)),
             Route("/v1/scenarios/{scenario}/switch", _json(switch), methods=["POST"]),
             Route("/v1/scenarios/{scenario}/canary", _json(canary), methods=["POST"]),
             Route("/v1/scenarios/{scenario}/promote", _json(promote), methods=["POST"]),

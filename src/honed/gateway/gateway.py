@@ -20,6 +20,7 @@ from honed.domain.serving import (
     CandidateStatus,
     LaneStatus,
     Registration,
+    ServerVitals,
     Serving,
     Switched,
     SwitchOrder,
@@ -28,6 +29,7 @@ from honed.errors import ApplyError, BaseMismatchError, NotFoundError, Validatio
 from honed.gateway import canary
 from honed.gateway.lane import Lane
 from honed.gateway.state import Remembered, read_state, write_state
+from honed.gateway.vitals import vitals
 
 MAX_LANES: Final = 64
 STATE_FILE: Final = "serving.json"
@@ -157,6 +159,11 @@ class Gateway:
             NotFoundError: the scenario is not registered.
             ApplyError: it could not be put beside the live one, which answers everything, as before.
         """
+        if self.section.external_url is not None:
+            raise ApplyError(
+                f"{scenario}: a version beside the live one takes a second server, and this one is the operator's own",
+                advice="leave starting llama-server to honed: without serve.external_url",
+            )
         assert self._tasks is not None, "the gateway is not open"
         return await canary.begin(self._lane(scenario), order, self._tasks)
 
@@ -177,6 +184,18 @@ class Gateway:
             ApplyError: another one is tried, or it is live.
         """
         return await canary.withdraw(self._lane(scenario), order.model_id)
+
+    async def vitals(self, scenario: str) -> ServerVitals:
+        """How the server is doing that answers the scenario now.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+            ApplyError: nothing answers it now.
+        """
+        lane = self._lane(scenario)
+        if lane.backend is None:
+            raise ApplyError(f"{scenario}: nothing is served now, the lane is {lane.state}")
+        return await vitals(lane.backend)
 
     def _lane(self, scenario: str) -> Lane:
         lane = self.lanes.get(scenario)

@@ -156,8 +156,12 @@ class Lane:
 
     @property
     def _is_coming(self) -> bool:
-        has_base = self.base_gguf is not None or self.is_preparing
-        return has_base and not self._attempts.are_hopeless
+        return (self._has_base or self.is_preparing) and not self._attempts.are_hopeless
+
+    @property
+    def _has_base(self) -> bool:
+        """Whether there is something to start, or a server that is not ours."""
+        return self.base_gguf is not None or self.section.external_url is not None
 
     def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""
@@ -261,7 +265,7 @@ class Lane:
             self._changed = anyio.Event()
             try:
                 async with self._starting:
-                    if self.backend is None and self.base_gguf is not None:
+                    if self.backend is None and self._has_base:
                         await self.bring_up()
                     elif self.backend is not None and self.backend.facts is None:
                         await self._compare_late(self.backend)
@@ -277,11 +281,7 @@ class Lane:
                 self._attempts.begin_anew()
 
     async def bring_up(self) -> None:
-        """Start what should be served, with nothing serving now.
-
-        Raises:
-            ApplyError: as `start`.
-        """
+        """Start what should be served, with nothing serving now; raises as `start`."""
         self.state = "starting"
         backend = await self.start(self.adapter)
         warn_if_unsure(backend, scenario=self.scenario)
@@ -300,12 +300,10 @@ class Lane:
         backend.facts = launch.facts
 
     async def see_files(self, adapter: AdapterRef | None) -> Launch:
-        """Look at everything that a server of this adapter is launched with.
-
-        Raises:
-            ApplyError: as `launch.see_files`.
-        """
-        return await see_files(self.scenario, self.base_gguf, self.base_facts, adapter)
+        """Look at everything that a server of this adapter is launched with; raises as `launch.see_files`."""
+        files = (self.base_gguf, self.base_facts, adapter)
+        needs_base = self.section.external_url is None
+        return await see_files(self.scenario, *files, needs_base=needs_base)
 
     def _failed(self, error: ApplyError) -> None:
         self.error = str(error)

@@ -30,10 +30,16 @@ still drains; a candidate, and the one before it.
 class Launch:
     """A base model, perhaps an adapter, and what is known of both; their files have been looked at."""
 
-    base_gguf: Path
+    base_gguf: Path | None
+    """None: of a server that the operator runs, not known."""
     facts: BaseFacts | None
     adapter: AdapterRef | None
     fingerprint: Fingerprint | None
+
+    @property
+    def adapter_gguf(self) -> Path | None:
+        """The adapter's file."""
+        return Path(self.adapter.path) / ADAPTER_GGUF if self.adapter else None
 
     def plan(
         self, scenario: str, section: ServeSection, folder: Path, *, taken: Collection[str]
@@ -43,8 +49,8 @@ class Launch:
         return ServerPlan(
             name=next(name for name in names if name not in taken),
             alias=scenario,
-            base_gguf=self.base_gguf,
-            adapter_gguf=Path(self.adapter.path) / ADAPTER_GGUF if self.adapter else None,
+            base_gguf=self.base_gguf or Path(),
+            adapter_gguf=self.adapter_gguf,
             section=section,
             folder=folder,
         )
@@ -68,9 +74,21 @@ class Launch:
 
 
 async def see_files(
-    scenario: str, base_gguf: Path | None, base_facts: Path | None, adapter: AdapterRef | None
+    scenario: str,
+    base_gguf: Path | None,
+    base_facts: Path | None,
+    adapter: AdapterRef | None,
+    *,
+    needs_base: bool = True,
 ) -> Launch:
     """Look at everything that a server is launched with; nothing is started.
+
+    Args:
+        scenario: whose server it is.
+        base_gguf: the base model.
+        base_facts: file with the facts about it.
+        adapter: what it is to have.
+        needs_base: False for a server that the operator has started.
 
     Raises:
         BaseMismatchError: the base model is another one than its facts say.
@@ -82,7 +100,7 @@ async def see_files(
     def look() -> Launch:
         facts = facts_for(base_gguf, base_facts, scenario=scenario) if base_gguf else None
         fingerprint = see_adapter(adapter, facts) if adapter else None
-        if base_gguf is None:
+        if base_gguf is None and needs_base:
             raise ApplyError(
                 f"{scenario}: the gateway has no base model for it yet",
                 advice="set base_model or serve.base_model_path",

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from honed.lifeline import adopt_orphans, descendants, end_with_parent
 
 _HTTP_THREADS = 64  # each waiting request holds one; probes must not queue behind a swarm's streams
-_ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request, and nobody rotates the log
+_ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request
 
 
 def main(path: str) -> None:
@@ -58,7 +58,17 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
         str(args["n_gpu_layers"]),
     ]
     line += ["-t", str(args["threads"]), "-tb", str(args["threads"]), "-a", args["alias"]]
-    return [*line, "--no-webui", "--threads-http", str(_HTTP_THREADS), "-lv", str(_ERRORS_ONLY)]
+    if not args["keeps_prompts"]:
+        line += ["--cache-ram", "0"]
+    return [
+        *line,
+        "--metrics",
+        "--no-webui",
+        "--threads-http",
+        str(_HTTP_THREADS),
+        "-lv",
+        str(_ERRORS_ONLY),
+    ]
 
 
 def _keep(args: dict[str, Any]) -> NoReturn:
@@ -125,6 +135,9 @@ def _run_bundled(args: dict[str, Any]) -> None:
     params.n_threads_http = _HTTP_THREADS
     params.model_alias = {args["alias"]}
     params.verbosity = _ERRORS_ONLY
+    params.endpoint_metrics = True
+    if not args["keeps_prompts"]:
+        params.cache_ram_mib = 0
     params.ui = params.fit_params = False
     try:
         server = xllamacpp.Server(params)  # blocks until the model is loaded

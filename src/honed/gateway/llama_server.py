@@ -23,11 +23,11 @@ from msgspec import Struct
 from honed import log
 from honed.config import ServeSection
 from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
+from honed.gateway import server_log
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
 _STOP_GRACE_S: Final = 1.0
 _HEALTH_EVERY_S: Final = 0.02
-_LOG_TAIL_BYTES: Final = 64 << 10
 
 
 class ChildArgs(Struct, frozen=True, kw_only=True):
@@ -44,6 +44,8 @@ class ChildArgs(Struct, frozen=True, kw_only=True):
     parallel: int
     threads: int
     n_gpu_layers: int
+    keeps_prompts: bool
+    """Whether prompts are cached in the host's memory; adapters exchanged in place would leak through it."""
 
 
 class _Lora(Struct):
@@ -83,6 +85,7 @@ class ServerPlan:
             parallel=section.parallel,
             threads=section.threads or max(1, (os.cpu_count() or 2) - 1),
             n_gpu_layers=section.n_gpu_layers,
+            keeps_prompts=section.strategy != "in_place",
         )
 
     @property
@@ -103,9 +106,18 @@ class LlamaServer:
         self.plan = plan
         self.address: Address | None = None
         self.is_stopping = False
+        self.answers_with = plan.adapter_gguf
+        """The adapter that it was put to answer with; None is the bare base."""
+        self.is_exchanging = False
+        """Whether that is just being changed."""
         self.verdict: str | None = None
         """Why the gateway ended it, where that was not a stop."""
         self._process = process
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it is the operator's own, and none of our processes."""
+        return False
 
     @property
     def pid(self) -> int:
@@ -151,16 +163,11 @@ class LlamaServer:
     def _signal(self, number: signal.Signals) -> None:
         """To the whole group: the process leads a session of its own."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+            os.killpg(self._process.pid, number)
 
     def faults(self) -> str:
         """The last error lines of the server's log."""
-        with contextlib.suppress(OSError), self.plan.log_path.open("rb") as lines:
-            lines.seek(max(0, lines.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-            text = lines.read().decode(errors="replace").splitlines()
-            faults = [line for line in text if " E " in line] or text[-3:]
-            return " | ".join(faults[-5:]) or "its log is empty"
-        return "its log cannot be read"
+        return server_log.faults(self.plan.log_path)
 
     async def check_adapter(self) -> None:
         """See that the server has exactly the planned adapter, at scale 1.
@@ -220,9 +227,7 @@ async def _spawn(plan: ServerPlan) -> Process:
         plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         args_path = plan.folder / f"{plan.name}.args.json"
         args_path.write_bytes(msgspec.json.encode(plan.child_args()))
-        if plan.log_path.exists():  # what a server wrote before it died is worth a second look
-            plan.log_path.replace(plan.log_path.with_suffix(".log.1"))
-        with plan.log_path.open("wb") as stderr:
+        with server_log.begin(plan.log_path) as stderr:
             # A session of its own: Ctrl-C in a terminal reaches the gateway alone, which drains
             # first.
             with anyio.CancelScope(shield=True):  # cancelled half-way, nobody would own the child

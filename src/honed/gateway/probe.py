@@ -40,9 +40,17 @@ class _Tokens(Struct):
     tokens: list[int]
 
 
-async def ask(address: Address, fingerprint: Fingerprint) -> Answers:
+async def ask(
+    address: Address, fingerprint: Fingerprint, *, slot: int = -1, has_cache: bool = False
+) -> Answers:
     """What a server answers to the fingerprint's prompts; goes past the relay, so nothing is
     captured.
+
+    Args:
+        address: of the server.
+        fingerprint: what is asked.
+        slot: which of its slots is asked; -1 leaves it to the server.
+        has_cache: whether it may answer from a prompt cache.
 
     Raises:
         ProbeFailedError: it does not answer within 30 s in all, or not with log-probabilities.
@@ -52,7 +60,8 @@ async def ask(address: Address, fingerprint: Fingerprint) -> Answers:
             printable = await _printable(address)
             answers: list[float] = []
             for prompt in fingerprint.prompts:
-                answers += await _logprobs(address, prompt, fingerprint.vocab_size, printable)
+                how = {"id_slot": slot, "cache_prompt": has_cache}
+                answers += await _logprobs(address, prompt, fingerprint.vocab_size, printable, how)
             return tuple(answers)
     except TimeoutError:
         raise ProbeFailedError(
@@ -74,7 +83,11 @@ async def _printable(address: Address) -> int:
 
 
 async def _logprobs(
-    address: Address, prompt: FingerprintPrompt, vocab_size: int, printable: int
+    address: Address,
+    prompt: FingerprintPrompt,
+    vocab_size: int,
+    printable: int,
+    how: dict[str, int],
 ) -> list[float]:
     likeliest = max(_FIRST_PROBS, 2 * len(prompt.token_ids))
     for num_probs in (min(likeliest, vocab_size), vocab_size):
@@ -83,7 +96,7 @@ async def _logprobs(
             "n_predict": 1,
             "n_probs": num_probs,
             "temperature": 0,
-            "cache_prompt": False,
+            **how,
             # Forces the token; the probabilities that come back are those before it.
             "logit_bias": [[printable, 1000]],
         }

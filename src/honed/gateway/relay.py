@@ -37,7 +37,17 @@ from honed.gateway.wanted import Wanted, scenario_in, version_in
 
 _HELD_MAX: Final = 16
 """Times `max_body`: bytes of request bodies that may be in memory at a time."""
-_FORBIDDEN: Final = frozenset((("POST", "/lora-adapters"), ("POST", "/props")))
+_FORBIDDEN: Final = frozenset(
+    ("POST", path)
+    for path in (
+        "/lora-adapters",
+        "/lora-adapters/load",
+        "/lora-adapters/unload",
+        "/models/load",
+        "/models/unload",
+        "/props",
+    )
+)
 """They change what the server answers, past every proof."""
 
 

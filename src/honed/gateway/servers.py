@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from honed import log
 from honed.config import ServeSection
-from honed.gateway import llama_server
+from honed.gateway import external, in_place, llama_server, server_log
 from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
@@ -54,19 +55,24 @@ class Servers:
         tasks = self.tasks
         assert tasks is not None, "nobody would watch the server"
         plan = launch.plan(self._scenario, self._section, self._folder, taken=self._names)
+        is_ours = self._section.external_url is None
         self._names.add(plan.name)
         try:
-            server = await llama_server.start(plan)
+            server = await (llama_server.start(plan) if is_ours else external.connect(plan))
         except BaseException:
             self._names.discard(plan.name)
             raise
         self._running.add(server)
         try:
-            backend = await launch.examine(server)
+            backend = await (launch.examine(server) if is_ours else in_place.take(launch, server))
         except BaseException:
             await self.stop(server)
             raise
         tasks.start_soon(self._watch, server)
+        if isinstance(server, external.ExternalServer):
+            tasks.start_soon(server.look)
+        else:
+            tasks.start_soon(self._keep_log_small, server)
         return backend
 
     async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
@@ -101,6 +107,17 @@ class Servers:
 
     async def _kill(self, server: LlamaServer) -> None:
         await self.stop(server, grace_s=0)
+
+    async def _keep_log_small(self, server: LlamaServer) -> None:
+        """Cut the log of a server when it has grown large, until it ends."""
+        while not server.has_ended:
+            await anyio.sleep(server_log.CHECK_EVERY_S)
+            try:
+                await to_thread.run_sync(server_log.cut, server.plan.log_path)
+            except OSError as error:
+                log.get(path=str(server.plan.log_path)).warning(
+                    log.STATE_UNWRITTEN, error=str(error)
+                )
 
     async def _watch(self, server: LlamaServer) -> None:
         """Notice when a server ends by itself."""

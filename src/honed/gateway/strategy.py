@@ -3,6 +3,8 @@
 blue_green  a second server comes up beside the first, which answers until the flip
 hold        the first server ends, requests wait in the gateway while the second one starts
 
+in_place    the server that runs exchanges its adapter, requests wait meanwhile; where it can, and was asked for
+
 Blue/green makes nobody wait, and needs room for two servers; hold needs it for one.
 """
 
@@ -61,8 +63,12 @@ def choose(asked: Strategy, headrooms: Sequence[Headroom]) -> Choice:
 
 def measure(section: ServeSection, pid: int, *, num_more: int = 1) -> list[Headroom]:
     """Room for servers like the one that runs as `pid`; the weights are mapped and shared, so they do not count."""
-    needed = sum(map(private_bytes, (pid, *descendants(pid))))
-    return [Headroom("memory", needed * num_more, memory().available)]
+    return [Headroom("memory", private_bytes_of_all(pid) * num_more, memory().available)]
+
+
+def private_bytes_of_all(pid: int) -> int:
+    """As `private_bytes`, of a process and of those that it has started."""
+    return sum(map(private_bytes, (pid, *descendants(pid))))
 
 
 def private_bytes(pid: int) -> int:

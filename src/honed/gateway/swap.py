@@ -1,4 +1,4 @@
-"""The two ways from one server to the next; `switch` chooses.
+"""The ways from one adapter to the next; `switch` chooses.
 
 Each returns the seconds of its phases, and whatever fails leaves the former adapter in service, or brings it back.
 """
@@ -11,8 +11,9 @@ from honed import log
 from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef
 from honed.errors import ApplyError, ProbeFailedError
-from honed.gateway import probe
+from honed.gateway import probe, runtime
 from honed.gateway.backend import Backend
+from honed.gateway.in_place import Exchange
 from honed.gateway.lane import Lane
 
 Seconds = dict[str, float]
@@ -73,6 +74,60 @@ async def hold(lane: Lane, target: AdapterRef | None) -> Seconds:
     with anyio.CancelScope(shield=True):
         await lane.remember()
     return ended | {"start": started - began, "probe": proved - started}
+
+
+async def in_place(lane: Lane, target: AdapterRef | None) -> Seconds:
+    """The server exchanges its adapter itself, while requests wait in the gateway.
+
+    Nobody waits for a server that cannot. One that fails, or still answers from caches of the former adapter, goes back
+    to that; one that has not finished what it has in time is left as it is, for answers would mix.
+    """
+    async with lane.starting():
+        old = lane.backend
+        assert old is not None
+        launch = await lane.see_files(target)
+        exchange = Exchange(await runtime.ask(old.address), launch.adapter_gguf)
+        began = time.monotonic()
+        lane.withdraw()
+        old.server.is_exchanging = True
+        try:
+            with anyio.move_on_after(lane.section.drain_timeout.total_seconds()):
+                await old.drained()
+            drained = time.monotonic()
+            if old.in_flight:
+                raise ApplyError(
+                    f"{old.in_flight} requests had not ended after {drained - began:.1f} s",
+                    advice="raise serve.drain_timeout",
+                )
+            asked = launch.fingerprint or old.fingerprint
+            try:
+                former = await exchange.make(asked)
+                answers = await probe.ask(old.address, asked) if asked is not None else None
+                kept = answers if launch.fingerprint else None
+                new = Backend(
+                    old.server, old.address, target, launch.fingerprint, kept, launch.facts
+                )
+                await prove(lane, new, old, former)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await exchange.undo()
+                raise
+        except BaseException:
+            lane.serve(_anew(old))
+            raise
+        finally:
+            old.server.is_exchanging = False
+        old.server.answers_with = launch.adapter_gguf
+        lane.serve(new)
+    with anyio.CancelScope(shield=True):
+        await lane.remember()
+        await exchange.finish()
+    return {"drain": drained - began, "exchange": time.monotonic() - drained}
+
+
+def _anew(old: Backend) -> Backend:
+    """The same server, put into service once more; requests that it still has are counted by the former one."""
+    return Backend(old.server, old.address, old.adapter, old.fingerprint, old.answers, old.facts)
 
 
 async def _with_the_former(lane: Lane, old: Backend, error: ApplyError) -> ApplyError:

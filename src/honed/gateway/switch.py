@@ -12,7 +12,7 @@ from honed.gateway.backend import Backend
 from honed.gateway.lane import Lane
 from honed.gateway.strategy import Choice
 
-_WAYS: Final = {"blue_green": swap.blue_green, "hold": swap.hold}
+_WAYS: Final = {"blue_green": swap.blue_green, "hold": swap.hold, "in_place": swap.in_place}
 
 
 async def switch(lane: Lane, order: SwitchOrder) -> Switched:
@@ -69,6 +69,8 @@ async def choose(lane: Lane) -> Choice:
     """The way in which this lane would get another server now."""
     if lane.backend is None:
         return Choice("blue_green", "nothing is served now")
-    pid = lane.backend.server.pid
-    headrooms = await to_thread.run_sync(strategy.measure, lane.section, pid)
+    server = lane.backend.server
+    if server.is_external:
+        return Choice("in_place", "the server is the operator's own")
+    headrooms = await to_thread.run_sync(strategy.measure, lane.section, server.pid)
     return strategy.choose(lane.section.strategy, headrooms)

@@ -152,7 +152,8 @@ import xllamacpp
 parser = argparse.ArgumentParser()
 for name in "-m --host --port --lora -c -np -ngl -t -tb -a --threads-http -lv".split():
     parser.add_argument(name)
-parser.add_argument("--no-webui", action="store_true", required=True)
+for name in ("--no-webui", "--metrics"):
+    parser.add_argument(name, action="store_true", required=True)
 args = vars(parser.parse_args())
 params = xllamacpp.CommonParams()
 params.model.path, params.hostnames, params.port = args["m"], [args["host"]], int(args["port"])

@@ -1,0 +1,226 @@
+"""A llama-server that the operator runs: relayed to, never ended, its adapters exchanged only as far as it can."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+
+from honed.adapter_files import ADAPTER_GGUF
+from honed.config import ServeSection
+from honed.domain.serving import SwitchOrder
+from honed.errors import ApplyError, ProbeFailedError
+from honed.gateway import runtime
+from honed.gateway.lane import Lane
+from honed.gateway.switch import switch
+from honed.gateway.upstream import Address, fetch
+from honed.gateway.wanted import ANY
+from tests.served import Load, is_serving, model, servers_of, serving, until
+from tests.unit.gateway.stub import Request, answering, remember, upstream
+
+pytestmark = pytest.mark.anyio
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def own_llama(
+    base: Path, *adapters: Path, port: int | None = None, cache_ram: int = 0, loads: bool = False
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Somebody's llama-server with these adapters loaded; its address."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "tests.own_llama", str(port), str(base)]
+    command += [str(folder / ADAPTER_GGUF) for folder in adapters]
+    command += ["--cache-ram", str(cache_ram), *(["--loads"] if loads else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"up\n"
+            yield f"http://127.0.0.1:{port}", server
+        finally:
+            server.kill()
+
+
+async def has_adapter(url: str) -> bool:
+    return bool(await runtime.applied(Address.parse(url)))
+
+
+@pytest.mark.feature("SE-121")
+async def test_loaded_adapters_are_exchanged_by_their_scales(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """Clients never see a failure nor a mixed answer; the server is the same at the end, and runs on."""
+    with own_llama(tiny_gguf, *tiny_adapters) as (url, server):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            expected = dict([await served.answer()])
+            for folder in tiny_adapters:
+                await served.applier.apply(model(folder), previous=None)
+                name, text = await served.answer()
+                expected[name] = text
+            assert list(expected) == ["base", "tiny@1", "tiny@2"]
+            assert len(set(expected.values())) == 3
+            load = Load(served)
+            async with anyio.create_task_group() as clients:
+                for i in range(3):
+                    clients.start_soon(load.client, i % 2 == 0)
+                for version in (model(tiny_adapters[0]), None, model(tiny_adapters[1])):
+                    await load.more(6)
+                    await served.applier.apply(version, previous=None)
+                await load.more(6)
+                clients.cancel_scope.cancel()
+            assert load.failures == []
+            assert [answer for answer in load.answers if expected[answer[0]] != answer[1]] == []
+            assert {name for name, _ in load.answers} == set(expected)
+            assert servers_of(tmp_path) == []
+        assert server.poll() is None
+
+
+async def test_prompt_cache_of_the_host_is_found_out(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The server would answer known prompts from a cache of the former adapter: refused, and that one serves on."""
+    with own_llama(tiny_gguf, *tiny_adapters, cache_ram=64) as (url, _):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            before = await served.answer()
+            with pytest.raises(ProbeFailedError, match="prompt cache of the former adapter"):
+                await served.applier.apply(model(tiny_adapters[0]), previous=None)
+            assert await served.answer() == before
+            assert before[0] == "base"
+            lane = await served.lane()
+            assert (lane.state, lane.model_id, lane.is_serving) == ("active", None, True)
+
+
+async def test_adapter_that_the_server_does_not_have_is_refused(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The error says what it has and how it should be started; nobody waits."""
+    with own_llama(tiny_gguf, tiny_adapters[0]) as (url, _):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            with pytest.raises(ApplyError, match="cannot load adapters while it runs") as refused:
+                await served.applier.apply(model(tiny_adapters[1]), previous=None)
+            assert refused.value.advice is not None
+            assert "--lora-init-without-apply --cache-ram 0" in refused.value.advice
+            assert (await served.answer())[0] == "base"
+
+
+async def test_adapter_that_does_not_answer_as_it_should_is_taken_back(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The probe fails after the scales were set: they are set back."""
+    first, second = tiny_adapters
+    wrong = tmp_path / "tiny@9"
+    shutil.copytree(second, wrong)
+    shutil.copy(first / ADAPTER_GGUF, wrong)
+    with own_llama(tiny_gguf, first, wrong) as (url, _):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            await served.applier.apply(model(first), previous=None)
+            before = await served.answer()
+            with pytest.raises(ProbeFailedError, match="does not answer as tiny@9 should"):
+                await served.applier.apply(model(wrong), previous=model(first))
+            assert await served.answer() == before
+
+
+async def test_server_that_loads_adapters_is_used_so(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """It is asked, not told by the config; the former adapter is dropped."""
+    with own_llama(tiny_gguf, *tiny_adapters, loads=True) as (url, _):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            names = []
+            for folder in (*tiny_adapters, tiny_adapters[0]):
+                await served.applier.apply(model(folder), previous=None)
+                names.append((await served.answer())[0])
+            assert names == ["tiny@1", "tiny@2", "tiny@1"]
+            found = await runtime.ask(Address.parse(url))
+            assert found.can_load
+            assert [each.scale for each in found.adapters] == [0.0, 0.0, 1.0]
+
+
+async def test_server_that_went_and_came_back_has_its_adapter_again(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """It starts without adapters applied; the gateway looks for it and puts its own into service."""
+    port = free_port()
+    with own_llama(tiny_gguf, *tiny_adapters, port=port) as (url, first):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            await served.applier.apply(model(tiny_adapters[0]), previous=None)
+            before = await served.answer()
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait()
+            with own_llama(tiny_gguf, *tiny_adapters, port=port) as (_, second):
+                await until(lambda: has_adapter(url))
+                await until(lambda: is_serving(served.applier))
+                assert await served.answer() == before
+                assert second.poll() is None
+
+
+async def test_requests_that_do_not_end_are_not_mixed(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """The exchange is given up when they last for longer than `drain_timeout`; the former adapter answers on."""
+    order = SwitchOrder(model_id="tiny@1", adapter_path=str(tiny_adapters[0]))
+    with own_llama(tiny_gguf, *tiny_adapters) as (url, _):
+        section = ServeSection(external_url=url, drain_timeout=timedelta(milliseconds=50))
+        lane = Lane("tiny", section, tmp_path, remember)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lane.run)
+            with anyio.fail_after(60):
+                while (backend := lane.pick(ANY)) is None:
+                    await anyio.sleep(0.01)
+            lane.enter(backend)
+            with pytest.raises(ApplyError, match="1 requests had not ended after"):
+                await switch(lane, order)
+            assert lane.backend is not None
+            assert (lane.state, lane.backend.model_id) == ("active", None)
+            assert await runtime.applied(backend.address) == []
+            lane.leave(backend)
+            done = await switch(lane, order)
+            assert (done.strategy, lane.backend.model_id) == ("in_place", "tiny@1")
+            tasks.cancel_scope.cancel()
+
+
+async def test_router_is_told_apart(tmp_path: Path) -> None:
+    """A llama-server without a model starts servers by itself: adapters are not exchanged through it."""
+    models = {"data": [{"id": "a", "status": {"value": "unloaded"}}]}
+    async with upstream(answering(models)) as seen:
+        found = await runtime.ask(seen.address)
+    assert found.is_router
+    with pytest.raises(ApplyError, match="is a router"):
+        found.check(None)
+
+
+async def test_server_with_a_key_says_what_to_do() -> None:
+    """The gateway has no key for it."""
+
+    async def script(request: Request, writer: object) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")  # type: ignore[attr-defined]
+
+    async with upstream(script) as seen:
+        with pytest.raises(ApplyError) as refused:
+            await runtime.ask(seen.address)
+    assert refused.value.advice == "start it without --api-key; the gateway asks for keys itself"
+
+
+async def test_slots_forget(tiny_gguf: Path) -> None:
+    """What a slot remembers of its last prompt is overwritten."""
+    with own_llama(tiny_gguf) as (url, _):
+        address = Address.parse(url)
+        order = b'{"prompt": "disk: inspect the disk", "n_predict": 1, "id_slot": 1, "cache_prompt": true}'
+        cached = []
+        for forgets in (False, False, True):
+            if forgets:
+                await runtime.forget(address, 2)
+            _, body = await fetch(address, "POST", "/completion", order)
+            cached.append(b'"cache_n":0' in body)
+    assert cached == [True, False, True]
