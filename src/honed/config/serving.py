@@ -47,7 +47,7 @@ class ServeSection(Section):
     threads: int = Field(0, ge=0)
     """CPU threads of each llama-server; 0 means all cores but one."""
     n_gpu_layers: int = Field(99, ge=0)
-    """Layers on the GPU, where llama-server has one; 0 keeps it free for training."""
+    """Layers on the GPU, where llama-server has one, and fewer where not so many fit; 0 keeps it free for training."""
     strategy: Strategy = "auto"
     """How adapters are exchanged. blue_green: a second server comes up first, nobody waits; hold: requests wait in
     the gateway while the one server restarts, for want of memory; auto: what fits, seen at each switch; in_place: for

@@ -17,6 +17,7 @@ from typing import Final
 
 import anyio
 import msgspec
+from anyio import to_thread
 from anyio.abc import Process
 from msgspec import Struct
 
@@ -24,6 +25,7 @@ from honed import log
 from honed.config import ServeSection
 from honed.errors import HealthTimeoutError, ProbeFailedError, ServerStartError
 from honed.gateway import server_log
+from honed.gateway.gpu import fitting_layers
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
 _STOP_GRACE_S: Final = 1.0
@@ -84,7 +86,7 @@ class ServerPlan:
             n_ctx=section.ctx_size * section.parallel,
             parallel=section.parallel,
             threads=section.threads or max(1, (os.cpu_count() or 2) - 1),
-            n_gpu_layers=section.n_gpu_layers,
+            n_gpu_layers=fitting_layers(section, self.base_gguf),
             keeps_prompts=section.strategy != "in_place",
         )
 
@@ -226,7 +228,8 @@ async def _spawn(plan: ServerPlan) -> Process:
     try:
         plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         args_path = plan.folder / f"{plan.name}.args.json"
-        args_path.write_bytes(msgspec.json.encode(plan.child_args()))
+        args = await to_thread.run_sync(plan.child_args)
+        args_path.write_bytes(msgspec.json.encode(args))
         with server_log.begin(plan.log_path) as stderr:
             # A session of its own: Ctrl-C in a terminal reaches the gateway alone, which drains
             # first.

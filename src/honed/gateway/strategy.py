@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from honed.config import ServeSection
 from honed.config.serving import Strategy
+from honed.gateway import gpu
 from honed.lifeline import descendants
 from honed.machine.memory import memory
 
@@ -61,9 +62,13 @@ def choose(asked: Strategy, headrooms: Sequence[Headroom]) -> Choice:
     return Choice("blue_green", "; ".join(map(str, headrooms)) or "nothing serves yet")
 
 
-def measure(section: ServeSection, pid: int, *, num_more: int = 1) -> list[Headroom]:
-    """Room for servers like the one that runs as `pid`; the weights are mapped and shared, so they do not count."""
-    return [Headroom("memory", private_bytes_of_all(pid) * num_more, memory().available)]
+def measure(section: ServeSection, base_gguf: Path, pid: int) -> list[Headroom]:
+    """Room for a server like the one that runs as `pid`: in memory, where the weights are mapped and shared and do
+    not count, and on the GPU if it uses one.
+    """
+    headrooms = [Headroom("memory", private_bytes_of_all(pid), memory().available)]
+    on_gpu = gpu.need(section, base_gguf, (pid, *descendants(pid)))
+    return [*headrooms, Headroom("GPU memory", *on_gpu)] if on_gpu else headrooms
 
 
 def private_bytes_of_all(pid: int) -> int:

@@ -72,5 +72,6 @@ async def choose(lane: Lane) -> Choice:
     server = lane.backend.server
     if server.is_external:
         return Choice("in_place", "the server is the operator's own")
-    headrooms = await to_thread.run_sync(strategy.measure, lane.section, server.pid)
+    measured = (lane.section, server.plan.base_gguf, server.pid)
+    headrooms = await to_thread.run_sync(strategy.measure, *measured)
     return strategy.choose(lane.section.strategy, headrooms)
