@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
 async def test_failures_are_learned_from_by_kto(tiny_base: Path, tmp_path: Path) -> None:
-    """Every judged attempt is a row, good or bad; the adapter says by which method it learned, and why."""
+    """Too few successes to imitate: every judged attempt is a row, good or bad; the adapter says why."""
     made = [row["messages"] for row in conversations(24)]
     async with open_intake(tmp_path / "honed.db", learn_models=[ChatLearnModel()]) as intake:
         for n, turns in enumerate(made):
@@ -36,10 +36,12 @@ async def test_failures_are_learned_from_by_kto(tiny_base: Path, tmp_path: Path)
             ChatLearnModel(),
             scenario="airline",
             secret=SECRET,
-            min_rows=1,
-            shape="labelled",
+            min_rows=15,
+            fallbacks=("preference", "labelled"),
         )
         training_set = await sets.build(tmp_path / "set")
+    assert training_set.why_shape is not None
+    assert "sft had" in training_set.why_shape
     request = TrainRequest(
         run_id="chat-tiny-1",
         model_id="airline@1",
@@ -54,7 +56,9 @@ async def test_failures_are_learned_from_by_kto(tiny_base: Path, tmp_path: Path)
     local = LocalProcessor(runs_dir=tmp_path / "runs", adapters_dir=tmp_path / "adapters")
     trained = await local.train(request, on_progress=lambda progress: None)
     assert trained.model.method == "kto"
-    assert trained.model.method_reason == f"the data are {training_set.num_rows} labelled answers"
+    assert trained.model.method_reason == (
+        f"the data are {training_set.num_rows} labelled answers; {training_set.why_shape}"
+    )
     assert trained.model.started_from is None
     assert trained.model.metrics is not None
     assert trained.model.metrics.probe_kl is not None

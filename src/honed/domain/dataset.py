@@ -14,6 +14,7 @@ Shape = Literal["sft", "preference", "labelled"]
 
 SHAPE_OF: Final[dict[Method, Shape]] = {"sft": "sft", "dpo": "preference", "kto": "labelled"}
 """What the rows of a method are."""
+METHOD_OF: Final[dict[Shape, Method]] = {shape: method for method, shape in SHAPE_OF.items()}
 
 
 class DataRules(Struct, frozen=True, kw_only=True):

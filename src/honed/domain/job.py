@@ -53,6 +53,8 @@ class TrainJob(Struct, frozen=True, kw_only=True, tag="train", tag_field="job"):
     seen: Seen | None = None
     """Which verdicts on the episodes the data were made by."""
     data_digest: str = ""
+    data_reason: str | None = None
+    """Why the rows are not those that are tried first; told with the method."""
     dataset: Dataset | None = None
     """How the data were chosen, for the adapter's manifest."""
     parent_id: str | None = None

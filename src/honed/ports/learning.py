@@ -50,6 +50,8 @@ class TrainingSet(Struct, frozen=True, kw_only=True):
     """Rows that say nearly what another one says, marked or left out; None when none were looked for."""
     dataset: Dataset | None = None
     """The rules behind it and all counts, for manifests."""
+    why_shape: str | None = None
+    """Why its rows are not those that are tried first; None when they are."""
 
 
 class TrainingSets(Protocol):

@@ -138,6 +138,7 @@ def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
         episode_ids=training_set.episode_ids,
         seen=training_set.seen,
         data_digest=training_set.data_digest,
+        data_reason=training_set.why_shape,
         dataset=training_set.dataset,
         parent_id=request.parent_id,
         selection=request.selection,

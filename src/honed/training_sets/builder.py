@@ -7,18 +7,20 @@ thread, because the daemon's event loop has events to commit.
 """
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio.to_thread
+import msgspec
 
 from honed import log
-from honed.domain.dataset import SHAPE_OF, Shape
+from honed.domain.dataset import METHOD_OF, SHAPE_OF, Shape
 from honed.domain.episode import Episode
 from honed.domain.held_text import least_equal
 from honed.domain.trained_model import Selection
 from honed.domain.verdict import Reach, Seen
-from honed.errors import TrainingError
+from honed.errors import EmptyDataError, TrainingError
 from honed.learn_models import DpoConfig
 from honed.learn_models.learn_model import LearnModel, method_of
 from honed.ports import Look, Material, Preview, Review, Store, TrainingSet
@@ -50,6 +52,7 @@ class EpisodeTrainingSets:
         near_duplicates: `drop` leaves out rows that say nearly what another row says; `keep` marks them.
         similarity: share of common word sequences from which two rows say nearly the same, 0..1.
         shape: what a row of a run is; None: as the method of the learn model has it.
+        fallbacks: what else it may be, where there are too few rows of that shape; the first that gives enough.
         min_chars, max_chars, max_turns, replay, skill_tag, max_skill_share, max_age_share, pairs: as in `Rules`.
     """
 
@@ -78,9 +81,11 @@ class EpisodeTrainingSets:
         max_age_share: float = 1.0,
         pairs: DpoConfig = DpoConfig(),  # noqa: B008  (frozen)
         shape: Shape | None = None,
+        fallbacks: Sequence[Shape] = (),
     ) -> None:
         self._store = store
         self._shape: Shape = shape or SHAPE_OF.get(method_of(learn_model), "sft")
+        self._fallbacks = tuple(fallbacks)
         self._rules = Rules(
             learn_model=learn_model,
             scenario=scenario,
@@ -121,8 +126,9 @@ class EpisodeTrainingSets:
     ) -> Preview:
         """What `build` would give now, or for the run that waits; it is built, looked at and cleared away.
 
-        Without a `shape` it is that of the runs.
+        Without a `shape` it is that which a run would have.
         """
+        chosen = review.selection if review else selection
         return await preview(
             self,
             self._store.reviews,
@@ -133,8 +139,14 @@ class EpisodeTrainingSets:
             review=review,
             num_rows=num_rows,
             selection=selection,
-            shape=shape or self._shape,
+            shapes=self._shapes(shape, chosen),
         )
+
+    def _shapes(self, asked: Shape | None, selection: Selection) -> tuple[Shape, ...]:
+        """Those that are tried, in this order; failures that are drawn blindly are compared with nothing."""
+        if asked is not None:
+            return (asked,)
+        return (self._shape, *(self._fallbacks if selection == "successes" else ()))
 
     async def build(
         self,
@@ -154,17 +166,37 @@ class EpisodeTrainingSets:
         Args:
             folder: made if need be.
             selection: whether outcomes are looked at.
-            shape: what a row is; None: as the runs have it.
+            shape: what a row is; None: as the runs have it, and where there are too few rows as the fallbacks.
             material: the episodes, chosen earlier; None chooses them now.
-            look: is told of each episode; then nothing is settled, for nothing will be learned from it.
+            look: is told of each episode, for each shape that is tried; then nothing is settled, for nothing will be
+                learned from it.
 
         Raises:
             EmptyDataError: no episodes, or too few rows; the message counts the reasons.
             TrainingError: the files cannot be written.
         """
-        rules = self._rules
         # before the episodes are read, so that what comes in meanwhile counts as new
         material = material or await self.material()
+        refused: dict[Shape, EmptyDataError] = {}
+        for each in self._shapes(shape, selection):
+            try:
+                made = await self._build(folder, selection, each, material, look)
+            except EmptyDataError as error:
+                refused[each] = error
+            else:
+                return msgspec.structs.replace(made, why_shape=_why(refused))
+        raise next(iter(refused.values()))
+
+    async def _build(
+        self,
+        folder: Path,
+        selection: Selection,
+        shape: Shape,
+        material: Material,
+        look: Look | None,
+    ) -> TrainingSet:
+        """As `build`, in one shape."""
+        rules = self._rules
         actions = await self._store.distinct_actions(rules.scenario)
         try:
             await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True))
@@ -175,7 +207,7 @@ class EpisodeTrainingSets:
                     spool,
                     selection,
                     actions,
-                    shape=shape or self._shape,
+                    shape=shape,
                     fresh=fresh,
                     look=look,
                 )
@@ -192,6 +224,8 @@ class EpisodeTrainingSets:
                         harvest, folder, num_new=material.num_new, num_changed=material.num_changed
                     )
                 )
+                if shape == "labelled" and shape in self._fallbacks:
+                    await anyio.to_thread.run_sync(_see_both_labels, made.data_path)
         except OSError as error:
             raise TrainingError(
                 f"training files in {folder} cannot be written: {error.strerror}"
@@ -275,3 +309,21 @@ class EpisodeTrainingSets:
                 count=harvest.num_faults,
                 first=str(harvest.fault),
             )
+
+
+class _Label(msgspec.Struct):
+    label: bool
+
+
+def _see_both_labels(data_path: Path) -> None:
+    """Raise EmptyDataError for answers that are all good or all bad: they say nothing of the difference."""
+    with data_path.open("rb") as lines:
+        labels = {msgspec.json.decode(line, type=_Label).label for line in lines}
+    if len(labels) < 2:
+        raise EmptyDataError("the judged answers are all good or all bad")
+
+
+def _why(refused: Mapping[Shape, EmptyDataError]) -> str | None:
+    """Why a fallback was taken; None when none was."""
+    told = [f"{METHOD_OF[shape]} had {error}" for shape, error in refused.items()]
+    return "; ".join(told) or None

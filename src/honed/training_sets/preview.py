@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -78,29 +78,39 @@ async def preview(
     review: Review | None,
     num_rows: int,
     selection: Selection,
-    shape: Shape,
+    shapes: Sequence[Shape],
 ) -> Preview:
-    """Build it in a folder of its own under `scratch`; at most `num_rows` rows are shown."""
+    """Build it in a folder of its own under `scratch`, in the first of the shapes that gives enough rows.
+
+    At most `num_rows` rows are shown.
+    """
     material = review.material if review else await sets.material()
     looked: list[_Looked] = []
     made: TrainingSet | None = None
-    problem = None
+    refused: EmptyDataError | None = None
     left_out: Counter[str] = Counter()
     rows: list[ShownRow] = []
     await anyio.Path(scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=PREVIEW_PREFIX) as folder:
-        try:
-            made = await sets.build(
-                Path(folder),
-                selection=review.selection if review else selection,
-                shape=shape,
-                material=material,
-                look=lambda episode, reason: looked.append(_seen(episode, skill_tag)),
-            )
-            rows = await anyio.to_thread.run_sync(_first_rows, made.data_path, num_rows)
-        except EmptyDataError as error:
-            problem = f"{error} ({error.advice})" if error.advice else str(error)
-            left_out.update(error.left_out)
+        for shape in shapes:
+            looked.clear()
+            try:
+                made = await sets.build(
+                    Path(folder),
+                    selection=review.selection if review else selection,
+                    shape=shape,
+                    material=material,
+                    look=lambda episode, reason: looked.append(_seen(episode, skill_tag)),
+                )
+            except EmptyDataError as error:
+                refused = refused or error
+            else:
+                rows = await anyio.to_thread.run_sync(_first_rows, made.data_path, num_rows)
+                break
+        else:
+            assert refused is not None
+            shape = shapes[0]
+            left_out.update(refused.left_out)
             left_out[_TOO_FEW] = max(0, len(looked) - left_out.total())
     remarks = await reviews.remarks([each.id for each in looked])
     taught = frozenset(made.episode_ids if made else ())
@@ -119,7 +129,7 @@ async def preview(
         learn_model=learn_model,
         shape=shape,
         review=review,
-        problem=problem,
+        problem=None if made or refused is None else _words(refused),
         num_rows=made.num_rows if made else 0,
         num_episodes=len(looked),
         num_new=material.num_new,
@@ -136,6 +146,10 @@ async def preview(
         corrections=[correction for each in looked for correction in each.corrections],
         rows=rows,
     )
+
+
+def _words(error: EmptyDataError) -> str:
+    return f"{error} ({error.advice})" if error.advice else str(error)
 
 
 def _seen(episode: Episode, skill_tag: str) -> _Looked:

@@ -67,9 +67,8 @@ def plan(job: TrainJob, config: Any, architecture: Architecture, tokenizer: Any)
     """
     read = read_lessons(Path(job.data_path))
     choice = choose(job.settings.method, read)
-    made = Plan(
-        choice.method, choice.reason, job.settings, {}, choice.lessons, choice.lines, len(read)
-    )
+    reason = f"{choice.reason}; {job.data_reason}" if job.data_reason else choice.reason
+    made = Plan(choice.method, reason, job.settings, {}, choice.lessons, choice.lines, len(read))
     sizes = None
     if job.settings.preset == "auto":
         base = Base(

@@ -209,3 +209,82 @@ def test_actions_are_compared_too(tmp_path: Path) -> None:
         assert said(made.data_path, "chosen", "rejected") == [("look -> fix", "look -> wait")]
 
     with_store(test, tmp_path)
+
+
+ALL: dict[str, Any] = {"fallbacks": ("preference", "labelled")}
+
+
+async def failures_and_successes(store: SqlStore, *, failures: int, successes: int) -> None:
+    """Attempts of one group, all answered differently."""
+    for kind, count, outcome in (
+        ("bad", failures, Failure("no")),
+        ("good", successes, Success(1.0)),
+    ):
+        for number in range(count):
+            await attempt(store, f"{kind}{number}", outcome, f"{kind} {number}")
+
+
+@pytest.mark.parametrize(
+    ("min_rows", "shape", "why"),
+    [
+        (3, "sft", None),
+        (4, "preference", "sft had 3 training rows in 5 episodes, expected at least 4"),
+    ],
+)
+def test_successes_are_imitated_where_there_are_enough(
+    tmp_path: Path, min_rows: int, shape: str, why: str | None
+) -> None:
+    """Else attempts of one group are compared, and why is told; a preview shows the same."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        await failures_and_successes(store, failures=2, successes=3)
+        sets = EpisodeTrainingSets(
+            store, create("chat"), scenario="air", secret=SECRET, min_rows=min_rows, **ALL
+        )
+        shown = await sets.preview(folder / "scratch", num_rows=1)
+        made = await sets.build(folder)
+        assert made.dataset is not None
+        assert (shown.shape, made.dataset.rules.shape) == (shape, shape)
+        assert (shown.data_digest, shown.problem) == (made.data_digest, None)
+        assert shown.num_episodes == 5
+        assert (made.why_shape or "").startswith(why or "")
+        assert bool(made.why_shape) == bool(why)
+
+    with_store(test, tmp_path)
+
+
+def test_answers_are_labelled_where_nothing_else_gives_enough(tmp_path: Path) -> None:
+    """Judged attempts of no group; each counts, good or bad, and why is told."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        for number, name in enumerate(KEPT[:5]):
+            outcome = Success(1.0) if number == 0 else Failure("no")
+            await add(store, told(name, outcome, answer=f"answer {number}"))
+        made = await built(store, folder, None, min_rows=4, **ALL)
+        assert sorted(row["label"] for row in rows(made.data_path)) == [False] * 4 + [True]
+        assert made.why_shape is not None
+        assert "sft had 1 training rows" in made.why_shape
+        assert "; dpo had no training rows" in made.why_shape
+
+    with_store(test, tmp_path)
+
+
+@pytest.mark.parametrize("outcome", [Failure("no"), Success(1.0)], ids=["bad", "good"])
+def test_answers_of_one_label_are_no_way_out(tmp_path: Path, outcome: Outcome) -> None:
+    """They say nothing of the difference: what is told is why there is too little to imitate."""
+
+    async def test(store: SqlStore, folder: Path) -> None:
+        for number, name in enumerate(KEPT[:5]):
+            events = told(name, outcome, answer=f"answer {number}")
+            await add(store, events)
+        few = 6 if isinstance(outcome, Success) else 4
+        with pytest.raises(EmptyDataError, match=f"expected at least {few}") as raised:
+            await built(store, folder, None, min_rows=few, **ALL)
+        assert "good or all bad" not in str(raised.value)
+        shown = await EpisodeTrainingSets(
+            store, create("chat"), scenario="air", secret=SECRET, min_rows=few, **ALL
+        ).preview(folder / "scratch")
+        assert shown.shape == "sft"
+        assert shown.problem is not None
+
+    with_store(test, tmp_path)
