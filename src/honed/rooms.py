@@ -345,6 +345,7 @@ def training_sets_of(
         max_age_share=config.train.max_age_share,
         pairs=DpoConfig(**config.learn.dpo.model_dump()),
         shape=shape_of(config, learn_model),
+        fallbacks=fallbacks_of(config, learn_model),
     )
 
 
@@ -352,3 +353,11 @@ def shape_of(config: Config, learn_model: LearnModel) -> Shape:
     """What a row of a run is: as the method reads it that the config asks for, else the learn model's own."""
     asked = config.train.method
     return SHAPE_OF.get(method_of(learn_model) if asked == "auto" else asked, "sft")
+
+
+def fallbacks_of(config: Config, learn_model: LearnModel) -> tuple[Shape, ...]:
+    """What else the rows may be where nobody has chosen a method, and there is too little to imitate."""
+    can_compare = callable(getattr(learn_model, "extractor", None))
+    if config.train.method == "auto" and method_of(learn_model) == "sft" and can_compare:
+        return ("preference", "labelled")
+    return ()
