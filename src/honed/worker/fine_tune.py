@@ -52,9 +52,8 @@ def fine_tune(
         patience = settings.early_stopping_patience if split.validation else 0
         if patience:
             trainer.add_callback(Patience(patience))
-        newest = checkpoints.newest() if checkpoints else None
+        newest = _newest(checkpoints, report)
         if newest is not None:
-            report(Progress(phase="training", note=f"goes on after step {step_of(newest)}"))
             _end_where_it_ended(trainer, newest, patience, report)
         if checkpoints is None:
             trainer.train()
@@ -69,6 +68,20 @@ def fine_tune(
     # An adapter that was gone on from is kept beside it as the reference: only this one is published.
     trainer.model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
     return _metrics(trainer, split, time.monotonic() - started)
+
+
+def _newest(checkpoints: Checkpoints | None, report: Report) -> Path | None:
+    """The checkpoint to go on from, told; so is each that was not whole."""
+    removed: list[Path] = []
+    newest = checkpoints.newest(removed.append) if checkpoints else None
+    for path in removed:
+        note = f"{path.name} is damaged or was never finished: it was removed"
+        report(Progress(phase="training", note=note))
+    if newest is not None:
+        report(Progress(phase="training", note=f"goes on after step {step_of(newest)}"))
+    elif removed:
+        report(Progress(phase="training", note="no checkpoint is left: the run begins anew"))
+    return newest
 
 
 def _end_where_it_ended(trainer: Any, newest: Path, patience: int, report: Report) -> None:

@@ -60,6 +60,34 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             )
         )
 
+    def on_evaluate(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        metrics: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> None:
+        """Report the loss on what is not learned from; raises TrainingError when it is not finite."""
+        if metrics is None or "eval_loss" not in metrics:
+            return
+        loss = float(metrics["eval_loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the validation loss after step {state.global_step} is {loss}: expected a finite number",
+                advice="lower train.learning_rate to 1e-4 or 5e-5; check the base model",
+            )
+        self._report(
+            Progress(
+                phase="training",
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=state.epoch,
+                validation_loss=loss,
+                rss_mb=rss_mb(),
+            )
+        )
+
 
 def _maybe(logs: dict[str, Any], name: str) -> float | None:
     return float(logs[name]) if name in logs else None

@@ -69,11 +69,14 @@ def test_the_best_weights_are_kept_and_the_run_ends_early(tiny_base: Path, tmp_p
         early_stopping_patience=2,
         save_steps=500,
     )
-    result, _ = run(order(tiny_base, data, tmp_path, settings))
+    result, progress = run(order(tiny_base, data, tmp_path, settings))
     extra, steps = result.metrics.extra, result.metrics.num_steps
     assert steps is not None
     epochs = steps // 10
     assert extra["num_evaluations"] == epochs < 20
+    evaluated = {line.step: line.validation_loss for line in progress if line.validation_loss}
+    assert list(evaluated) == [10 * (epoch + 1) for epoch in range(epochs)]
+    assert min(evaluated.values()) == extra["best_validation_loss"]
     best = tmp_path / f"checkpoints/smaller-0/checkpoint-{10 * (epochs - 2)}"
     told = json.loads((best / "trainer_state.json").read_text())
     assert told["best_metric"] == extra["best_validation_loss"]
