@@ -28,9 +28,15 @@ class Segment:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
+        self.is_sealed = False
+        """Whether it is being sent, so that nothing may be added."""
         self._descriptor = descriptor
-        self.size = self._whole()
-        """Bytes that are whole lines and on disk."""
+        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        self.size = data.rfind(b"\n") + 1
+        """Bytes that are whole lines."""
+        self.num_lines = data.count(b"\n")
+        self.rest = data[self.size :]
+        """What a crash has left behind them: half a line."""
 
     @classmethod
     def make(cls, folder: Path) -> "Segment":
@@ -57,33 +63,48 @@ class Segment:
         os.close(descriptor)
         return None
 
-    def append(self, lines: list[bytes]) -> None:
-        """Add lines, on disk when this returns; all of them or, raising OSError, none."""
+    def append(self, lines: list[bytes], *, sync: bool) -> None:
+        """Add lines, all of them or, raising OSError, none; with `sync` they outlive the machine."""
         data = b"".join(lines)
         try:
             written = 0
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self.size + written)
-            os.fdatasync(self._descriptor)
+            if sync:
+                self.sync()
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size)
             raise
         self.size += len(data)
+        self.num_lines += len(lines)
+
+    def sync(self) -> None:
+        """Have on disk what was added. Raises OSError."""
+        os.fdatasync(self._descriptor)
 
     def lines(self) -> list[bytes]:
         """The whole lines. Raises OSError."""
         data = os.pread(self._descriptor, self.size, 0)
         return [line + b"\n" for line in data.split(b"\n") if line]
 
-    def _whole(self) -> int:
-        """Bytes up to the last newline; a crash may have left half a line behind it."""
-        size = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, size, 0).rfind(b"\n") + 1
-
     def close(self) -> None:
         """Let go of it; another process may take it over."""
         os.close(self._descriptor)
+
+    def set_apart(self, damaged: bytes) -> None:
+        """Keep what is no event in a file beside it, which nobody takes over. Raises OSError."""
+        flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC
+        descriptor = os.open(self.path.with_suffix(_BROKEN), flags, 0o600)
+        try:
+            os.write(descriptor, damaged)
+        finally:
+            os.close(descriptor)
+
+    def cut_rest(self) -> None:
+        """Take half a line off its end. Raises OSError."""
+        os.ftruncate(self._descriptor, self.size)
+        self.rest = b""
 
     def set_aside(self) -> None:
         """It cannot be read: keep the file under a name that nobody takes over."""
@@ -111,7 +132,8 @@ class Spool:
         self._segments: list[Segment] = []
         self._others_bytes = 0
         self.num_broken = 0
-        """Segments that could not be read and were set aside, with the suffix `.broken`."""
+        """Segments and lines that could not be read and were set aside, in files with the suffix `.broken`."""
+        self._is_synced = True
 
     @property
     def is_empty(self) -> bool:
@@ -123,6 +145,11 @@ class Spool:
         """Bytes of this process's segments."""
         return sum(segment.size for segment in self._segments)
 
+    @property
+    def num_lines(self) -> int:
+        """Events in this process's segments."""
+        return sum(segment.num_lines for segment in self._segments)
+
     def look(self) -> None:
         """Take over the segments of processes that have died; oldest first."""
         ours = {segment.path for segment in self._segments}
@@ -133,13 +160,19 @@ class Spool:
                     continue
                 if segment := Segment.take_over(path):
                     self._segments.append(segment)
+                    if segment.rest:
+                        self._set_apart(segment, segment.rest)
+                        with contextlib.suppress(OSError):
+                            segment.cut_rest()
                 else:
                     with contextlib.suppress(FileNotFoundError):
                         self._others_bytes += path.stat().st_size
         self._segments.sort(key=lambda segment: segment.path.name)
 
-    def append(self, lines: list[bytes]) -> None:
+    def append(self, lines: list[bytes], *, sync: bool = True) -> None:
         """Keep lines behind everything that waits; on disk when this returns.
+
+        Without `sync` they outlive this process, but a machine that goes down only after the next `sync`.
 
         Raises:
             SpoolFullError: none of them was kept.
@@ -148,17 +181,27 @@ class Spool:
         if self.size + self._others_bytes + size > self._max_bytes:
             raise SpoolFullError(f"{self._folder} holds {self._max_bytes} bytes at most")
         try:
-            if not self._segments or self._segments[-1].size + size > SEGMENT_BYTES:
+            last = self._segments[-1] if self._segments else None
+            if last is None or last.is_sealed or last.size + size > SEGMENT_BYTES:
+                self.sync()
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._segments.append(Segment.make(self._folder))
-            self._segments[-1].append(lines)
+            self._segments[-1].append(lines, sync=sync)
         except OSError as error:
             self._drop_empty()
             raise SpoolFullError(f"{self._folder}: {error.strerror}") from error
+        self._is_synced = sync
+
+    def sync(self) -> None:
+        """Have on disk what was appended without. Raises OSError."""
+        if not self._is_synced and self._segments:
+            self._segments[-1].sync()
+        self._is_synced = True
 
     def oldest(self) -> list[bytes]:
-        """The lines of the oldest segment; empty when nothing waits."""
+        """The lines of the oldest segment, to which no more is added; empty when nothing waits."""
         while self._segments:
+            self._segments[0].is_sealed = True
             try:
                 if lines := self._segments[0].lines():
                     return lines
@@ -168,6 +211,15 @@ class Spool:
             else:
                 self.drop_oldest()
         return []
+
+    def set_apart(self, lines: list[bytes]) -> None:
+        """Lines of the oldest segment that are no events: they stay on disk in a file beside it."""
+        self._set_apart(self._segments[0], b"".join(lines))
+
+    def _set_apart(self, segment: Segment, damaged: bytes) -> None:
+        self.num_broken += max(1, damaged.count(b"\n"))
+        with contextlib.suppress(OSError):
+            segment.set_apart(damaged)
 
     def drop_oldest(self) -> None:
         """The oldest segment is acknowledged, all of it."""

@@ -63,6 +63,9 @@ class ServeSection(Section):
     """
     max_body: Size = 16 << 20
     """Bytes of one request's body at most."""
+    spool_max: Size = 256 << 20
+    """Bytes of captured calls, for each scenario, that may wait on disk (`data_dir/llama/spool`) while its daemon is
+    away; 0 keeps them in memory alone."""
     max_requests_per_scenario: int = Field(1024, ge=1)
     """Requests of one scenario that a server has at a time, and that may wait for one; more are told to come back
     (429)."""

@@ -1,8 +1,8 @@
 """Capture: what goes through the gateway becomes `llm_call` events for the scenario's daemon.
 
-The relay tees bytes and hands them over when the answer is complete; merging and sending happen
-elsewhere, in `FeedSender`. Nothing here waits, raises, or grows without bound: a full queue drops
-the newest call and counts it.
+The relay tees bytes and hands them over when the answer is complete; merging, sending, and keeping on
+disk what the daemon does not take happen elsewhere, in `FeedSender`. Nothing here waits, raises, or
+grows without bound: a full queue drops the newest call and counts it.
 """
 
 import os
@@ -18,14 +18,15 @@ from honed import log
 from honed.domain.events import LlmCallEvent, format_event
 from honed.domain.message import Message
 from honed.domain.times import now_ms
+from honed.gateway.labels import Labels
 from honed.gateway.merge import read_call
-from honed.gateway.request import Labels
 
 TAPE_MAX_BYTES: Final = 4 << 20
 """A longer answer is not captured."""
 QUEUE_MAX: Final = 10_000
 QUEUE_MAX_BYTES: Final = 64 << 20
-CHAT_PATHS: Final = frozenset(("/v1/chat/completions", "/chat/completions"))
+BEHIND: Final = 1_000
+BEHIND_BYTES: Final = 8 << 20
 
 
 def uuid7() -> str:
@@ -127,12 +128,16 @@ class Captured:
         """Not accepted by the daemon."""
         self.skipped = 0
         """Not a call that can be told as an event."""
+        self.damaged = 0
+        """Pieces of what waited on disk that are no events any more."""
         self.unacknowledged = 0
-        """Taken from the queue by the sender, not yet acknowledged."""
+        """Taken from the queue by the sender, in memory, not yet acknowledged."""
+        self.spooled = 0
+        """On disk, not yet acknowledged."""
         self._calls: deque[Call] = deque()
         self._size_bytes = 0
         self._arrived = anyio.Event()
-        self._emptied = anyio.Event()
+        self._moved = anyio.Event()
 
     def offer(self, call: Call) -> None:
         """Keep the call for sending, or drop and count it; never waits."""
@@ -157,39 +162,67 @@ class Captured:
             )
 
     async def take(self) -> Call:
-        """The oldest call; waits for one."""
-        while not self._calls:
-            self._arrived = anyio.Event()
-            await self._arrived.wait()
+        """The oldest call; waits for one. Its taker tells `move` of it."""
+        await self.wait_for_call()
         call = self._calls.popleft()
         self._size_bytes -= call.size_bytes
         return call
 
+    async def wait_for_call(self) -> None:
+        """Wait until one is queued."""
+        while not self._calls:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether one is queued."""
+        return bool(self._calls)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much is queued that whoever takes it is too slow."""
+        return len(self._calls) > BEHIND or self._size_bytes > BEHIND_BYTES
+
     @property
     def is_empty(self) -> bool:
         """Whether everything has been sent and acknowledged."""
+        return self.is_kept and not self.spooled
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing is in memory alone."""
         return not self._calls and not self.unacknowledged
 
-    def settle(self) -> None:
-        """One taken call is done with: acknowledged, refused or given up."""
-        self.unacknowledged -= 1
-        if self.is_empty:
-            self._emptied.set()
+    def move(self, *, in_memory: int = 0) -> None:
+        """So many taken calls more, or fewer, are in memory; those who wait look again."""
+        self.unacknowledged += in_memory
+        self._moved.set()
 
     async def wait_empty(self) -> None:
         """Wait until everything has been sent and acknowledged."""
         while not self.is_empty:
-            self._emptied = anyio.Event()
-            await self._emptied.wait()
+            await self._wait_moved()
+
+    async def wait_kept(self) -> None:
+        """Wait until everything is on disk, the daemon's or the gateway's."""
+        while not self.is_kept:
+            await self._wait_moved()
+
+    async def _wait_moved(self) -> None:
+        self._moved = anyio.Event()
+        await self._moved.wait()
 
     def counts(self) -> dict[str, int]:
         """The counters as `LaneStatus.captured` shows them."""
         return {
             "queued": len(self._calls) + self.unacknowledged,
+            "spooled": self.spooled,
             "sent": self.sent,
             "dropped": self.dropped,
             "refused": self.refused,
             "skipped": self.skipped,
+            "damaged": self.damaged,
         }
 
 

@@ -1,95 +1,113 @@
 """Sends captured calls to a daemon's feed and keeps them until they are acknowledged.
 
-The feed's protocol (newline-delimited JSON on a unix socket): hello, then events; `ack` N says that
-lines up to N of this connection are on disk, except those reported by an `error` before it. A lost
-connection is made again with back-off and everything unacknowledged is sent again; the daemon
-stores an event once (`event_id`).
+While the daemon takes them, calls go from the queue to the feed, through memory. While it is away, or
+too slow for what comes, they go to disk, and from there to the feed when it is back; what comes
+meanwhile goes to disk behind them, so their order holds. Whatever was not acknowledged is sent again
+over the next connection; the daemon stores an event once (`event_id`, the receipt).
 """
 
-import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import anyio
-import msgspec
+import anyio.lowlevel
 from anyio import to_thread
-from msgspec import Struct
 
-import honed
 from honed import log
 from honed.gateway.capture import Call, Captured
+from honed.gateway.feed_link import FeedLink, FeedLostError, open_feed
 from honed.gateway.merge import UnreadableError
+from honed.gateway.shelf import SYNC_S, Shelf
 
-PROTOCOL: Final = 1
 _FIRST_RETRY_S: Final = 0.1
 _LAST_RETRY_S: Final = 5.0
-_HELLO_TIMEOUT_S: Final = 5.0
 _WINDOW: Final = 256
 _WINDOW_BYTES: Final = 8 << 20
-_REPLY_MAX: Final = 1 << 20
 _INLINE_BYTES: Final = 64 << 10
-_RESENT: Final = ("draining", "store")
-"""Errors after which the same event is sent again later."""
+_LATE_S: Final = 2.0
+"""A feed that acknowledges nothing for so long is taken for one that is away: calls go to disk."""
+_FULL_S: Final = 1.0
+"""Between two tries of a disk that has no room."""
+_LAST_S: Final = 2.0
+"""How long the gateway's end may take to put to disk what is in memory."""
 
 
-class _Hello(Struct, tag="hello", tag_field="type"):
-    protocol: int
-    line_max: int = 1 << 20
+class _FromDisk:
+    """What became of the lines of one file from disk, which go over a connection before all others."""
 
+    def __init__(self) -> None:
+        self.num_open = self.num_stored = self.num_refused = 0
 
-class _Ack(Struct, tag="ack", tag_field="type"):
-    line: int
-
-
-class _Error(Struct, tag="error", tag_field="type"):
-    code: str
-    message: str
-    line: int | None = None
-
-
-_Reply = _Hello | _Ack | _Error
-_reply_decoder: msgspec.json.Decoder[_Reply] = msgspec.json.Decoder(_Reply)
-
-
-class FeedLostError(Exception):
-    """The connection is of no more use; what it carried is sent again over the next one."""
+    def settle(self, is_stored: bool) -> None:
+        """The next one is done with."""
+        self.num_open -= 1
+        self.num_stored += is_stored
+        self.num_refused += not is_stored
 
 
 class FeedSender:
     """One scenario's way to its daemon."""
 
-    def __init__(self, captured: Captured, feed_socket: Callable[[], Path | None]) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        feed_socket: Callable[[], Path | None],
+        shelf: Shelf | None = None,
+    ) -> None:
+        """Without a shelf, calls wait in memory alone."""
         self._captured = captured
         self._feed_socket = feed_socket
+        self._shelf = shelf
         self._window: deque[bytes] = deque()
-        """Sent or about to be, oldest first; the first one has line number `_first` on this
-        connection.
-        """
+        """Lines in memory that were taken from the queue, oldest first: sent, or about to be."""
         self._window_bytes = 0
-        self._first = 1
-        self._line_max = 1 << 20
+        self._from_disk = _FromDisk()
         self._has_room = anyio.Event()
+        self._line_max = 1 << 20
         self._last_reason: str | None = None
 
     async def run(self) -> None:
-        """Send for ever."""
+        """Send until cancelled; then what is in memory goes to disk."""
+        try:
+            if self._shelf is not None:
+                await self._shelf.look()
+                self._note_shelf()
+            await self._send()
+        finally:
+            if self._shelf is not None:
+                with anyio.move_on_after(_LAST_S, shield=True):
+                    while not self._captured.is_kept and await self._store():
+                        pass
+                    await self._shelf.close()
+
+    async def _send(self) -> None:
         retry_s = _FIRST_RETRY_S
         while True:
             done = self._num_done
             try:
-                if not self._window:
-                    await self._fill()
+                if self._has_nothing:
+                    await self._captured.wait_for_call()
                 await self._send_over_one_connection()
             except* (OSError, FeedLostError, TimeoutError) as group:
                 self._say_once(_reason(group))
             retry_s = _FIRST_RETRY_S if self._num_done > done else min(_LAST_RETRY_S, retry_s * 2)
-            await anyio.sleep(retry_s)
+            with anyio.move_on_after(retry_s):
+                await self._keep_storing()
 
     @property
     def _num_done(self) -> int:
         return self._captured.sent + self._captured.refused
+
+    @property
+    def _has_nothing(self) -> bool:
+        return not self._window and (self._shelf is None or self._shelf.is_empty)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._window) >= _WINDOW or self._window_bytes >= _WINDOW_BYTES
 
     def _say_once(self, reason: str) -> None:
         """Log why the feed is away; a daemon that stays away is not logged at every try."""
@@ -97,124 +115,184 @@ class FeedSender:
             self._last_reason = reason
             log.get(scenario=self._captured.scenario).info(log.FEED_LOST, reason=reason)
 
-    async def _fill(self) -> None:
-        """Put the next call that can be told as an event into the window."""
-        while True:
-            call = await self._captured.take()
-            self._captured.unacknowledged += 1
-            try:
-                # Cancelled half-way (the connection was lost), the call would be in neither queue
-                # nor window.
-                with anyio.CancelScope(shield=True):
-                    line = await _event(call)
-            except UnreadableError as error:
-                self._captured.settle()
-                self._captured.skipped += 1
-                log.get(scenario=self._captured.scenario).debug(
-                    log.CAPTURE_SKIPPED, reason=str(error)
-                )
-                continue
-            if len(line) >= self._line_max:
-                self._captured.settle()
-                self._captured.drop(f"the event is longer than {self._line_max} bytes")
-                continue
-            self._window.append(line)
-            self._window_bytes += len(line)
+    # ------------------------------------------------------------ from the queue into memory
+
+    async def _fill(self) -> bool:
+        """Put the next call into the window; False when it cannot be told as an event."""
+        call = await self._captured.take()
+        self._captured.move(in_memory=1)
+        try:
+            # Cancelled half-way (the connection was lost), the call would be in neither queue nor
+            # window.
+            with anyio.CancelScope(shield=True):
+                line = await _line(call)
+        except UnreadableError as error:
+            self._captured.move(in_memory=-1)
+            self._captured.skipped += 1
+            log.get(scenario=self._captured.scenario).debug(log.CAPTURE_SKIPPED, reason=str(error))
+            return False
+        self._window.append(line)
+        self._window_bytes += len(line)
+        return True
+
+    def _forget(self, line: bytes) -> None:
+        """A line that has left the window."""
+        self._window_bytes -= len(line)
+        self._captured.move(in_memory=-1)
+
+    # ------------------------------------------------------------ from memory to disk
+
+    async def _keep_storing(self) -> None:
+        """Put to disk what is in memory and what comes, for ever."""
+        if self._shelf is None:
+            await anyio.sleep_forever()
             return
+        while True:
+            if not self._window:
+                with anyio.move_on_after(None if self._shelf.is_synced else SYNC_S):
+                    await self._captured.wait_for_call()
+            with anyio.CancelScope(shield=True):
+                has_room = await self._store()
+            if not has_room:
+                await anyio.sleep(_FULL_S)
+
+    @asynccontextmanager
+    async def _storing(self, after_s: float = 0) -> AsyncIterator[None]:
+        """Put to disk what comes in the meantime, once this has taken `after_s`."""
+
+        async def store() -> None:
+            await anyio.sleep(after_s)
+            await self._keep_storing()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _store(self) -> bool:
+        """Put to disk what fits into one window; whether there was room."""
+        assert self._shelf is not None
+        while self._captured.has_calls and not self._is_full:
+            await self._fill()
+            await anyio.lowlevel.checkpoint()
+        if not self._window:
+            await self._shelf.sync()
+            return True
+        num = len(self._window)
+        if not await self._shelf.put(list(self._window)):
+            return False
+        for _ in range(num):
+            self._forget(self._window.popleft())
+        self._note_shelf()
+        return True
+
+    def _note_shelf(self) -> None:
+        assert self._shelf is not None
+        self._captured.damaged = self._shelf.num_broken
+        self._captured.spooled = self._shelf.num_lines
+        self._captured.move()
+
+    # ------------------------------------------------------------ to the daemon
 
     async def _send_over_one_connection(self) -> None:
         path = self._feed_socket()
         if path is None:
             raise FeedLostError("no feed is registered")
-        reader, writer = await asyncio.open_unix_connection(str(path), limit=_REPLY_MAX)
-        try:
-            with anyio.fail_after(_HELLO_TIMEOUT_S):
-                await self._greet(reader, writer)
-            self._first = 1
+        with ExitStack() as stack:
+            async with self._storing(after_s=_LATE_S):
+                link = await open_feed(path, scenario=self._captured.scenario)
+                stack.callback(link.close)
+            self._line_max = link.line_max
+            self._from_disk = _FromDisk()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._read_replies, reader)
-                await self._write_lines(writer)
-        finally:
-            writer.close()
+                tasks.start_soon(self._hear, link)
+                await self._send_stored(link)
+                if self._shelf is not None:
+                    tasks.start_soon(self._watch)
+                await self._send_fresh(link)
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        hello = {
-            "type": "hello",
-            "protocol": PROTOCOL,
-            "client": f"honed-gateway/{honed.__version__}",
-        }
-        writer.write(msgspec.json.encode(hello) + b"\n")
-        await writer.drain()
-        reply = await _read_reply(reader)
-        if not isinstance(reply, _Hello):
-            raise FeedLostError(f"the feed did not say hello: {reply}")
-        self._line_max = reply.line_max
-
-    async def _write_lines(self, writer: asyncio.StreamWriter) -> None:
-        for line in list(self._window):
-            _write(writer, line)
-        while True:
-            await writer.drain()
-            while len(self._window) >= _WINDOW or self._window_bytes >= _WINDOW_BYTES:
-                self._has_room = anyio.Event()
-                await self._has_room.wait()
-            await self._fill()
-            _write(writer, self._window[-1])
-
-    async def _read_replies(self, reader: asyncio.StreamReader) -> None:
-        refused: set[int] = set()
-        while True:
-            match await _read_reply(reader):
-                case _Ack(line=line):
-                    self._acknowledge(line, refused)
-                case _Error(line=int(line), code=code, message=message) if code not in _RESENT:
-                    refused.add(line)
-                    log.get(scenario=self._captured.scenario).warning(
-                        log.CAPTURE_REFUSED, line=line, code=code, message=message
-                    )
-                    self._acknowledge(0, refused)
-                case reply:
-                    raise FeedLostError(f"the feed said {reply}")
-
-    def _acknowledge(self, line: int, refused: set[int]) -> None:
-        """Forget the lines up to `line`, and refused ones after it: no ack need come for them."""
-        while self._window and (self._first <= line or self._first in refused):
-            self._window_bytes -= len(self._window.popleft())
-            self._captured.settle()
-            if self._first in refused:
-                refused.discard(self._first)
-                self._captured.refused += 1
+    async def _hear(self, link: FeedLink) -> None:
+        """Take in what became of the lines that were sent: first those from disk, then the window's."""
+        async for is_stored in link.verdicts():
+            if self._from_disk.num_open:
+                self._from_disk.settle(is_stored)
             else:
-                self._captured.sent += 1
-            self._first += 1
-        self._has_room.set()
+                self._forget(self._window.popleft())
+                self._count(num_stored=is_stored, num_refused=not is_stored)
+            self._has_room.set()
+
+    def _count(self, *, num_stored: int, num_refused: int) -> None:
+        self._captured.sent += num_stored
+        self._captured.refused += num_refused
+
+    async def _send_stored(self, link: FeedLink) -> None:
+        """Send what is on disk; until nothing is left there, what comes goes to disk behind it."""
+        while self._shelf is not None and not self._shelf.is_empty:
+            async with self._storing():
+                while lines := await self._shelf.oldest():
+                    await self._send_lines(link, lines)
+                    # Not before: what is sent again, because the connection was lost, counts once.
+                    sent, self._from_disk = self._from_disk, _FromDisk()
+                    self._count(num_stored=sent.num_stored, num_refused=sent.num_refused)
+                    await self._shelf.drop_oldest()
+                    self._note_shelf()
+            self._note_shelf()
+
+    async def _send_lines(self, link: FeedLink, lines: list[bytes]) -> None:
+        """Send lines from disk and wait until the daemon has them."""
+        for line in lines:
+            if self._fits(line):
+                self._from_disk.num_open += 1
+                link.write(line)
+                await link.drain()
+        while self._from_disk.num_open:
+            await self._wait_for_room()
+
+    async def _send_fresh(self, link: FeedLink) -> None:
+        """Send what is in memory and what comes, for ever."""
+        for line in [each for each in self._window if not self._fits(each)]:
+            self._window.remove(line)
+            self._forget(line)
+        for line in list(self._window):
+            link.write(line)
+        while True:
+            await link.drain()
+            while self._is_full:
+                await self._wait_for_room()
+            if not await self._fill():
+                continue
+            if self._fits(self._window[-1]):
+                link.write(self._window[-1])
+            else:
+                self._forget(self._window.pop())
+
+    async def _watch(self) -> None:
+        """Call the feed lost when it cannot keep up: memory is not for that."""
+        while True:
+            done, waited = self._num_done, bool(self._window)
+            await anyio.sleep(_LATE_S)
+            if waited and self._num_done == done:
+                raise FeedLostError(f"nothing was acknowledged for {_LATE_S:g} s")
+            if self._captured.is_behind:
+                raise FeedLostError("calls come faster than they are acknowledged")
+
+    async def _wait_for_room(self) -> None:
+        self._has_room = anyio.Event()
+        await self._has_room.wait()
+
+    def _fits(self, line: bytes) -> bool:
+        """Whether the daemon takes so long a line; one that it does not is dropped."""
+        if len(line) <= self._line_max:
+            return True
+        self._captured.drop(f"the event is longer than {self._line_max} bytes")
+        return False
 
 
-def _write(writer: asyncio.StreamWriter, line: bytes) -> None:
-    try:
-        writer.write(line + b"\n")
-    except RuntimeError as error:  # so uvloop, where asyncio drops the bytes in silence
-        raise FeedLostError(f"the connection is closed: {error}") from error
-
-
-async def _event(call: Call) -> bytes:
+async def _line(call: Call) -> bytes:
     # Merging a long stream takes milliseconds, which the other streams would feel.
     if call.size_bytes > _INLINE_BYTES:
-        return await to_thread.run_sync(call.event)
-    return call.event()
-
-
-async def _read_reply(reader: asyncio.StreamReader) -> _Reply:
-    try:
-        line = await reader.readline()
-        if not line:
-            raise FeedLostError("the feed closed the connection")
-        return _reply_decoder.decode(line)
-    except (
-        msgspec.DecodeError,
-        ValueError,
-    ) as error:  # ValueError: a line beyond the reader's limit
-        raise FeedLostError(f"the feed's reply cannot be read: {error}") from error
+        return await to_thread.run_sync(call.event) + b"\n"
+    return call.event() + b"\n"
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> str:

@@ -30,6 +30,7 @@ from honed.gateway.llama_server import LlamaServer
 from honed.gateway.parity import check_server
 from honed.gateway.refusal import Refused, too_many
 from honed.gateway.servers import Servers
+from honed.gateway.shelf import shelf_for
 from honed.gateway.waiting import Waiting
 from honed.gateway.wanted import Wanted
 
@@ -69,6 +70,7 @@ class Lane:
         self.is_preparing = False
         """Whether its base model is still being made; a server comes up after that."""
         self.captured = Captured(scenario)
+        self._shelf = shelf_for(folder, scenario, max_bytes=section.spool_max)
         self.remember = remember
         self._servers = Servers(
             scenario,
@@ -200,7 +202,8 @@ class Lane:
         try:
             async with anyio.create_task_group() as tasks:
                 self._servers.tasks = tasks
-                tasks.start_soon(FeedSender(self.captured, lambda: self.feed_socket).run)
+                sender = FeedSender(self.captured, lambda: self.feed_socket, self._shelf)
+                tasks.start_soon(sender.run)
                 await self._keep_up()
         finally:
             with anyio.CancelScope(shield=True):
@@ -255,9 +258,9 @@ class Lane:
         self.notify()
 
     async def flush(self) -> None:
-        """Wait until what is captured has been acknowledged, 2 s at most."""
+        """Wait until what is captured is acknowledged or in the spool, 2 s at most."""
         with anyio.move_on_after(_FLUSH_S):
-            await self.captured.wait_empty()
+            await self.captured.wait_kept()
 
     async def _keep_up(self) -> None:
         while True:

@@ -18,10 +18,11 @@ from honed.gateway import listing
 from honed.gateway.answer import Answer, TimedOutError
 from honed.gateway.backend import Backend
 from honed.gateway.browser import BrowserGuard
-from honed.gateway.capture import CHAT_PATHS, Tape
+from honed.gateway.capture import Tape
 from honed.gateway.keys import CARRIERS, ApiKeys
 from honed.gateway.labels import LABELLED, NOTHING, Labels, Said, read_labels, read_path
 from honed.gateway.lane import Lane
+from honed.gateway.merge import is_kept
 from honed.gateway.refusal import Refused, send_json, send_whole, too_many
 from honed.gateway.request import ClientGoneError, read_body, read_request, request_headers
 from honed.gateway.room import Room, Share
@@ -222,7 +223,7 @@ class Relay:
             exchange.abort()
             if backend is not None:
                 lane.leave(backend)
-        if self._captures and method == "POST" and path in CHAT_PATHS and answer.is_good:
+        if self._captures and method == "POST" and is_kept(path) and answer.is_good:
             tape.finish(is_stream=answer.is_stream)
 
     def _health(self) -> dict[str, object]:

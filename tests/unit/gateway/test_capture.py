@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from honed.domain.events import LlmCallEvent, parse_event
 from honed.gateway import capture
 from honed.gateway.capture import Call, Captured, uuid7
-from honed.gateway.request import Labels
+from honed.gateway.labels import Labels
 from tests.unit.gateway.stub import STREAM_HEAD, Request, answering, chunk, relaying, stream
 
 pytestmark = pytest.mark.anyio

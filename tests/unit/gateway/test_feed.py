@@ -13,8 +13,9 @@ import pytest
 
 from honed.domain.events import LlmCallEvent, parse_event
 from honed.gateway.capture import Call, Captured, uuid7
-from honed.gateway.feed import FeedLostError, FeedSender, _write
-from honed.gateway.request import Labels
+from honed.gateway.feed import FeedSender
+from honed.gateway.feed_link import FeedLink, FeedLostError
+from honed.gateway.labels import Labels
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +56,7 @@ class Feed:
         self.replies = replies
         self._path = path
         self._line_max = line_max
+        self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -67,6 +69,7 @@ class Feed:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(writer)
         hello = msgspec.json.decode(await reader.readline())
         assert (hello["type"], hello["protocol"]) == ("hello", 1)
         self._say(writer, {"type": "hello", "protocol": 1, "line_max": self._line_max})
@@ -80,6 +83,17 @@ class Feed:
             for reply in replies:
                 self._say(writer, reply)
         writer.close()
+
+    def break_off(self) -> None:
+        """Hang up on everybody; whoever comes again is listened to."""
+        while self._writers:
+            self._writers.pop().transport.abort()
+
+    def say(self, *replies: dict[str, Any]) -> None:
+        """Tell everybody something that nobody has asked for just now."""
+        for writer in self._writers:
+            for reply in replies:
+                self._say(writer, reply)
 
     @staticmethod
     def _say(writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
@@ -118,10 +132,12 @@ async def test_calls_arrive_as_events_in_order(tmp_path: Path) -> None:
     assert all(isinstance(event, LlmCallEvent) for event in events)
     assert captured.counts() == {
         "queued": 0,
+        "spooled": 0,
         "sent": 600,
         "dropped": 0,
         "refused": 0,
         "skipped": 0,
+        "damaged": 0,
     }
 
 
@@ -149,7 +165,7 @@ async def test_calls_wait_while_the_daemon_is_away(tmp_path: Path) -> None:
     captured, feed = Captured("tiny"), Feed(tmp_path / "feed.sock", ack)
     async with sending(captured, tmp_path / "feed.sock"):
         captured.offer(call())
-        await until(lambda: captured.unacknowledged == 1)
+        await until(lambda: captured.counts()["queued"] == 1)
         async with feed.open():
             with anyio.fail_after(60):
                 await captured.wait_empty()
@@ -235,8 +251,9 @@ async def test_daemon_that_dies_under_a_write_is_a_lost_feed() -> None:
     """uvloop says it with a RuntimeError of its own; it must not end the gateway."""
     ours, theirs = socket.socketpair()
     with theirs:
-        _, writer = await asyncio.open_unix_connection(sock=ours)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        link = FeedLink(reader, writer, scenario="tiny", line_max=100)
         writer.transport.abort()
         await asyncio.sleep(0.01)
         with pytest.raises(FeedLostError, match="closed"):
-            _write(writer, b"{}")
+            link.write(b"{}\n")
