@@ -11,6 +11,7 @@ from honed.domain.train_settings import Half
 from honed.errors import TrainingError, UnsupportedError
 from honed.worker.architectures import Architecture, architecture_of
 from honed.worker.kept import copy_of_kept
+from honed.worker.shortage import is_out_of_memory
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model")
 
@@ -85,8 +86,15 @@ def load_tokenizer(folder: Path, *, template: str | None = None) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise TrainingError(f"the tokenizer of {folder} cannot be loaded: {error}") from error
+    except Exception as error:
+        # tokenizers raises nothing narrower for a file that it cannot use
+        if not (isinstance(error, OSError | ValueError | KeyError) or type(error) is Exception):
+            raise
+        raise TrainingError(
+            f"the tokenizer of {folder} cannot be loaded: {error}",
+            advice="compare tokenizer.json, tokenizer_config.json and the chat template with those of the model on the "
+            "hub; an incomplete download is fetched again",
+        ) from error
     if template is not None:
         tokenizer.chat_template = template
     if tokenizer.chat_template is None:
@@ -116,6 +124,7 @@ def load_model(
         UnsupportedError: bitsandbytes is missing.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if device == "cpu" else getattr(torch, half or "bfloat16")
@@ -130,8 +139,13 @@ def load_model(
         model = copy_of_kept(folder) if device == "cpu" else None
         if model is None:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise TrainingError(f"the weights of {folder} cannot be loaded: {error}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"the weights of {folder} cannot be loaded: {error}",
+            advice="compare its files with those of the model on the hub; an incomplete download is fetched again",
+        ) from error
     return model.to(device).eval()
 
 

@@ -1,7 +1,9 @@
 """Stand-alone runs on a tiny model, in this process: what each setting does, and what is refused."""
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,52 @@ def test_a_model_that_is_not_found_shows_how_one_is_named(tmp_path: Path) -> Non
     with pytest.raises(TrainingError, match="'no/such model' was not found") as raised:
         done(job("no/such model", tmp_path))
     assert "a hub id such as Qwen/Qwen3-0.6B" in str(raised.value.advice)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _of_another_kind(path: Path) -> None:
+    told = json.loads(path.read_text())
+    told["model"]["type"] = "Unheard"
+    path.write_text(json.dumps(told))
+
+
+@pytest.mark.feature("TR-091")
+@pytest.mark.parametrize(
+    ("name", "spoil", "told"),
+    [
+        ("tokenizer.json", _cut, "the tokenizer of"),
+        ("tokenizer.json", _of_another_kind, "the tokenizer of"),
+        ("tokenizer_config.json", _cut, "the tokenizer of"),
+        ("model.safetensors", _cut, "the weights of"),
+        ("model.safetensors", Path.unlink, "the weights of"),
+    ],
+    ids=["tokenizer", "kind", "tokenizer-config", "weights", "gone"],
+)
+def test_a_damaged_file_of_the_base_model_is_named(
+    tiny_base: Path, tmp_path: Path, name: str, spoil: Callable[[Path], object], told: str
+) -> None:
+    """As what it is, with what to compare; not as a fault of the program."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    spoil(base / name)
+    with pytest.raises(TrainingError, match=f"^{told} {base} cannot be loaded") as raised:
+        done(job(base, tmp_path / "run"))
+    assert "of the model on the hub" in str(raised.value.advice)
+
+
+@pytest.mark.parametrize("found", ["nothing", "folder"])
+def test_data_that_have_vanished_are_named(tiny_base: Path, tmp_path: Path, found: str) -> None:
+    """Between the order and its run; so is a folder in their place."""
+    todo = job(tiny_base, tmp_path)
+    data = Path(todo.data_path)
+    data.unlink()
+    if found == "folder":
+        data.mkdir()
+    with pytest.raises(TrainingError, match=f"training file {data} cannot be read"):
+        done(todo)
 
 
 @pytest.mark.feature("TR-048", "TR-091")
