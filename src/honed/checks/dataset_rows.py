@@ -18,7 +18,7 @@ Turn = dict[str, Any]
 
 FORMAT_STEP: Final = (
     'convert to conversations in the format step: {"messages": [{"role", "content"}, ...]}, one row a line'
-    " (`honed export` writes them)"
+    " (`honed export FILE --format sft` writes them)"
 )
 _SPEAKERS: Final = {
     "human": "user",

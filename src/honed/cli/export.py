@@ -31,6 +31,7 @@ from honed.triggers.duration import parse_duration
 
 _DEFAULT_OUTCOMES: Final = {
     "sft": frozenset({"success"}),
+    "conversations": frozenset({"success"}),
     "prompt-completion": frozenset({"success"}),
     "sharegpt": frozenset({"success"}),
 }

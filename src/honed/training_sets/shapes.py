@@ -15,7 +15,9 @@ from honed.domain.training_data import ChatExample, LabelledExample, PreferenceP
 from honed.training_sets.formats.sharegpt import read_sharegpt
 from honed.training_sets.rows import format_row, format_turns
 
-ShapeName = Literal["sft", "prompt-completion", "labelled", "preference", "sharegpt"]
+ShapeName = Literal[
+    "sft", "conversations", "prompt-completion", "labelled", "preference", "sharegpt"
+]
 
 GAPS: Final = "some answers in it may not be imitated"
 NO_OUTCOME: Final = "without an outcome"
@@ -53,11 +55,20 @@ def cut(example: ChatExample) -> Part:
 
 def as_sft(example: ChatExample, outcome: Outcome) -> bytes:
     """`{"messages", "tools"?}`."""
+    return format_row(_whole(example))
+
+
+def as_conversations(example: ChatExample, outcome: Outcome) -> bytes:
+    """`{"conversations", "tools"?}` with turns of role and content, as older trainers read them."""
+    return format_row(_whole(example), turns="conversations")
+
+
+def _whole(example: ChatExample) -> ChatExample:
+    """A conversation of which every answer is imitated."""
     part = cut(example)
     if any(turn.role == "assistant" for turn in part.prompt[1:]):
         raise InexpressibleError(GAPS)
-    whole = ChatExample(messages=example.messages, tools=example.tools)
-    return format_row(whole)
+    return ChatExample(messages=example.messages, tools=example.tools)
 
 
 def as_prompt_completion(example: ChatExample, outcome: Outcome) -> bytes:
@@ -144,6 +155,7 @@ def pairs(attempts: Sequence[tuple[ChatExample, Outcome]]) -> tuple[list[bytes],
 
 SHAPES: Final[dict[ShapeName, Callable[[ChatExample, Outcome], bytes]]] = {
     "sft": as_sft,
+    "conversations": as_conversations,
     "prompt-completion": as_prompt_completion,
     "labelled": as_labelled,
     "sharegpt": as_sharegpt,

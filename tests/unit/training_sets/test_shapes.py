@@ -129,6 +129,17 @@ def test_preference(
     assert len({told.task_id for told in found}) == len(after)
 
 
+def test_conversations_have_role_and_content() -> None:
+    """Under the key that older trainers read."""
+    line = SHAPES["conversations"](example(ASKED, SAID), Unknown())
+    assert json.loads(line) == {
+        "conversations": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello"},
+        ]
+    }
+
+
 def test_the_excerpt_in_every_shape() -> None:
     """Real trajectories with tools, as they were."""
     rows = EXCERPT.read_bytes().splitlines()
@@ -136,7 +147,8 @@ def test_the_excerpt_in_every_shape() -> None:
     for told in found:
         before, outcome = example_of(told), episode_of(told).outcome
         for shape in SHAPES:
-            (after,) = read(SHAPES[shape](before, outcome), shape)
+            form = "sharegpt" if shape == "conversations" else shape  # one key, turns of two kinds
+            (after,) = read(SHAPES[shape](before, outcome), form)
             if shape == "sharegpt":
                 assert plain(example_of(after).messages) == plain(before.messages)
             else:
@@ -148,7 +160,7 @@ def test_answers_that_may_not_be_imitated() -> None:
     turns = (ASKED, SAID, ASKED, SAID)
     first = example(*turns, trained=(3,))
     assert cut(first).prompt == turns[:3]
-    for shape in ("sft", "sharegpt"):
+    for shape in ("sft", "conversations", "sharegpt"):
         with pytest.raises(InexpressibleError, match=GAPS):
             SHAPES[shape](first, Success())  # type: ignore[index]
     for shape in SHAPES:
