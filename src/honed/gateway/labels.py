@@ -160,4 +160,4 @@ def _read(label: str, text: str, where: str) -> Said:
 
 
 def _bad(message: str) -> Refused:
-    return Refused(400, "invalid_label", message, closes=True)
+    return Refused(400, "invalid_label", message)

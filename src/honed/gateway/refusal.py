@@ -3,15 +3,19 @@
 OpenAI's everywhere but under `/v1/messages`, which is Anthropic's.
 """
 
+import asyncio
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 JSON: Final = (b"content-type", b"application/json")
 
 CLIENT_ERROR: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
+_DRAIN_S: Final = 2.0
+_DRAIN_MAX_BYTES: Final = 64 << 20
 _ANTHROPIC: Final = "/v1/messages"
 _RESPONSES: Final = "/v1/responses"
 _ANTHROPIC_TYPES: Final = {
@@ -44,9 +48,7 @@ class Refused(Exception):
         self.code = code
         self.retry_after_s = retry_after_s
         self.closes = closes
-        """Whether the rest of the request is left unread, so that the connection cannot be used
-        again.
-        """
+        """Whether the rest of the request is unwanted, so that the connection cannot be used again."""
         self.is_final = is_final
         """Whether asking again would be in vain; the clients of both dialects then leave it."""
 
@@ -102,6 +104,33 @@ async def send_whole(
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_refusal(refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send a refusal, and see that it is read: a connection that is closed while the client still sends is reset,
+    and what was said to it is lost on the way.
+    """
+    body = refusal.body(scope["path"])
+    headers = [*refusal.headers(), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": refusal.closes})
+    if not refusal.closes:
+        return
+    if all(name != b"expect" for name, _ in scope["headers"]):  # that client has not begun to send
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                await _read_away(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _read_away(receive: Receive) -> None:
+    """Take what still comes of a request, up to its end or to a bound."""
+    size = 0
+    while size < _DRAIN_MAX_BYTES:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
 
 
 async def send_json(send: Send, value: Any) -> None:

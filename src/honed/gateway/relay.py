@@ -23,7 +23,7 @@ from honed.gateway.keys import CARRIERS, ApiKeys
 from honed.gateway.labels import LABELLED, NOTHING, Labels, Said, read_labels, read_path
 from honed.gateway.lane import Lane
 from honed.gateway.merge import is_kept
-from honed.gateway.refusal import Refused, send_json, send_whole, too_many
+from honed.gateway.refusal import Refused, send_json, send_refusal, too_many
 from honed.gateway.request import ClientGoneError, read_body, read_request, request_headers
 from honed.gateway.room import Room, Share
 from honed.gateway.upstream import (
@@ -114,8 +114,7 @@ class Relay:
                 scope, said = _beyond_labels(scope)
             await self._answer(scope, receive, send, said)
         except Refused as refusal:
-            body = refusal.body(scope["path"])
-            await send_whole(send, refusal.status, refusal.headers(), body)
+            await send_refusal(refusal, scope, receive, send)
         except ClientGoneError:
             return
 
@@ -149,14 +148,15 @@ class Relay:
                 request = read_request(body)
                 labels = read_labels(scope["headers"], in_path, request.said)
                 lane = self._route(labels.scenario, request.model)
-                wanted = Wanted.by(labels, version=version_in(request.model, lane.scenario))
+                named = labels.scenario or request.model
+                wanted = Wanted.by(labels, version=version_in(named, lane.scenario))
                 await self._relay(scope, receive, send, lane, labels, wanted, request.onward)
         finally:
             self._open -= 1
 
     def _route(self, scenario: str | None, model: str | None) -> Lane:
         if scenario is not None:
-            return self._named(scenario)
+            return self._named(scenario_in(scenario))
         if model is not None and (lane := self._lanes.get(scenario_in(model))):
             return lane
         # Clients that name a model of their own must not notice that a second scenario has registered.
@@ -238,10 +238,10 @@ def _beyond_labels(scope: Scope) -> tuple[Scope, Said]:
     """The request as it is behind the labels in its path, and what these say."""
     try:
         rest, said = read_path(scope["raw_path"])
-    except Refused:
-        scope["path"] = scope["path"][
-            scope["path"].find("/v1/") :
-        ]  # whose dialect the caller reads
+    except Refused as refusal:
+        refusal.closes = True  # its body has not been read
+        path = scope["path"]
+        scope["path"] = path[path.find("/v1/") :]  # for the dialect that its caller reads
         raise
     return {**scope, "raw_path": rest, "path": unquote(rest.decode("ascii"))}, said
 

@@ -93,9 +93,9 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share)
                     raise ClientGoneError
                 part = message.get("body", b"")
                 size += len(part)
-                if size > limit:
-                    raise _too_long(limit)
                 has_more = message.get("more_body", False)
+                if size > limit:
+                    raise _too_long(limit, closes=has_more)
                 share.take(len(part), until=time_limit if has_more else None)
                 parts.append(part)
                 if not has_more:
@@ -111,8 +111,8 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share)
         ) from None
 
 
-def _too_long(limit: int) -> Refused:
-    return Refused(413, "body_too_long", f"the body is longer than {limit} bytes", closes=True)
+def _too_long(limit: int, *, closes: bool = True) -> Refused:
+    return Refused(413, "body_too_long", f"the body is longer than {limit} bytes", closes=closes)
 
 
 def read_request(body: bytes) -> Request:

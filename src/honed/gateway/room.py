@@ -21,8 +21,10 @@ class Room:
         self.uploads: dict[Share, float] = {}
         """Those that are not whole yet, and when their newest part came; the longest silent is the first."""
 
-    def make(self, size_bytes: int) -> None:
-        """See that so much more fits in; raises Refused, and nobody gives way, when it cannot."""
+    def make(self, size_bytes: int, *, is_last: bool) -> None:
+        """See that so much more fits in; raises Refused, and nobody gives way, when it cannot. The `is_last` part of
+        a body leaves nothing unread.
+        """
         missing = self.held_bytes + size_bytes - self._size_bytes
         latest = time.monotonic() - PATIENCE_S
         leaving: list[Share] = []
@@ -32,7 +34,7 @@ class Room:
             leaving.append(share)
             missing -= share.held_bytes
         if missing > 0:
-            raise no_room()
+            raise no_room(closes=not is_last)
         for share in leaving:
             share.give_way()
 
@@ -59,9 +61,9 @@ class Share:
             until: ends the wait for the next part; None: there is none, the body is whole.
         """
         if self.has_given_way:
-            raise no_room()
+            raise no_room(closes=until is not None)
         self._room.uploads.pop(self, None)  # it has been heard: it gives no way to itself
-        self._room.make(size_bytes)
+        self._room.make(size_bytes, is_last=until is None)
         self._room.held_bytes += size_bytes
         self.held_bytes += size_bytes
         self._limit = until
@@ -84,6 +86,7 @@ class Share:
         self.held_bytes = 0
 
 
-def no_room() -> Refused:
+def no_room(*, closes: bool = True) -> Refused:
     """What a request is told that finds no room, or has given way."""
-    return Refused(503, "busy", "too much is waiting in the gateway", retry_after_s=1, closes=True)
+    message = "too much is waiting in the gateway"
+    return Refused(503, "busy", message, retry_after_s=1, closes=closes)

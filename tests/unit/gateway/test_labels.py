@@ -179,7 +179,9 @@ async def test_error_in_a_labelled_path_has_its_callers_form(tmp_path: Path) -> 
 
 
 async def test_a_label_names_the_scenario_whatever_the_model(tmp_path: Path) -> None:
-    """In header, path or metadata; one that is not there is a 404, also where a default would answer."""
+    """In header, path or metadata, with a version or without; one that is not there is a 404, also where a default
+    would answer.
+    """
     async with upstream(answering("one")) as one, upstream(answering("two")) as two:
         lanes = {
             "one": lane_to(one.address, tmp_path, scenario="one"),
@@ -196,8 +198,10 @@ async def test_a_label_names_the_scenario_whatever_the_model(tmp_path: Path) -> 
                 await client.post("/x", json=body, headers={"x-honed-scenario": "two"}),
                 await client.post("/r/scenario/two/x", json=body),
                 await client.post("/x", json=body | named),
+                await client.post("/r/scenario/two@3/x", json=body),
             ]
+            not_served = await client.post("/r/scenario/two@2/x", json=body)
             unknown = await client.post("/r/scenario/three/x", json=body)
-    assert [answer.json() for answer in answers] == ["one", "two", "two", "two"]
-    assert unknown.status_code == 404
+    assert [answer.json() for answer in answers] == ["one", "two", "two", "two", "two"]
+    assert (unknown.status_code, not_served.status_code) == (404, 404)
     assert "'three'; there are: one, two" in unknown.json()["error"]["message"]

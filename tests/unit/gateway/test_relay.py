@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from honed.gateway import room
+from honed.gateway.keys import ApiKeys
 from honed.gateway.refusal import Refused
 from honed.gateway.relay import Relay
 from honed.gateway.room import Room, Share
@@ -165,6 +166,31 @@ async def test_body_beyond_the_limit_is_refused_and_within_it_not(tmp_path: Path
         good = await front.client.post(CHAT, content=b'{"x":"' + b"x" * 992 + b'"}')
         assert len(front.upstream.requests) == 1
     assert [declared.status_code, found.status_code, good.status_code] == [413, 413, 200]
+
+
+async def test_whoever_still_sends_reads_why_it_was_refused(tmp_path: Path) -> None:
+    """A connection that is closed under the client is reset, and what it was told is lost."""
+    body = b'{"x":"' + b"x" * (12 << 20) + b'"}'
+    async with relaying(answering(), tmp_path, max_body=1000, keys=ApiKeys(["sk-mine"])) as front:
+        answers = [
+            await front.client.post(CHAT, content=body),
+            await front.client.post(CHAT, content=body, headers={"x-api-key": "sk-mine"}),
+            await front.client.post("/r/tsk/1/v1/x", content=body),
+        ]
+    assert [answer.status_code for answer in answers] == [401, 413, 400]
+    assert {answer.headers["connection"] for answer in answers} == {"close"}
+
+
+async def test_whoever_asks_before_sending_is_refused_at_once(tmp_path: Path) -> None:
+    """Nothing of the body is waited for, and no 100 Continue follows the refusal."""
+    head = b"POST /x HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2000\r\n\r\n"
+    async with relaying(answering(), tmp_path, max_body=1000) as front:
+        reader, writer = await front.connect()
+        writer.write(head)
+        told = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert told.startswith(b"HTTP/1.1 413 ")
+    assert told.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize(
