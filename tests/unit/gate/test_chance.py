@@ -86,6 +86,14 @@ def test_a_gain_of_few_is_the_share_of_all_signs() -> None:
     assert found == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_few_groups_that_all_gain_are_counted_not_drawn(seed: int) -> None:
+    """Of eight groups one turn in 256 does as well, whatever the seed: less than the level of a first look."""
+    episodes = [Scored(str(i // 2), True, 0.1 + i / 10) for i in range(16)]
+    assert gain_p_value(episodes, level=0.00456, seed=seed) == 1 / 256
+    assert gain_p_value(episodes[2:], level=0.00456, seed=seed) == 1 / 128
+
+
 def test_signs_of_many_are_uniform() -> None:
     """Without a gain a twentieth of the p-values is below a twentieth."""
     found = [gain_p_value(drawn(100, 0, seed=n), level=0.05, seed=n) for n in range(200)]
