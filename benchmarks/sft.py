@@ -1,10 +1,13 @@
 """How long does a training take, beside the obvious script (plain_trl.py), as it is and without checkpointing?
 
-    python benchmarks/sft.py [--seeds 3] [--only demo] [--folder FOLDER] [--threads 1]
+    python benchmarks/sft.py [--seeds 3] [--only demo] [--folder FOLDER] [--threads 1] [--minutes 2]
 
 Each way gets the same conversations, base model, settings, threads and rows in each step, and is a process that starts
 from nothing and leaves an adapter. The ways take turns, in another order with each seed. Held-out loss is per assistant
 token of conversations that nobody trained on, by one scorer. Under load, wall time says little and CPU time more.
+
+Last, `honed train` as it is typed, for about so many minutes: the share of its time outside optimizer steps (imports,
+base model, tokenizer, checkpoints, validation, export).
 """
 
 import argparse
@@ -16,10 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 from sft_data import SPREADS, conversations
@@ -27,6 +32,7 @@ from sft_data import SPREADS, conversations
 from honed.domain.job import (
     Job,
     Progress,
+    RunResult,
     ScoreJob,
     ScoreResult,
     TrainJob,
@@ -48,6 +54,8 @@ CHANGES: Final[Mapping[str, dict[str, Any]]] = {
     "TRL, no checkpointing": {"activation_checkpointing": False, "bf16": False},
 }
 OURS: Final = "honed"
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Case(NamedTuple):
@@ -103,6 +111,9 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary one)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--minutes", type=float, default=2, help="of `honed train`; 0 leaves it out"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         for name, case in CASES.items():
@@ -110,11 +121,21 @@ def main() -> None:
                 folder = (options.folder or Path(scratch)).absolute() / name.replace(
                     " ", "-"
                 ).replace(",", "")
-                compare(name, case, folder, seeds=options.seeds, threads=options.threads)
+                if options.seeds:
+                    compare(name, case, folder, seeds=options.seeds, threads=options.threads)
+        if options.minutes:
+            folder = (options.folder or Path(scratch)).absolute() / "typed"
+            typed(CASES["trajectories"], folder, 60 * options.minutes, options.threads)
+
+
+def apart(function: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+    """Call it in a process of its own: what this one holds counts as the peak of those that it starts."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *given, **more).result()
 
 
 def compare(name: str, case: Case, folder: Path, *, seeds: int, threads: int) -> None:
-    base = prepare(case, folder)
+    base = apart(prepare, case, folder)
     print(f"\n{name}: {base}; {threads} thread(s)", flush=True)
     found: dict[str, list[Run]] = {way: [] for way in (*CHANGES, OURS)}
     for seed in range(seeds):
@@ -223,7 +244,8 @@ def one_run(way: str, case: Case, folder: Path, *, seed: int, threads: int) -> R
             (run_folder / "settings.json").write_text(json.dumps(settings))
             adapter = run_folder / "plain"
             taken, steps_s = timed_script(run_folder, CHANGES[way])
-        return Run(*taken[:2], steps_s, taken[2], held_out_loss(folder, adapter, run_folder))
+        loss = apart(held_out_loss, folder, adapter, run_folder)
+        return Run(*taken[:2], steps_s, taken[2], loss)
 
 
 @contextmanager
@@ -232,7 +254,13 @@ def fresh(folder: Path) -> Iterator[Path]:
         yield Path(made)
 
 
-def timed(command: list[str], log: Path) -> tuple[float, float, float]:
+def timed(
+    command: list[str],
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> tuple[float, float, float]:
     """Seconds of wall and CPU, and the peak of memory in MiB, of a process that must end well."""
     started = time.monotonic()
     with log.open("wb") as output:
@@ -240,7 +268,13 @@ def timed(command: list[str], log: Path) -> tuple[float, float, float]:
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT, "HF_HOME": str(log.parent / "hf")},
+            cwd=cwd,
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                "HF_HOME": str(log.parent / "hf"),
+                **(variables or {}),
+            },
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -297,6 +331,72 @@ def held_out_loss(data: Path, adapter: Path, folder: Path) -> float:
     assert isinstance(found, ScoreResult)
     tokens = sum(each.num_tokens for each in found.scores)
     return -sum(each.candidate * each.num_tokens for each in found.scores) / tokens
+
+
+CONFIG: Final = """
+[model]
+name = {base}
+max_seq_length = 16384
+[lora]
+r = 16
+lora_alpha = 32
+[training]
+num_train_epochs = {epochs}
+learning_rate = 2e-3
+warmup_steps = 2
+per_device_train_batch_size = 2
+save_steps = 10
+[dataset]
+path = {train}
+validation_path = {held_out}
+"""
+
+
+def typed(case: Case, folder: Path, wanted_s: float, threads: int) -> None:
+    """`honed train` with checkpoints and a validation file; one short run says how many passes take the time."""
+    told = apart(prepare, case, folder)
+    print(f"\n`honed train`: {told}; a checkpoint every 10 steps, validation each pass", flush=True)
+    first = typed_run(folder, 1, threads)
+    epochs = max(1, round((wanted_s - first.wall_s) / first.steps_s))
+    show_typed(typed_run(folder, epochs, threads), epochs)
+
+
+class Typed(NamedTuple):
+    """What `honed train` took."""
+
+    wall_s: float
+    loop_s: float
+    steps_s: float
+    num_steps: int
+
+
+def typed_run(folder: Path, epochs: int, threads: int) -> Typed:
+    with fresh(folder / "typed") as place:
+        names = {"base": "base", "train": "train.jsonl", "held_out": "held_out.jsonl"}
+        paths = {name: json.dumps(str(folder / path)) for name, path in names.items()}
+        (place / "run.toml").write_text(CONFIG.format(epochs=epochs, **paths))
+        command = [sys.executable, "-m", "honed", "train", "--config", "run.toml"]
+        wall_s, _, _ = timed(
+            command, place / "log", cwd=place, variables={"OMP_NUM_THREADS": str(threads)}
+        )
+        result = parse_result((place / "outputs" / "run" / "result.json").read_bytes())
+        assert isinstance(result, RunResult), result
+        metrics = result.metrics
+        return Typed(
+            wall_s,
+            metrics.training_time_secs or 0.0,
+            metrics.extra["seconds_in_steps"],
+            metrics.num_steps or 0,
+        )
+
+
+def show_typed(run: Typed, epochs: int) -> None:
+    outside = run.wall_s - run.steps_s
+    print(
+        f"  {epochs} passes, {run.num_steps} steps: {run.wall_s:.1f} s wall, {run.steps_s:.1f} s in steps, "
+        f"{run.loop_s - run.steps_s:.1f} s between them, {run.wall_s - run.loop_s:.1f} s before and after: "
+        f"{100 * outside / run.wall_s:.1f} % outside steps"
+    )
 
 
 def ignore(progress: Progress) -> None:

@@ -67,7 +67,7 @@ def fine_tune(
     _check_weights(trainer.model)
     # An adapter that was gone on from is kept beside it as the reference: only this one is published.
     trainer.model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
-    return _metrics(trainer, split, time.monotonic() - started)
+    return _metrics(trainer, split, time.monotonic() - started, watch.seconds_in_steps)
 
 
 def _newest(checkpoints: Checkpoints | None, report: Report) -> Path | None:
@@ -104,12 +104,16 @@ def _scratch(folder: Path, checkpoints: Checkpoints | None) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _metrics(trainer: Any, split: Split[AnyRow], seconds: float) -> TrainingMetrics:
-    """Of the whole run, also of the part before it was cut off."""
+def _metrics(
+    trainer: Any, split: Split[AnyRow], seconds: float, seconds_in_steps: float
+) -> TrainingMetrics:
+    """Of the whole run, also of the part before it was cut off; times are this process's."""
     state = trainer.state
     losses = [line["loss"] for line in state.log_history if "loss" in line]
     evaluated = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
-    extra = {"first_loss": losses[0]} if losses else {}
+    extra = {"seconds_in_steps": seconds_in_steps}
+    if losses:
+        extra["first_loss"] = losses[0]
     for name, told in _REWARDS.items():
         if values := [line[name] for line in state.log_history if name in line]:
             extra[told] = values[-1]

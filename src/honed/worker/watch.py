@@ -19,7 +19,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._report = report
         self._tokens = 0.0
         self._at = time.monotonic()
+        self._step_began = 0.0
         self.losses: list[float] = []
+        self.seconds_in_steps = 0.0
+        """Of this process's optimizer steps, without what is logged, saved and evaluated between them."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """The rows of a step are there."""
+        self._step_began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """The weights have moved."""
+        self.seconds_in_steps += time.monotonic() - self._step_began
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Tell how long the run will be."""
