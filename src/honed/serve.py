@@ -62,6 +62,11 @@ async def serve(
         TrainingError: the base model cannot be converted to GGUF, and there is nothing else to
             serve.
     """
+    if config.own_server is not None:
+        raise ConfigError(
+            f"apply.kind is {config.own_server}: adapters go into a server that you run, and the gateway has no part",
+            advice="`honed run` is all that is needed; docs/servers.md",
+        )
     section, around = config.serve, surroundings or Surroundings()
     keys = ApiKeys.load(section.api_keys)
     gateway = Gateway(section, config.llama_dir)

@@ -23,7 +23,7 @@ from honed.config.sections import (
     TrainSection,
     WorkerSection,
 )
-from honed.config.server import ServerSection
+from honed.config.server import OwnKind, ServerSection
 from honed.config.serving import ServeSection
 from honed.config.values import Duration, Mode, Trigger
 from honed.domain.ids import check_scenario
@@ -181,6 +181,12 @@ class Config(BaseSettings):
     def adapters_dir(self) -> Path:
         """Published adapters, one folder `scenario@n` each."""
         return self.data_dir / "adapters"
+
+    @property
+    def own_server(self) -> OwnKind | None:
+        """Which kind of server the operator runs for the adapters; None where honed serves them, or nobody does."""
+        kind = self.apply.kind
+        return None if kind in ("none", "llama_server") else kind
 
     @property
     def endpoint_path(self) -> Path:

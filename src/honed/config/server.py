@@ -15,6 +15,8 @@ UNIX: Final = "unix:"
 
 OwnServer = Literal["vllm", "sglang", "ollama"]
 """Kinds of servers that are spoken to over HTTP."""
+OwnKind = OwnServer | Literal["folder"]
+"""Values of `apply.kind` with which the operator runs the server."""
 
 _USUAL_URL: Final[dict[OwnServer, str]] = {
     "vllm": "http://127.0.0.1:8000",

@@ -21,7 +21,8 @@ def base_model(patient: Patient) -> Found:
     folder = patient.base_folder()
     if folder is None:
         return _absent(config.base_model)
-    return together([*_files(folder, patient), *_gguf(patient)])
+    served = () if config.own_server else _gguf(patient)
+    return together([*_files(folder, patient), *served])
 
 
 def _absent(named: str) -> Found:

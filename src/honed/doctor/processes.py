@@ -71,6 +71,8 @@ def _traces(counts: dict[str, Any]) -> Iterator[Found]:
 def gateway(patient: Patient) -> Found:
     """Whether it is this config's, and what it serves for this scenario; else whether its address is free."""
     section = patient.config.serve
+    if (kind := patient.config.own_server) is not None:
+        return ok(f"none is needed: apply.kind is {kind}")
     answer = patient.gateway()
     if answer is None:
         if other := neighbours.on_address(patient.config):

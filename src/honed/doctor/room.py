@@ -8,9 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from honed.config import Config
 from honed.doctor.finding import Found, fail, gib, ok, together, warn
 from honed.doctor.patient import Patient
+from honed.domain.job import TrainSettings
+from honed.learn_models import method_of
 from honed.machine.model import Shape
 from honed.machine.plan import (
     GGUF_BYTES,
@@ -80,7 +84,9 @@ def memory(patient: Patient) -> Found:
         return ok("not estimated: the sizes of the base model are not known")
     on_gpu = _serves_on_gpu(patient), _trains_on_gpu(patient)
     serving = _serving(patient, shape, on_gpu=on_gpu[0])
-    training = training_bytes(shape, config.train.settings(), on_gpu=on_gpu[1])
+    training = max(
+        training_bytes(shape, settings, on_gpu=on_gpu[1]) for settings in _settings(config)
+    )
     parts = []
     for is_gpu, name in ((False, "memory"), (True, "GPU memory")):
         wants = [
@@ -89,11 +95,19 @@ def memory(patient: Patient) -> Found:
                 (serving, "serving", on_gpu[0]),
                 (training, "training", on_gpu[1]),
             )
-            if there is is_gpu
+            if there is is_gpu and (what == "training" or config.own_server is None)
         ]
         if wants:
             parts.append(_compare(patient, wants, is_gpu=is_gpu, name=name))
     return together(parts)
+
+
+def _settings(config: Config) -> Iterator[TrainSettings]:
+    """Of the runs of each learn model, with the method that its rows are for unless one is named."""
+    settings = config.train.settings()
+    for learn_model in config.learn.models():
+        method = method_of(learn_model) if settings.method == "auto" else settings.method
+        yield replace(settings, method=method)
 
 
 def _compare(patient: Patient, wants: list[tuple[int, str]], *, is_gpu: bool, name: str) -> Found:

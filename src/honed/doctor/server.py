@@ -11,6 +11,8 @@ def llama_server(patient: Patient) -> Found:
     config = patient.maybe_config
     if config is not None and config.serve.external_url is not None:
         return ok(f"your own at {config.serve.external_url}; honed neither starts nor stops it")
+    if config is not None and config.own_server is not None:
+        return ok(f"none is needed: apply.kind is {config.own_server}")
     named = config.serve.llama_server if config else None
     try:
         found = program(named)
