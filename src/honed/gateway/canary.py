@@ -41,8 +41,13 @@ async def begin(lane: Lane, order: CanaryOrder, tasks: TaskGroup) -> CandidateSt
             return before.status()
         if lane.adapter is not None and lane.adapter.model_id == order.model_id:
             raise ApplyError(f"{lane.scenario}: {order.model_id} is live already")
+        if lane.backend is None:
+            raise ApplyError(
+                f"{lane.scenario}: nothing is live to try {order.model_id} beside: the lane is {lane.state}",
+                advice="try again when it is active",
+            )
         way = await choose(lane)
-        if way.strategy == "hold":
+        if way.strategy != "blue_green":
             raise ApplyError(
                 f"{lane.scenario}: nothing can be tried beside the live version: {way.reason}",
                 advice="a switch needs one server only; serve.strategy = 'blue_green' asks for no room",
@@ -159,30 +164,36 @@ async def switch_with_candidate(lane: Lane, order: SwitchOrder) -> Switched:
 
 
 async def keep_up(lane: Lane, candidate: Candidate) -> None:
-    """Start the candidate's server whenever it is gone, until it is no candidate any more, or has
-    failed too often.
+    """Start the candidate's server whenever it is gone, and have it answer copies, until it is no candidate any more,
+    or has failed too often.
     """
-    with anyio.CancelScope() as candidate.scope:
-        while not candidate.is_hopeless:
-            if lane.arms.candidate is not candidate:  # before this had begun
-                return
-            if candidate.backend is None and lane.backend is not None:
-                candidate.state = "starting"
-                try:
-                    await _come_up(lane, candidate)
-                except ApplyError as error:
-                    candidate.fault(str(error))
-                    await anyio.sleep(candidate.attempts.wait_after(error))
-                    continue
-            await candidate.news()
-            if candidate.backend is None and not candidate.is_hopeless:
-                await anyio.sleep(candidate.attempts.wait_after_death())
-        candidate.state = "withdrawn"
-        lane.waiting.tell()
-        log.get(scenario=lane.scenario, model_id=candidate.order.model_id).error(
-            log.CANARY_FAILED, error=candidate.error, faults=FAULTS_MAX
-        )
-        await lane.remember()
+    async with anyio.create_task_group() as candidate.copies:
+        candidate.scope = candidate.copies.cancel_scope
+        await _keep_server(lane, candidate)
+        candidate.scope.cancel()
+
+
+async def _keep_server(lane: Lane, candidate: Candidate) -> None:
+    while not candidate.is_hopeless:
+        if lane.arms.candidate is not candidate:  # before this had begun
+            return
+        if candidate.backend is None and lane.backend is not None:
+            candidate.state = "starting"
+            try:
+                await _come_up(lane, candidate)
+            except ApplyError as error:
+                candidate.fault(str(error))
+                await anyio.sleep(candidate.attempts.wait_after(error))
+                continue
+        await candidate.news()
+        if candidate.backend is None and not candidate.is_hopeless:
+            await anyio.sleep(candidate.attempts.wait_after_death())
+    candidate.state = "withdrawn"
+    lane.waiting.tell()
+    log.get(scenario=lane.scenario, model_id=candidate.order.model_id).error(
+        log.CANARY_FAILED, error=candidate.error, faults=FAULTS_MAX
+    )
+    await lane.remember()
 
 
 async def _come_up(lane: Lane, candidate: Candidate) -> dict[str, float]:

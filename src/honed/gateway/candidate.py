@@ -4,6 +4,7 @@ import hashlib
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from honed.domain.serving import AdapterRef, CanaryOrder, CandidateState, CandidateStatus
@@ -29,6 +30,10 @@ class Candidate:
         self.requests = 0
         self.failed = 0
         self.dropped = 0
+        self.num_copies = 0
+        """Copies that it answers now."""
+        self.copies: TaskGroup | None = None
+        """Where it does; there from when it is kept up."""
         self.faults = 0
         self.error: str | None = None
         self.attempts = Attempts()

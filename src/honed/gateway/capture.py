@@ -82,6 +82,7 @@ class Call(Struct, frozen=True, kw_only=True):
                 worker_id=labels.worker_id,
                 purpose=labels.purpose,
                 train=labels.train,
+                tags=labels.tags,
                 timestamp_ms=self.started_at_ms,
                 model=asked.model or self.scenario,
                 endpoint=self.endpoint,

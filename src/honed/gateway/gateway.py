@@ -62,7 +62,8 @@ class Gateway:
             for scenario, known in remembered.scenarios.items():
                 self._restore(scenario, known)
             for scenario, order in remembered.candidates.items():
-                if lane := self.lanes.get(scenario):
+                may_try = self.section.external_url is None and self.section.strategy != "hold"
+                if may_try and (lane := self.lanes.get(scenario)):
                     self._tasks.start_soon(canary.keep_up, lane, canary.restore(lane, order))
             try:
                 yield

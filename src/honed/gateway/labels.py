@@ -60,6 +60,8 @@ class Labels(Struct, frozen=True, kw_only=True, omit_defaults=True):
     train: bool = True
     scenario: str | None = None
     """Who should answer, whatever `model` says; an event has it from the lane that took the call."""
+    tags: dict[str, str] = {}
+    """Of the gateway's own making; no client sets them."""
 
 
 _NO_LABELS: Final = Labels()

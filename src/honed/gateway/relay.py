@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from starlette.types import Receive, Scope, Send
 
-from honed.gateway import listing
+from honed.gateway import listing, shadow
 from honed.gateway.answer import Answer, TimedOutError
 from honed.gateway.backend import Backend
 from honed.gateway.browser import BrowserGuard
@@ -208,6 +208,16 @@ class Relay:
                 tape = Tape(
                     lane.captured, labels, endpoint=path, request=body, adapter_id=backend.model_id
                 )
+                if lane.arms.candidate is not None and self._captures and is_kept(path):
+                    shadow.copy(
+                        lane,
+                        wanted,
+                        labels,
+                        receipt_id=tape.receipt_id,
+                        endpoint=path,
+                        body=body,
+                        to=onward.to,
+                    )
                 head = await _head(exchange, limits.first_byte_s)
                 await answer.start(head, tape, backend)
                 await answer.pass_on(exchange, tape, backend)

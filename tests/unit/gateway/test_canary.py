@@ -184,6 +184,30 @@ async def test_withdrawn_candidate_leaves_nothing_behind(
         assert (await done(served, "withdraw", "tiny@2")).seconds == {}
 
 
+async def test_shadow_comes_into_the_light(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """First it answers copies, which nobody sees; then, without another start, its share of the tasks."""
+    first, second = tiny_adapters
+    async with serving(tmp_path, tiny_gguf) as served, served.client() as client:
+        await served.applier.apply(model(first), previous=None)
+        status = await tried(served, second, share=1.0, is_shadow=True)
+        assert status.is_shadow
+        both = set(servers_of(tmp_path))
+        assert (await one(client, "t"))[0] == "tiny@1"
+
+        async def is_copied() -> bool:
+            told = await candidate(served)
+            return (told.requests, told.in_flight) == (1, 0)
+
+        await until(is_copied)
+        assert (await candidate(served)).failed == 0
+        assert not (await tried(served, second, share=1.0)).is_shadow
+        assert (await one(client, "t"))[0] == "tiny@2"
+        assert set(servers_of(tmp_path)) == both
+        assert (await served.lane()).requests == 2
+
+
 async def test_candidate_that_dies_is_started_again_and_given_up_in_the_end(
     tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:
