@@ -185,8 +185,11 @@ class Config(BaseSettings):
     @property
     def own_server(self) -> OwnKind | None:
         """Which kind of server the operator runs for the adapters; None where honed serves them, or nobody does."""
-        kind = self.apply.kind
-        return None if kind in ("none", "llama_server") else kind
+        match self.apply.kind:
+            case "none" | "llama_server":
+                return None
+            case kind:
+                return kind
 
     @property
     def endpoint_path(self) -> Path:
