@@ -105,20 +105,12 @@ async def test_a_hook_that_is_ended_by_a_signal_has_failed(tmp_path: Path, adapt
     assert await failing.current() is None
 
 
-async def test_a_hook_that_takes_too_long_is_ended_with_all_it_started(
-    tmp_path: Path, adapters: Path
-) -> None:
-    """Its children too: nothing goes on reloading behind the back of what serves."""
-    pids = tmp_path / "pids"
-    script = f"sleep 600 & echo $! $$ > {shlex.quote(str(pids))}; wait"
-    hanging = applier(tmp_path, *shell(script), hook_timeout_s=2)
-    with pytest.raises(ApplyError, match="took longer than 2 s"):
+async def test_a_hook_that_takes_too_long_has_failed(tmp_path: Path, adapters: Path) -> None:
+    """How long it may take is the operator's."""
+    hanging = applier(tmp_path, "sleep", "600", hook_timeout_s=0.2)
+    with pytest.raises(ApplyError, match=r"the hook sleep 600 took longer than 0\.2 s"):
         await hanging.apply(published(adapters, 1), previous=None)
     assert await hanging.current() is None
-    for pid in map(int, pids.read_text().split()):
-        with anyio.fail_after(60):
-            while _runs(pid):
-                await anyio.sleep(0.01)
 
 
 def _runs(pid: int) -> bool:
@@ -131,10 +123,12 @@ def _runs(pid: int) -> bool:
 
 
 async def test_a_switch_that_is_cancelled_goes_back(tmp_path: Path, adapters: Path) -> None:
-    """Wherever the hook was; it is ended first."""
-    begun = tmp_path / "begun"
-    hanging = applier(tmp_path, *shell(f"touch {shlex.quote(str(begun))}; sleep 600"))
-    one = published(adapters, 1)
+    """The hook is ended with all that it has started: nothing goes on reloading behind the back of what serves."""
+    pids, begun = tmp_path / "pids", tmp_path / "begun"
+    script = (
+        f"sleep 600 & echo $! $$ > {shlex.quote(str(pids))}; touch {shlex.quote(str(begun))}; wait"
+    )
+    hanging, one = applier(tmp_path, *shell(script)), published(adapters, 1)
     async with anyio.create_task_group() as tasks:
 
         async def switch() -> None:
@@ -147,6 +141,10 @@ async def test_a_switch_that_is_cancelled_goes_back(tmp_path: Path, adapters: Pa
         assert await hanging.current() == "airline@1"
         tasks.cancel_scope.cancel()
     assert await hanging.current() is None
+    for pid in map(int, pids.read_text().split()):
+        with anyio.fail_after(60):
+            while _runs(pid):
+                await anyio.sleep(0.01)
 
 
 async def test_a_hook_that_is_not_there_is_named(tmp_path: Path, adapters: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,7 +180,7 @@ async def test_a_server_that_goes_in_the_middle_leaves_the_name_as_it_was(
 
 async def test_a_server_that_is_not_there_is_said_so(own: Own) -> None:
     """By `current` too: that is what `honed status` shows."""
-    nobody = Server("vLLM", "http://127.0.0.1:9", timeout=own.applier._load_timeout)
+    nobody = Server("vLLM", "http://127.0.0.1:9", timeout=timedelta(seconds=60))
     applier = runtime_applier(own.fake, nobody, own.folder)
     with pytest.raises(ApplyError, match=r"nobody answers as vLLM at http://127\.0\.0\.1:9"):
         await applier.current()
