@@ -20,7 +20,7 @@ import msgspec
 import honed
 from honed import log, process
 from honed.activation import passed_unix
-from honed.api import EventStream, control_app, review_routes
+from honed.api import EventStream, canary_routes, control_app, review_routes
 from honed.config import Config, changed_keys
 from honed.domain.episode import Episode
 from honed.domain.times import iso_utc
@@ -30,7 +30,7 @@ from honed.in_process import InProcess
 from honed.keeping import Keeper
 from honed.learn_models.learn_model import LearnModel
 from honed.listen import claim_unix_path, serving
-from honed.loop import InService, Lines, TrainingRuns, TriggerLoop
+from honed.loop import CanaryWatch, InService, Lines, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
 from honed.loop.orders import TrainingNow
 from honed.ports import Applier, Gate, Processor, Store
@@ -41,6 +41,7 @@ from honed.rooms import (
     applier_of,
     approval_of,
     base_of,
+    canaries_of,
     check_start,
     gate_of,
     in_service_of,
@@ -99,6 +100,7 @@ class LearningDaemon(InProcess):
         self._runs: list[TrainingRuns] = []
         self._loop: Lines | None = None
         self._in_service: InService | None = None
+        self._canaries: CanaryWatch | None = None
         self._jury: Jury | None = None
 
     async def run(self, *, ready: Callable[[], None] | None = None) -> None:
@@ -130,6 +132,10 @@ class LearningDaemon(InProcess):
                 config, self._applier, store, self._events.publish
             )
             await rooms.enter_async_context(running(in_service.follow))
+            canaries = self._canaries = canaries_of(
+                config, self._applier, store, in_service, self._events.publish
+            )
+            await rooms.enter_async_context(running(canaries.run))
             self._runs = runs_of(
                 config,
                 self._learn_models,
@@ -172,7 +178,8 @@ class LearningDaemon(InProcess):
                 allow_uids=config.events.allow_uids,
             )
             alive = {"store's writer": store.beat, "trigger loop": loop.beat}
-            app = control_app(self, self._events, keeper, alive, review_routes(loop))
+            more = [*review_routes(loop), *canary_routes(canaries)]
+            app = control_app(self, self._events, keeper, alive, more)
             await rooms.enter_async_context(serving(app, control, drain_s=1))
             await rooms.enter_async_context(feed.open())
             self._others = chosen_sources(config.events, sink, store, self._buses)
@@ -286,19 +293,18 @@ class LearningDaemon(InProcess):
             "gateway_problem": in_service.problem,
             "base_problem": in_service.base_problem,
             "current_model": current.id if current else None,
+            "canary": await self._canaries.told() if self._canaries else None,
             "lines": [await self._line(line) for line in loop.loops] if loop.loops[1:] else [],
             "history": msgspec.to_builtins(await store.history(self.config.scenario)),
         }
 
     async def runs(self) -> list[Any]:
         """Runs, newest first."""
-        store, _, _ = self._opened
-        return list(await store.list_runs(self.config.scenario))
+        return list(await self._opened[0].list_runs(self.config.scenario))
 
     async def models(self) -> list[Any]:
         """Models, newest first."""
-        store, _, _ = self._opened
-        return list(await store.list_models(self.config.scenario))
+        return list(await self._opened[0].list_models(self.config.scenario))
 
     def suspicions(self) -> list[str]:
         """Alarms: successes that are not what they were."""
@@ -312,28 +318,24 @@ class LearningDaemon(InProcess):
         learn_model: str | None = None,
     ) -> str:
         """Start a run past trigger and back-off; returns its id."""
-        _, loop, _ = self._opened
-        return loop.train_now(
+        return self._opened[1].train_now(
             selection=selection, against_base=against_base, learn_model=learn_model
         )
 
     def cancel(self) -> str | None:
         """Stop the run in progress; returns its id."""
-        _, loop, _ = self._opened
-        return loop.cancel()
+        return self._opened[1].cancel()
 
     async def apply(self, model_id: str, *, force: bool = False) -> dict[str, Any]:
         """Put a model into service, whatever `apply.mode` says."""
-        _, _, in_service = self._opened
-        result = await in_service.apply(model_id, force=force)
+        result = await self._opened[2].apply(model_id, force=force)
         if isinstance(result, AppliedNow):
             return {"model_id": result.model_id, "previous_model_id": result.previous_model_id}
         return {"model_id": result.model_id, "skipped": result.reason}
 
     async def rollback(self) -> str | None:
         """Go back one adapter; returns the id now in service, None for the bare base."""
-        _, _, in_service = self._opened
-        return await in_service.rollback()
+        return await self._opened[2].rollback()
 
     async def feedback(self, outcomes: Sequence[dict[str, Any]]) -> list[Any]:
         """Store what is said about attempts; what became of each."""

@@ -19,6 +19,7 @@ from honed.listen import check_unix_path
 from honed.loop import (
     Announce,
     Approval,
+    CanaryWatch,
     InService,
     Lines,
     OfflineRuns,
@@ -26,8 +27,9 @@ from honed.loop import (
     TrainingRuns,
     TriggerLoop,
 )
-from honed.ports import Applier, Gate, Processor
+from honed.ports import Applier, CanaryApplier, Gate, Processor
 from honed.processors import BaseModel, LocalProcessor
+from honed.rewards import alarms
 from honed.sink import Sink
 from honed.sources import check_sources
 from honed.stores import SqlStore, open_store
@@ -190,6 +192,34 @@ def in_service_of(
         auto=config.apply.mode == "auto",
         announce=announce,
         has_lines=len(config.learn.names) > 1,
+    )
+
+
+def canaries_of(
+    config: Config, applier: Applier, store: SqlStore, in_service: InService, announce: Announce
+) -> CanaryWatch:
+    """What tries models on a share of the tasks; `in_service` gives it those that may go live by themselves.
+
+    Raises:
+        ConfigError: a share is configured, and the applier that was given can serve one version only.
+    """
+    section = config.apply.canary
+    if not isinstance(applier, CanaryApplier) and section.share:
+        raise ConfigError(
+            f"apply.canary.share is {section.share}, and {type(applier).__name__} serves one version at a time",
+            advice="set apply.canary.share to 0, or serve through the gateway",
+        )
+    return CanaryWatch(
+        store,
+        in_service,
+        applier if isinstance(applier, CanaryApplier) else None,
+        scenario=config.scenario,
+        share=section.share,
+        is_shadow=section.shadow,
+        max_tasks=section.max_tasks,
+        interval_s=section.interval.total_seconds(),
+        announce=announce,
+        suspect=alarms,
     )
 
 

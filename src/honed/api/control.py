@@ -14,6 +14,7 @@
     POST /v1/cleanup {dry}                -> counts, runs, adapters
     POST /v1/feedback {outcomes: [...]}   -> {outcomes}: what became of each; fields of `OutcomeEvent`
     /v1/review ...                        what the next run would learn from (`api.review`)
+    /v1/canary ...                        what is tried beside the version in service (`api.canary`)
 
 An error is `{"code", "message", "advice"}`; unknown keys in a request are refused.
 """

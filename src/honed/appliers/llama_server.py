@@ -13,6 +13,9 @@ from msgspec.structs import replace
 from honed.domain.serving import (
     CODES,
     PROTOCOL,
+    CanaryOrder,
+    CandidateOrder,
+    CandidateStatus,
     LaneStatus,
     Refusal,
     Registration,
@@ -75,11 +78,8 @@ class LlamaServerApplier:
                 still serves.
             ApplyError: the gateway does not run, or refused.
         """
-        if model is not None and not await anyio.Path(model.adapter_path).is_dir():
-            raise AdapterNotFoundError(
-                f"{model.id}: its folder {model.adapter_path} does not exist",
-                advice="`honed adapters` lists what there is",
-            )
+        if model is not None:
+            await _see_that_it_is_there(model)
         await self._register()
         order = SwitchOrder(
             model_id=model.id if model else None,
@@ -107,6 +107,41 @@ class LlamaServerApplier:
                 f"{f': {lane.error}' if lane.error else ''}"
             )
         return lane.model_id
+
+    async def lane(self) -> LaneStatus:
+        """What answers now, and what is tried beside it; raises ApplyError."""
+        return await self._register()
+
+    async def canary(self, model: TrainedModel, *, share: float, is_shadow: bool) -> None:
+        """Give a model its share of the tasks, proved by the gateway's probe; the same again changes the share.
+
+        Raises:
+            ApplyError: it has none, as with `apply`; what is in service answers everything.
+        """
+        await _see_that_it_is_there(model)
+        await self._register()
+        order = CanaryOrder(
+            model_id=model.id,
+            adapter_path=model.adapter_path,
+            digest=model.digest,
+            share=share,
+            is_shadow=is_shadow,
+        )
+        path = f"{self._path}/canary"
+        await self._ask("POST", path, CandidateStatus, order, timeout_s=self._switch_timeout_s)
+
+    async def promote(self, model: TrainedModel) -> None:
+        """Have the model that is tried answer everything; raises ApplyError: nothing has changed."""
+        path, order = f"{self._path}/promote", CandidateOrder(model_id=model.id)
+        await self._ask("POST", path, Switched, order, timeout_s=self._switch_timeout_s)
+
+    async def withdraw(self, model: TrainedModel) -> None:
+        """Have what is in service answer everything; nothing where this model is not tried."""
+        candidate = (await self._register()).candidate
+        if candidate is None or candidate.model_id != model.id:
+            return
+        path, order = f"{self._path}/withdraw", CandidateOrder(model_id=model.id)
+        await self._ask("POST", path, Switched, order, timeout_s=self._switch_timeout_s)
 
     async def serving(self) -> Serving:
         """Everything that the gateway serves.
@@ -173,6 +208,14 @@ class LlamaServerApplier:
             ) from error
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise ApplyError(f"{method} {path} at the gateway failed: {error!r}") from error
+
+
+async def _see_that_it_is_there(model: TrainedModel) -> None:
+    if not await anyio.Path(model.adapter_path).is_dir():
+        raise AdapterNotFoundError(
+            f"{model.id}: its folder {model.adapter_path} does not exist",
+            advice="`honed adapters` lists what there is",
+        )
 
 
 def _error(refusal: Refusal) -> ApplyError:

@@ -5,6 +5,7 @@ import typer
 import honed
 from honed import log
 from honed.cli import (
+    canary,
     checks,
     compare,
     config,
@@ -73,6 +74,7 @@ why.add_to(app)
 replay.add_to(app)
 show.add_to(app)
 learning.add_to(app)
+canary.add_to(app)
 review.add_to(app)
 feedback.add_to(app)
 data.add_to(app)

@@ -159,7 +159,7 @@ def correct(
     as_json: AsJson = False,
 ) -> None:
     """Say what the answer should have been; it is what is learned then (as by `honed feedback`)."""
-    text, who = text_of(answer), by or _me()
+    text, who = text_of(answer), by or me()
     said = {"episode_id": episode, "demonstration": text, "source": who, "comment": note}
     said = {name: value for name, value in said.items() if value is not None}
     identity = hashlib.blake2b(msgspec.json.encode(said, order="deterministic"), digest_size=16)
@@ -177,7 +177,7 @@ def approve(
     learn_model: Model = None,
 ) -> None:
     """Start the run that waits, on exactly what was shown."""
-    body = {"said_by": by or _me(), "data_digest": digest, "learn_model": learn_model}
+    body = {"said_by": by or me(), "data_digest": digest, "learn_model": learn_model}
     answer = ask_daemon(config_from(config), "POST", "/v1/review/approve", body)
     _tell(answer, f"run {answer['run_id']} may run", as_json)
 
@@ -190,7 +190,7 @@ def reject(
     learn_model: Model = None,
 ) -> None:
     """Stop the run that waits before it begins; the same episodes do not ask for one again."""
-    body = {"said_by": by or _me(), "note": note, "learn_model": learn_model}
+    body = {"said_by": by or me(), "note": note, "learn_model": learn_model}
     answer = ask_daemon(config_from(config), "POST", "/v1/review/reject", body)
     _tell(answer, f"run {answer['run_id']} is rejected", as_json)
 
@@ -207,7 +207,7 @@ def _remark(
     as_json: bool,
 ) -> None:
     found = config_from(config)
-    who = by or _me()
+    who = by or me()
     if daemon_answers(found):
         body = {"episodes": list(episodes), "kind": kind, "said_by": who}
         answer = ask_daemon(
@@ -292,7 +292,8 @@ def _tell(answer: Any, sentence: str, as_json: bool) -> None:
         say(sentence)
 
 
-def _me() -> str:
+def me() -> str:
+    """Who types; leaves with a message where nobody knows."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container without a name for its user

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from honed.cli import verdicts
+from honed.cli import canary, verdicts
 from honed.cli.asking import (
     AsJson,
     ConfigFile,
@@ -67,6 +67,11 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     for told in verdicts.lines(answer.get("rewards")):  # a daemon from before has none
         say(told)
     say(f"in service  {answer['current_model'] or 'the base model'}")
+    if answer.get("canary"):  # a daemon from before has none
+        first, *more = canary.lines(answer["canary"])
+        say(f"canary      {first}")
+        for told in more:
+            say(f"            {told}")
     say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     if answer["server"]:
         say(f"server      {_server(answer['server'])}")

@@ -307,6 +307,26 @@ class GateSection(Section):
     the base in nats per token; default: no limit."""
 
 
+class CanarySection(Section):
+    """A model that may go live by itself (`apply.mode` auto) is tried first, beside the one in service, by the
+    outcomes of its share of the tasks (docs/canary.md)."""
+
+    share: float = Field(0.0, ge=0.0, le=1.0)
+    """Of the tasks, by a hash of their ids, that the new model gets, for example 0.1; 0: none, it goes live at once."""
+    shadow: bool = False
+    """It answers copies of that share instead, nobody sees what it says, and a person decides."""
+    max_tasks: int = Field(1_000, ge=100, le=10_000)
+    """Tasks of each, with an outcome, after which a model that is neither better nor worse is held for a person."""
+    interval: Duration = Field(timedelta(seconds=30), gt=timedelta(0))
+    """Between two looks at how it does."""
+
+    @model_validator(mode="after")
+    def _leaves_something_to_compare_with(self) -> Self:
+        if self.share == 1 and not self.shadow:
+            raise ValueError("share is 1, so nothing is left to compare with: expected less")
+        return self
+
+
 class ApplySection(Section):
     """How a model gets into service."""
 
@@ -317,3 +337,13 @@ class ApplySection(Section):
     docs/servers.md); none: adapters are only written down."""
     max_history: int = Field(5, ge=2)
     """Adapters that were in service and can be gone back to; the oldest falls out."""
+    canary: CanarySection = CanarySection()
+    """A model that may go live by itself is tried first, on a share of the tasks (docs/canary.md)."""
+
+    @model_validator(mode="after")
+    def _tries_where_it_can(self) -> Self:
+        if self.canary.share and self.kind != "llama_server":
+            raise ValueError(
+                f'canary.share: kind is "{self.kind}": expected llama_server, where two versions can answer'
+            )
+        return self

@@ -37,9 +37,12 @@ class Requests(Struct, frozen=True, kw_only=True):
     """What the gateway had counted when it was asked last."""
     seen_failed: int = 0
 
-    def told(self, num: int, failed: int) -> "Requests":
-        """The gateway has counted so many by now."""
-        is_new = num < self.seen_num or failed < self.seen_failed
+    def is_behind(self, num: int, failed: int) -> bool:
+        """Whether less is counted than was already: then the counts have begun anew."""
+        return num < self.seen_num or failed < self.seen_failed
+
+    def told(self, num: int, failed: int, *, is_new: bool) -> "Requests":
+        """The gateway has counted so many by now, or, if its counts are new, since it began."""
         return Requests(
             num=self.num + num - (0 if is_new else self.seen_num),
             failed=self.failed + failed - (0 if is_new else self.seen_failed),

@@ -4,7 +4,7 @@ The history in the store is the truth; the gateway is asked to follow it. A mode
 after the server serves it, and only if the adapter it was measured against is still the one in service.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import anyio
@@ -74,6 +74,8 @@ class InService:
         """Why the gateway does not serve what it should; None when it does."""
         self.base_problem: str | None = None
         """Why what is trained on would not be what is served; None when nothing is known against it."""
+        self.try_first: Callable[[TrainedModel], Awaitable[Skipped]] | None = None
+        """What gets a model that may go live by itself, to be tried before (`canary_watch`)."""
 
     async def current(self, learn_model: str | None = None) -> TrainedModel | None:
         """The adapter in service, of the learn model's line where there are several; None is the bare base model."""
@@ -89,6 +91,8 @@ class InService:
             self._announce(log.MODEL_READY, {"model_id": model.id, "reason": reason})
             self._log.info(log.MODEL_READY, model_id=model.id, reason=reason)
             return Skipped(model.id, reason)
+        if self.try_first is not None:
+            return await self.try_first(model)
         return await self.apply(model.id)
 
     def _reason_to_wait(self, model: TrainedModel) -> str | None:
@@ -125,7 +129,7 @@ class InService:
                     model, previous=None
                 )  # nothing, unless the gateway forgot
                 return Skipped(model_id, "it is in service already")
-            if not force and (reason := _unproved(model, previous_id)):
+            if not force and (reason := unproved(model, previous_id)):
                 self._announce(log.MODEL_REFUSED, {"model_id": model_id, "reason": reason})
                 return Skipped(model_id, reason)
             # From here on the switch is finished even if the daemon stops: half of it would leave the
@@ -140,6 +144,30 @@ class InService:
                     now_ms=now_ms(),
                 )
                 assert pushed, "only this object, under its lock, changes the history"
+        return self._applied(model_id, previous_id)
+
+    async def promote(
+        self, model: TrainedModel, *, over: str | None, switch: Callable[[], Awaitable[None]]
+    ) -> AppliedNow | Skipped:
+        """Put a model into service by `switch`, which raises ApplyError, if `over` still serves."""
+        async with self._lock:
+            current = await self.current()
+            current_id = current.id if current else None
+            if current_id != over:
+                return Skipped(model.id, f"{current_id or 'the base model'} is in service now")
+            with anyio.CancelScope(shield=True):
+                await switch()
+                pushed = await self._store.push_applied(
+                    self._scenario,
+                    model.id,
+                    expected=over,
+                    max_history=self._max_history,
+                    now_ms=now_ms(),
+                )
+                assert pushed, "only this object, under its lock, changes the history"
+        return self._applied(model.id, over)
+
+    def _applied(self, model_id: str, previous_id: str | None) -> AppliedNow:
         self._announce(log.MODEL_APPLIED, {"model_id": model_id, "previous_model_id": previous_id})
         self._log.info(log.MODEL_APPLIED, model_id=model_id, previous_model_id=previous_id)
         return AppliedNow(model_id, previous_id)
@@ -234,7 +262,7 @@ class InService:
             return None
 
 
-def _unproved(model: TrainedModel, serving_id: str | None) -> str | None:
+def unproved(model: TrainedModel, serving_id: str | None) -> str | None:
     """Why the verdict on the model does not allow the swap; None when it does (compare-and-swap)."""
     if model.gate is None:
         return "the gate has not judged it"

@@ -4,7 +4,7 @@ Data flows down this page: a source hands lines to the sink, the sink to the sto
 facts, the training sets for data, the processor for a model, the gate for a verdict, the applier for service.
 """
 
-from honed.ports.canaries import Canaries, Done, Tasks
+from honed.ports.canaries import Canaries, CanaryApplier, Done, Tasks
 from honed.ports.intake import (
     DataSink,
     Disposition,
@@ -65,6 +65,7 @@ __all__ = [
     "Applier",
     "Attempts",
     "Canaries",
+    "CanaryApplier",
     "Closing",
     "Correction",
     "Counted",

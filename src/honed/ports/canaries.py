@@ -1,9 +1,11 @@
 """What the store knows for canaries: which there are, and what the versions that are compared have done."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from honed.domain.canary import Canary
+from honed.domain.serving import LaneStatus
+from honed.domain.trained_model import TrainedModel
 
 
 class Tasks(NamedTuple):
@@ -50,3 +52,24 @@ class Canaries(Protocol):
 
     async def copies(self, canary: Canary, *, limit: int) -> tuple[Sequence[Done], Sequence[Done]]:
         """The newest calls that were copied to the canary: as it answered them, and as they were answered."""
+
+
+@runtime_checkable
+class CanaryApplier(Protocol):
+    """An Applier that can have two versions answer, each its share of the tasks."""
+
+    async def lane(self) -> LaneStatus:
+        """What answers now, and what is tried beside it; raises ApplyError."""
+
+    async def canary(self, model: TrainedModel, *, share: float, is_shadow: bool) -> None:
+        """Give a model its share of the tasks, proved by a probe; told of again, it has another share from now on.
+
+        Raises:
+            ApplyError: it has none; what is in service still answers everything.
+        """
+
+    async def promote(self, model: TrainedModel) -> None:
+        """Have the model that is tried answer everything; raises ApplyError: nothing has changed."""
+
+    async def withdraw(self, model: TrainedModel) -> None:
+        """Have what is in service answer everything; nothing where this model is not tried. Raises ApplyError."""

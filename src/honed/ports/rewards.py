@@ -56,6 +56,8 @@ class Opinion(NamedTuple):
     says: bool
     """Success, in the judge's opinion."""
     others_say: bool
+    adapter_id: str | None = None
+    """The version that answered in that episode."""
 
 
 class Rewards(Protocol):

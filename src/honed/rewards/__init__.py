@@ -6,7 +6,8 @@ what they say through the sink like anybody's verdict. `agreement` compares a ju
 changed with the newest adapter. How verdicts become one outcome is `domain.composition`'s.
 """
 
+from honed.rewards.alarms import alarms
 from honed.rewards.jury import Jury
 from honed.rewards.opening import judge_of, jury_of
 
-__all__ = ["Jury", "judge_of", "jury_of"]
+__all__ = ["Jury", "alarms", "judge_of", "jury_of"]

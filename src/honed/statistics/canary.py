@@ -130,6 +130,30 @@ def next_look(looks: Looks, *, max_tasks: int, is_shadow: bool) -> int | None:
     return WORSE.until(max_tasks).next_look(_taken(looks, "worse"))
 
 
+def is_due(
+    looks: Looks, *, known: int, tasks: int, requests: int, max_tasks: int, is_shadow: bool
+) -> bool:
+    """Whether there is anything to look at that was not looked at: a ruling before that is only `watch`.
+
+    Args:
+        looks: of the rulings before.
+        known: tasks per arm with an outcome.
+        tasks: tasks per arm.
+        requests: requests per arm.
+        max_tasks: as in `rule`.
+        is_shadow: as in `rule`.
+    """
+    due = [
+        _doubled(looks, "errors", max_tasks) <= requests,
+        _doubled(looks, "work", max_tasks) <= tasks,
+    ]
+    if not is_shadow:
+        for taken, schedule in ((_taken(looks, "worse"), WORSE), (_taken(looks, "better"), BETTER)):
+            at = schedule.until(max_tasks).next_look(taken)
+            due.append(at is not None and at <= known)
+    return any(due)
+
+
 class _Watch:
     """One ruling's comparisons; `looks` grows by those that are due."""
 

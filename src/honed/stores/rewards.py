@@ -129,25 +129,26 @@ class SqlRewards:
         """What judges and others have said of the same episodes, among the newest verdicts."""
         said, e = t.outcomes.c, t.episodes.c
         newest = select(said.episode_id).order_by(said.id.desc()).limit(limit).subquery()
-        query = select(said.episode_id, said.outcome, said.source, e.created_at_ms)
+        query = select(said.episode_id, said.outcome, said.source, e.created_at_ms, e.adapter_id)
         query = query.join(t.episodes, said.episode_id == e.id)
         query = query.where(e.scenario == scenario, e.learn_model == learn_model)
         query = query.where(said.episode_id.in_(select(newest.c.episode_id)))
         query = query.order_by(said.id.desc()).limit(_WORDS_EACH * limit)
         judges: dict[tuple[str, str], Outcome] = {}
         others: dict[str, Outcome] = {}
-        made: dict[str, int] = {}
+        made: dict[str, tuple[int, str | None]] = {}
         async with self._read() as db:
             rows = (await db.execute(query)).all()
         for row in rows:  # the newest word of each is the first one
-            made[row.episode_id] = row.created_at_ms
+            made[row.episode_id] = row.created_at_ms, row.adapter_id
             if is_judged(row.source):
                 judges.setdefault((row.episode_id, row.source), _decode_outcome(row.outcome))
             else:
                 others.setdefault(row.episode_id, _decode_outcome(row.outcome))
         return [
-            Opinion(made[episode_id], source, is_success(says), is_success(others_say))
+            Opinion(at_ms, source, is_success(says), is_success(others_say), adapter_id)
             for (episode_id, source), says in reversed(judges.items())
+            for at_ms, adapter_id in (made[episode_id],)
             # unknown takes the word before it back
             if is_known(says) and is_known(others_say := others.get(episode_id, Unknown()))
         ]

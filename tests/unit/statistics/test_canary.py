@@ -146,5 +146,5 @@ def test_a_change_of_nothing_is_seldom_taken_for_one() -> None:
 def test_what_is_promised_holds_for_many(case: Case) -> None:
     """Five hundred of each, asked after every task."""
     found = simulate(case, num=500, seed=2)
-    assert found.share_wrong <= (0.05 if case.becomes != "roll_back" else 0)
+    assert found.share_wrong <= (0.05 if case.success >= 0.7 else 0)
     assert found.share_found >= case.at_least - 0.01

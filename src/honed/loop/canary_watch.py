@@ -1,0 +1,343 @@
+"""Canaries: a model that the gate has passed is tried on a share of the tasks, and goes live, or goes, by how it does.
+
+The truth is in two places, the store (that it is tried, and what was looked at) and the gateway (that it answers); this
+object remembers nothing. It looks every so often: has the gateway what the store says, and is there enough to rule on?
+What a ruling asks for is done first and written down then: after a crash between the two it is ruled again, the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import anyio
+from msgspec.structs import replace
+
+from honed import log
+from honed.domain.canary import Canary, Requests
+from honed.domain.serving import LaneStatus
+from honed.domain.times import now_ms
+from honed.domain.trained_model import TrainedModel
+from honed.errors import ApplyError, ControlError, HonedError, StoreError
+from honed.loop.canary_evidence import Evidence, Suspect
+from honed.loop.in_service import Announce, InService, Skipped, unproved
+from honed.ports import CanaryApplier, Store
+from honed.statistics.canary import Ruling
+
+DEFAULT_SHARE: Final = 0.1
+"""Of a canary that somebody begins by hand where the config names no share."""
+
+
+class CanaryWatch:
+    """The canaries of one scenario: at most one at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        in_service: InService,
+        applier: CanaryApplier | None,
+        *,
+        scenario: str,
+        share: float,
+        is_shadow: bool,
+        max_tasks: int,
+        interval_s: float,
+        announce: Announce,
+        suspect: Suspect,
+    ) -> None:
+        """Name what is tried, and by which rules.
+
+        Args:
+            store: keeps the canaries.
+            in_service: what is compared with, and what a promotion changes.
+            applier: what has two versions answer; None where that cannot be.
+            scenario: whose canaries.
+            share: of the tasks that a model gets which may go live by itself; 0: it is not tried.
+            is_shadow: it answers copies of them, and nobody sees what it says.
+            max_tasks: tasks of each after which it is held.
+            interval_s: seconds between two looks.
+            announce: publishes events.
+            suspect: alarms that hold a promotion.
+        """
+        self._store = store
+        self._in_service = in_service
+        self._applier = applier
+        self._scenario = scenario
+        self._share = share
+        self._is_shadow = is_shadow
+        self._max_tasks = max_tasks
+        self._interval_s = interval_s
+        self._announce = announce
+        self._evidence = Evidence(store, suspect)
+        self._lock = anyio.Lock()
+        self._log = log.get(scenario=scenario)
+        self.problem: str | None = None
+        """Why it cannot be looked at now; None when it can."""
+        if share and applier is not None:
+            in_service.try_first = self.offer
+
+    async def run(self) -> None:
+        """Look every so often, until cancelled."""
+        while True:
+            try:
+                await self.look()
+                self.problem = None
+            except (ApplyError, StoreError) as error:  # told once, not every time
+                if self.problem != str(error):
+                    self._log.warning(log.CANARY_FAILED, error=str(error), advice=error.advice)
+                self.problem = str(error)
+            await anyio.sleep(self._interval_s)
+
+    # ------------------------------------------------------------ what begins and ends one
+
+    async def offer(self, model: TrainedModel) -> Skipped:
+        """Try a model that may go live by itself; it waits while another one is watched, and takes the place of one
+        that is held. Raises ApplyError: it cannot be served.
+        """
+        async with self._lock:
+            canary = await self._store.canaries.now(self._scenario)
+            if canary is not None and canary.state == "watching":
+                reason = f"{canary.model_id} is tried now; it is the next one"
+                self._announce(log.MODEL_READY, {"model_id": model.id, "reason": reason})
+                return Skipped(model.id, reason)
+            if canary is not None:
+                await self._withdraw(canary, f"{model.id} takes its place")
+            begun = await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+        return Skipped(model.id, f"it is tried on {begun.share:.0%} of the tasks")
+
+    async def begin(
+        self, model_id: str, *, share: float | None, is_shadow: bool, force: bool, by: str
+    ) -> Canary:
+        """Try a model by hand.
+
+        Raises:
+            ControlError: another one is tried, it is in service already, or the gate has not passed it.
+            ApplyError: it cannot be served; NotFoundError: no such model.
+        """
+        async with self._lock:
+            model = await self._store.get_model(model_id)
+            if (canary := await self._store.canaries.now(self._scenario)) is not None:
+                raise ControlError(
+                    f"{canary.model_id} is tried now; one at a time",
+                    advice="`honed withdraw` ends that",
+                )
+            current = await self._in_service.current()
+            current_id = current.id if current else None
+            if model.scenario != self._scenario or current_id == model_id:
+                raise ControlError(f"{model_id} is in service already, or of another scenario")
+            if not force and (reason := unproved(model, current_id)):
+                raise ControlError(
+                    f"{model_id} is not tried: {reason}", advice="--force tries it all the same"
+                )
+            given = self._share or DEFAULT_SHARE if share is None else share
+            return await self._begin(model, share=given, is_shadow=is_shadow, by=by)
+
+    async def promote(self, *, by: str) -> Canary:
+        """Put what is tried into service, whatever it has done. Raises ControlError, ApplyError."""
+        async with self._lock:
+            canary = await self._open()
+            if canary.is_shadow:
+                await self._withdraw(canary, "a shadow is not promoted: it is applied", by=by)
+                raise ControlError(
+                    f"{canary.model_id} was tried in shadow, where nobody has seen what it says",
+                    advice=f"`honed canary {canary.model_id}` tries it on tasks, `honed apply` puts it into service",
+                )
+            return await self._promote(canary, "promoted by hand", by=by)
+
+    async def withdraw(self, *, by: str) -> Canary:
+        """Have what is in service answer everything again. Raises ControlError, ApplyError."""
+        async with self._lock:
+            return await self._withdraw(await self._open(), "withdrawn by hand", by=by)
+
+    async def told(self) -> dict[str, Any] | None:
+        """What is tried and how it does, as `honed status --json` has it; None when nothing is."""
+        canary = await self._store.canaries.now(self._scenario)
+        if canary is None:
+            return None
+        return await self._evidence.told(canary) | {"problem": self.problem}
+
+    async def list(self) -> Sequence[Canary]:
+        """Canaries, newest first."""
+        return await self._store.canaries.list(self._scenario)
+
+    # ------------------------------------------------------------ looking
+
+    async def look(self) -> None:
+        """See that what the store says is so at the gateway, and rule on what there is.
+
+        Raises:
+            ApplyError: the gateway does not answer, or does not do what it should.
+        """
+        if self._applier is None:
+            return
+        async with self._lock:
+            canary = await self._store.canaries.now(self._scenario)
+            if canary is None:
+                await self._try_next()
+                return
+            if await self._is_over(canary):
+                return
+            lane = await self._applier.lane()
+            if lane.candidate is None or lane.candidate.model_id != canary.model_id:
+                model = await self._store.get_model(canary.model_id)
+                await self._serve(model, canary)
+                lane = await self._applier.lane()
+            if lane.candidate is not None and lane.candidate.state == "withdrawn":
+                why = f"its server failed too often: {lane.candidate.error}"
+                await self._end(canary, "rolled_back", why)
+                return
+            canary = _counted(canary, lane)
+            ruling = await self._evidence.ruling(canary)
+            await self._follow(canary, ruling)
+
+    async def _follow(self, canary: Canary, ruling: Ruling | None) -> None:
+        """Do what the ruling says, and write it down."""
+        if ruling is None:
+            await self._store.canaries.write(canary)
+            return
+        canary = replace(canary, looks=ruling.looks)
+        if ruling.decision == "roll_back":
+            await self._end(canary, "rolled_back", ruling.reason)
+        elif canary.state == "held":  # nothing but harm changes what a person has to decide
+            await self._store.canaries.write(canary)
+        elif ruling.decision == "promote":
+            await self._promote(canary, ruling.reason)
+        elif ruling.decision == "hold":
+            await self._store.canaries.write(replace(canary, state="held", reason=ruling.reason))
+            self._tell(log.CANARY_HELD, canary, ruling.reason)
+        else:
+            await self._store.canaries.write(replace(canary, reason=ruling.reason))
+
+    async def _is_over(self, canary: Canary) -> bool:
+        """Whether something else was put into service, or taken out, than what it is compared with."""
+        current = await self._in_service.current()
+        current_id = current.id if current else None
+        if current_id == canary.incumbent_id:
+            return False
+        if current_id == canary.model_id:
+            over = canary.ended("promoted", "it was put into service", at_ms=now_ms())
+            await self._store.canaries.write(over)
+            self._tell(log.CANARY_PROMOTED, over, over.reason)
+        else:
+            why = f"{current_id or 'the base model'} was put into service meanwhile"
+            await self._withdraw(canary, why)
+        return True
+
+    async def _try_next(self) -> None:
+        """Begin with the newest model that waited for another one to be over."""
+        if self._in_service.try_first is None:
+            return
+        former = await self._store.canaries.list(self._scenario, limit=1)
+        current = await self._in_service.current()
+        current_id = current.id if current else None
+        for model in await self._store.list_models(self._scenario) if former else ():
+            if model.created_at_ms <= former[0].started_at_ms or model.id == former[0].model_id:
+                return
+            if unproved(model, current_id) is None:
+                await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+                return
+
+    # ------------------------------------------------------------ steps, under the lock
+
+    async def _open(self) -> Canary:
+        canary = await self._store.canaries.now(self._scenario)
+        if canary is None:
+            raise ControlError("nothing is tried now", advice="`honed canary ADAPTER` tries one")
+        return canary
+
+    async def _begin(
+        self, model: TrainedModel, *, share: float, is_shadow: bool, by: str | None = None
+    ) -> Canary:
+        if self._applier is None:
+            raise ControlError(
+                "only behind the gateway (apply.kind llama_server) can two versions answer"
+            )
+        current = await self._in_service.current()
+        canary = Canary(
+            scenario=self._scenario,
+            model_id=model.id,
+            incumbent_id=current.id if current else None,
+            learn_model=model.learn_model,
+            share=share,
+            is_shadow=is_shadow,
+            max_tasks=self._max_tasks,
+            started_at_ms=now_ms(),
+            after_record=await self._store.canaries.newest_record(),
+        )
+        await self._store.canaries.write(canary)
+        try:
+            canary = await self._serve(model, canary)
+        except HonedError as error:
+            over = canary.ended("withdrawn", f"it could not be served: {error}", at_ms=now_ms())
+            await self._store.canaries.write(over)
+            self._tell(log.CANARY_FAILED, over, over.reason)
+            raise
+        self._tell(log.CANARY_STARTED, canary, f"{share:.0%} of the tasks", by=by)
+        return canary
+
+    async def _serve(self, model: TrainedModel, canary: Canary) -> Canary:
+        """Have the gateway give it its share; attempts that are under way then are not compared."""
+        assert self._applier is not None
+        with anyio.CancelScope(shield=True):
+            await self._applier.canary(model, share=canary.share, is_shadow=canary.is_shadow)
+            lane = await self._applier.lane()
+            newest = await self._store.canaries.newest_record()
+            if not canary.looks:  # what was looked at already stays as it was
+                canary = replace(canary, after_record=newest)
+            canary = _counted(canary, lane)
+            await self._store.canaries.write(canary)
+        return canary
+
+    async def _promote(self, canary: Canary, reason: str, *, by: str | None = None) -> Canary:
+        applier = self._applier
+        assert applier is not None
+        model = await self._store.get_model(canary.model_id)
+        applied = await self._in_service.promote(
+            model, over=canary.incumbent_id, switch=lambda: applier.promote(model)
+        )
+        if isinstance(applied, Skipped):
+            return await self._withdraw(canary, applied.reason, by=by)
+        over = canary.ended("promoted", reason, at_ms=now_ms(), by=by)
+        await self._store.canaries.write(over)
+        self._tell(log.CANARY_PROMOTED, over, reason, by=by)
+        return over
+
+    async def _withdraw(self, canary: Canary, reason: str, *, by: str | None = None) -> Canary:
+        return await self._end(canary, "withdrawn", reason, by=by)
+
+    async def _end(
+        self, canary: Canary, state: Any, reason: str, *, by: str | None = None
+    ) -> Canary:
+        assert self._applier is not None
+        model = await self._store.get_model(canary.model_id)
+        with anyio.CancelScope(shield=True):
+            await self._applier.withdraw(model)
+            over = canary.ended(state, reason, at_ms=now_ms(), by=by)
+            await self._store.canaries.write(over)
+        event = log.CANARY_ROLLED_BACK if state == "rolled_back" else log.CANARY_WITHDRAWN
+        self._tell(event, over, reason, by=by)
+        return over
+
+    def _tell(self, event: str, canary: Canary, reason: str, *, by: str | None = None) -> None:
+        told = {"model_id": canary.model_id, "incumbent_id": canary.incumbent_id, "reason": reason}
+        told |= {"by": by} if by else {}
+        self._announce(event, told)
+        self._log.info(event, **told)
+
+
+def _counted(canary: Canary, lane: LaneStatus) -> Canary:
+    """With the requests that the gateway has counted since."""
+    candidate = lane.candidate
+    if candidate is None:
+        return canary
+    # in shadow the lane's counts are without the copies
+    part = (0, 0) if canary.is_shadow else (candidate.requests, candidate.failed)
+    live = lane.requests - part[0], lane.failed - part[1]
+    before = canary.live_requests
+    if before is None:
+        before = Requests(seen_num=live[0], seen_failed=live[1])
+    tried = candidate.requests, candidate.failed
+    is_new = before.is_behind(*live) or canary.candidate_requests.is_behind(*tried)
+    return replace(
+        canary,
+        live_requests=before.told(*live, is_new=is_new),
+        candidate_requests=canary.candidate_requests.told(*tried, is_new=is_new),
+    )
