@@ -175,7 +175,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     held: int = 0
     """Requests that wait for a server to come up."""
     captured: dict[str, int]
-    """Captured calls: `queued`, `sent`, `dropped`, `refused`, `skipped`."""
+    """Captured calls: `queued`, `spooled` (on disk), `sent`, `dropped`, `refused`, `skipped`, `damaged`."""
     error: str | None = None
     """Why nothing is served, or why the last start failed."""
     is_compared: bool = False
