@@ -6,6 +6,7 @@ from typing import Final
 
 from starlette.types import Scope, Send
 
+from honed.gateway import beginning
 from honed.gateway.backend import Backend
 from honed.gateway.capture import Tape
 from honed.gateway.receipt import Stamp
@@ -59,12 +60,16 @@ class Answer:
         """Send the body as it comes; waiting for the client makes llama-server wait."""
         assert self._head is not None
         stamp = self._stamp(tape, backend)
+        may_be_unopened = stamp is not None and self._path == beginning.PATH
         collected = bytearray()
         while True:
             chunk = await exchange.read()
             backend.is_heard = True
             is_last = exchange.is_complete  # now: while the client is waited for, more may arrive
             tape.add(chunk)
+            if may_be_unopened:
+                chunk = beginning.opened(chunk, answer_id=tape.receipt_id, model=_model(backend))
+                may_be_unopened = False
             if stamp is not None:
                 chunk = stamp.feed(chunk, is_last)
             if self._collects:

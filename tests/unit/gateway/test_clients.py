@@ -53,6 +53,8 @@ LOOK: ChatCompletionToolParam = {
     "type": "function",
     "function": {"name": "look", "description": "Look at it.", "parameters": CHOICE},
 }
+GREEDY = {"temperature": 0}
+"""As Anthropic's client, which has no such parameter, says it."""
 PLAIN = {"ignore_eos": True}
 """So that an answer is as long as it was asked to be."""
 
@@ -79,7 +81,7 @@ async def test_openai_client_is_served(tmp_path: Path, tiny_gguf: Path) -> None:
     ):
         chat = client.chat.completions
         raw = await chat.with_raw_response.create(
-            model="tiny", messages=ASKED, max_tokens=6, logprobs=True, top_logprobs=2, seed=1
+            model="tiny", messages=ASKED, max_tokens=6, logprobs=True, top_logprobs=2, temperature=0
         )
         whole = raw.parse()
         assert raw.headers["x-honed-model"] == "base"
@@ -93,6 +95,7 @@ async def test_openai_client_is_served(tmp_path: Path, tiny_gguf: Path) -> None:
                 model="tiny",
                 messages=ASKED,
                 max_tokens=6,
+                temperature=0,
                 extra_body=PLAIN,
                 stream=True,
                 stream_options={"include_usage": True},
@@ -118,21 +121,25 @@ async def test_openai_client_is_served(tmp_path: Path, tiny_gguf: Path) -> None:
         for content in (made.choices[0].message.content, streamed.choices[0].message.content):
             assert msgspec.json.decode(content or "")["subject"] in ("disk", "memory")
 
-        with_tools = await chat.create(model="tiny", messages=ASKED, max_tokens=4, tools=[LOOK])
+        with_tools = await chat.create(
+            model="tiny", messages=ASKED, max_tokens=4, temperature=0, tools=[LOOK]
+        )
         assert with_tools.usage is not None
         assert with_tools.usage.prompt_tokens > whole.usage.prompt_tokens
 
         completed = await client.completions.create(
-            model="tiny", prompt="disk", max_tokens=3, extra_body=PLAIN
+            model="tiny", prompt="disk", max_tokens=3, temperature=0, extra_body=PLAIN
         )
         assert completed.usage is not None
         assert completed.usage.completion_tokens == 3
 
-        answered = await client.responses.create(model="tiny", input="hi", max_output_tokens=4)
+        answered = await client.responses.create(
+            model="tiny", input="hi", max_output_tokens=4, temperature=0
+        )
         assert answered.status == "completed"
         kinds = {}
         async for each in await client.responses.create(
-            model="tiny", input="hi", max_output_tokens=4, stream=True
+            model="tiny", input="hi", max_output_tokens=4, temperature=0, stream=True
         ):
             kinds[each.type] = honed(each)
         assert list(kinds)[-1] == "response.completed"
@@ -155,7 +162,11 @@ async def test_anthropic_client_is_served(tmp_path: Path, tiny_gguf: Path) -> No
         to_anthropic(f"{served.address}/r/task/t1/agent/a") as client,
     ):
         raw = await client.messages.with_raw_response.create(
-            model="tiny", messages=TOLD, max_tokens=6, system="You operate services."
+            model="tiny",
+            messages=TOLD,
+            max_tokens=6,
+            extra_body=GREEDY,
+            system="You operate services.",
         )
         whole = await raw.parse()
         assert raw.headers["x-honed-model"] == "base"
@@ -165,7 +176,7 @@ async def test_anthropic_client_is_served(tmp_path: Path, tiny_gguf: Path) -> No
         events = [
             event
             async for event in await client.messages.create(
-                model="tiny", messages=TOLD, max_tokens=6, stream=True
+                model="tiny", messages=TOLD, max_tokens=6, extra_body=GREEDY, stream=True
             )
         ]
         kinds = [event.type for event in events]
@@ -174,7 +185,9 @@ async def test_anthropic_client_is_served(tmp_path: Path, tiny_gguf: Path) -> No
         assert [each["model"] for each in stamps] == ["base", "base"]
         assert stamps[0]["receipt"] == stamps[1]["receipt"]
 
-        async with client.messages.stream(model="tiny", messages=TOLD, max_tokens=6) as stream:
+        async with client.messages.stream(
+            model="tiny", messages=TOLD, max_tokens=6, extra_body=GREEDY
+        ) as stream:
             said = "".join([text async for text in stream.text_stream])
             message = await stream.get_final_message()
         assert message.usage.output_tokens
@@ -253,6 +266,44 @@ async def test_openai_client_puts_streamed_tool_calls_together(tmp_path: Path) -
     assert call.type == "function"
     assert call.function.arguments == '{"subject": "disk"}'
     assert honed(last)["model"] == "tiny@3"
+
+
+HALF: list[dict[str, Any]] = [  # as llama-server answers when the first token is half a character
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "text_delta", "text": "\U0001f600"},
+    },
+    {"type": "content_block_stop", "index": 0},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+    {"type": "message_stop"},
+]
+
+
+@pytest.mark.parametrize("first", [0, 3])
+async def test_anthropic_client_takes_a_stream_that_begins_with_half_a_character(
+    tmp_path: Path, first: int
+) -> None:
+    """The event that opens the answer is missing then; the gateway says it."""
+
+    async def unopened(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        for event in HALF[first:]:
+            name = event["type"].encode()
+            writer.write(chunk(b"event: %s\ndata: %s\n\n" % (name, msgspec.json.encode(event))))
+        writer.write(b"0\r\n\r\n")
+
+    async with (
+        relaying(unopened, tmp_path) as front,
+        to_anthropic(str(front.address)) as client,
+        client.messages.stream(model="tiny", messages=TOLD, max_tokens=6) as stream,
+    ):
+        said = "".join([text async for text in stream.text_stream])
+        message = await stream.get_final_message()
+    assert said == ("" if first else "\U0001f600")
+    assert (message.model, message.stop_reason) == ("tiny@3", "end_turn")
+    assert message.usage.output_tokens == 2
 
 
 @asynccontextmanager
