@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             from honed.worker.warm import serve
 
             os._exit(serve(float(seconds), do_file, prepare_environment))
-        case [path]:
+        case [path] if not path.startswith("-"):
             pipe = keep_pipe()
             end_on_sigterm()
             status = do_file(Path(path), pipe)

@@ -20,7 +20,7 @@ from honed.worker.reporting import Report
 from honed.worker.split import Split
 from honed.worker.stopping import StoppedError, Stopping
 from honed.worker.trainers import trainer_of
-from honed.worker.watch import Watch
+from honed.worker.watch import LogsTheEnd, Watch
 
 
 def fine_tune(
@@ -49,6 +49,7 @@ def fine_tune(
         watch, stopping = Watch(report), Stopping()
         trainer.remove_callback(PrinterCallback)  # prints every log line
         trainer.add_callback(watch)
+        trainer.add_callback(LogsTheEnd())
         patience = settings.early_stopping_patience if split.validation else 0
         if patience:
             trainer.add_callback(Patience(patience))

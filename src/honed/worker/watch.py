@@ -100,5 +100,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         )
 
 
+class LogsTheEnd(TrainerCallback):  # type: ignore[misc]
+    """Has the last step logged, whatever `logging_steps` is: a short run would tell no loss at all."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Ask for it."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
 def _maybe(logs: dict[str, Any], name: str) -> float | None:
     return float(logs[name]) if name in logs else None

@@ -120,6 +120,19 @@ def test_wrong_flags_are_told_all_at_once(tmp_path: Path) -> None:
         job_of(["--rank"])
 
 
+def test_a_flag_by_itself_is_no_job_file() -> None:
+    """It is told as a flag that lacks its value."""
+    done = subprocess.run(
+        [sys.executable, "-m", "honed.worker", "--data"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "argument --data: expected one argument\n"
+
+
 def test_failed_script_leaves_its_checkpoints(tmp_path: Path) -> None:
     """The folder comes only whole; checkpoints stay for `--resume`, and go with success or a new beginning."""
     job, _ = job_of(flags(tmp_path))

@@ -115,6 +115,16 @@ def test_what_is_not_learned_from_is_told(tiny_base: Path, tmp_path: Path) -> No
     assert (result.num_rows, result.metrics.dropped_rows) == (5, 3)
 
 
+def test_a_run_shorter_than_its_logging_steps_tells_its_loss(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """The last step is logged, whatever is said of the others."""
+    steps = {"max_steps": 3, "logging_steps": 50}
+    result, _ = done(job(tiny_base, tmp_path, training=ONE_STEP | steps))
+    assert result.metrics.num_steps == 3
+    assert result.metrics.final_loss is not None
+
+
 def test_an_adapter_that_was_moved_aside_is_put_back(tmp_path: Path) -> None:
     """A run that was cut off between its two renames leaves the former one there; one that fails leaves it, too."""
     from honed.worker.run_outputs import published
