@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
-import httpx
+import httpx2
 import msgspec
 import openai
 import pytest
@@ -194,11 +194,9 @@ async def test_anthropic_client_is_served(tmp_path: Path, tiny_gguf: Path) -> No
         assert "".join(each.text for each in message.content if each.type == "text") == said
 
         tool: Any = {"name": "look", "description": "Look at it.", "input_schema": CHOICE}
-        counts = [
-            (await client.messages.count_tokens(model="tiny", messages=TOLD, **more)).input_tokens
-            for more in ({}, {"tools": [tool]})
-        ]
-        assert counts[0] < counts[1]
+        plain = await client.messages.count_tokens(model="tiny", messages=TOLD)
+        tooled = await client.messages.count_tokens(model="tiny", messages=TOLD, tools=[tool])
+        assert plain.input_tokens < tooled.input_tokens
         assert [each.id async for each in client.models.list()] == ["tiny"]
         with pytest.raises(anthropic.BadRequestError, match="exceeds the available context size"):
             await client.messages.create(
@@ -213,13 +211,9 @@ async def test_clients_come_over_a_unix_socket_with_a_key(tmp_path: Path, tiny_g
     keys.write_text("sk-mine\n")
     async with serving(tmp_path, tiny_gguf, http_socket=path, api_keys=keys) as served:
         assert path.stat().st_mode & 0o777 == 0o600
-        for url, over in (
-            ("http://honed", {"transport": httpx.AsyncHTTPTransport(uds=str(path))}),
-            (served.address, {}),
-        ):
-            async with to_openai(
-                url, key="sk-mine", http_client=httpx.AsyncClient(**over)
-            ) as client:
+        over_socket = httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(path)))
+        for url, http_client in (("http://honed", over_socket), (served.address, None)):
+            async with to_openai(url, key="sk-mine", http_client=http_client) as client:
                 said = [
                     await client.chat.completions.create(
                         model="tiny", messages=ASKED, max_tokens=2, extra_body=PLAIN
@@ -346,7 +340,7 @@ async def test_a_client_that_gives_up_ends_the_work(tmp_path: Path) -> None:
     async with generating(tmp_path) as (front, began, ended):
         async with to_openai(str(front.address)) as client:
             for read_s in (0.2, 2.0, 20.0):  # a busy machine may need more than one
-                patient = client.with_options(timeout=httpx.Timeout(20, read=read_s))
+                patient = client.with_options(timeout=httpx2.Timeout(20, read=read_s))
                 with pytest.raises(openai.APITimeoutError):
                     await patient.chat.completions.create(model="tiny", messages=ASKED)
                 if began.is_set():
