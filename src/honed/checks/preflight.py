@@ -5,6 +5,7 @@
 They look only. What the machine has is given in, so that the report says the same of the same machine.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from honed.checks.files import digest_of, read_json
 from honed.checks.hardware_table import GIB, Tier, needed_gib, tier_of
 from honed.checks.measures import BASELINE, Baseline
 from honed.checks.run_plan import RunPlan
-from honed.domain.job import ExamineResult, TrainSettings
+from honed.domain.job import AskedMethod, ExamineResult, TrainSettings
 from honed.errors import ValidationError
 from honed.machine import model
 from honed.machine.gpus import Gpu, Gpus
@@ -277,9 +278,26 @@ def _estimate(run: _Run, shape: model.Shape | None) -> int | None:
         return None
     plan = run.plan
     settings = TrainSettings(
-        r=plan.r, per_device_train_batch_size=plan.batch_size, max_length=plan.max_length
+        method=_method(plan.train_path),
+        r=plan.r,
+        lora_dropout=plan.lora_dropout,
+        per_device_train_batch_size=plan.batch_size,
+        max_length=plan.max_length,
+        load_in_4bit=plan.load_in_4bit,
     )
     return training_bytes(shape, settings, on_gpu=run.card is not None)
+
+
+def _method(path: Path) -> AskedMethod:
+    """What the first row is for; what is wrong with the rows another check says."""
+    try:
+        with path.open("rb") as lines:
+            row = json.loads(next(lines, b""))
+    except (OSError, ValueError):
+        return "sft"
+    if not isinstance(row, dict):
+        return "sft"
+    return "dpo" if "chosen" in row else "kto" if "label" in row else "sft"
 
 
 def _baseline(run: _Run) -> _Found:

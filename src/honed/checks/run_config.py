@@ -26,6 +26,7 @@ def plan_of(path: Path | None) -> RunPlan:
         batch_size=found.training.per_device_train_batch_size,
         accumulation=found.training.gradient_accumulation_steps,
         r=found.lora.r,
+        lora_dropout=found.lora.lora_dropout,
         max_length=found.model.max_seq_length,
         load_in_4bit=found.model.load_in_4bit,
         config_path=path,

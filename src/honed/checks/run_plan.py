@@ -29,6 +29,7 @@ class RunPlan:
     batch_size: int = 2
     accumulation: int = 4
     r: int = 8
+    lora_dropout: float = 0.0
     max_length: int = 2048
     load_in_4bit: bool = True
     config_path: Path | None = None

@@ -34,6 +34,13 @@ class Shape:
     head_dim: int
     vocab_size: int
 
+    @property
+    def layer_parameters(self) -> int:
+        """Of the matrices in all layers, without embeddings and head."""
+        h, i = self.hidden_size, self.intermediate_size
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return self.num_layers * h * (2 * q + 2 * kv + 3 * i)
+
     def lora_parameters(self, r: int) -> int:
         """Of an adapter on all linear layers but the head."""
         h, i = self.hidden_size, self.intermediate_size

@@ -2,12 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from honed.domain.job import TrainSettings
 from honed.machine.gpus import Gpu, Gpus
 from honed.machine.memory import Memory, memory
 from honed.machine.model import LocalModel
-from honed.machine.plan import GIB, ServingPlan, serving_bytes, training_bytes
+from honed.machine.plan import (
+    GIB,
+    LOGITS_ON_CPU,
+    TOKENS_ON_CPU,
+    ServingPlan,
+    serving_bytes,
+    training_bytes,
+)
 from honed.machine.proposals import KNOWN, preferred, proposals
 
 PLAN = ServingPlan(ctx_size=4096, parallel=4)
@@ -40,13 +50,43 @@ def test_two_servers_share_weights_on_the_cpu_and_not_on_a_gpu() -> None:
     assert serving_bytes(SMALL, PLAN, servers=2, on_gpu=True) - two == weights
 
 
-def test_a_run_needs_more_with_batch_and_length() -> None:
-    """And less on a GPU, where activations are computed again."""
+def _run(batch: int, length: int, *, on_gpu: bool = False, **told: Any) -> float:
     assert SMALL is not None
-    few = TrainSettings(per_device_train_batch_size=1, max_length=512)
-    many = TrainSettings(per_device_train_batch_size=4, max_length=2048)
-    assert training_bytes(SMALL, many, on_gpu=False) > 5 * training_bytes(SMALL, few, on_gpu=False)
-    assert training_bytes(SMALL, many, on_gpu=True) < training_bytes(SMALL, many, on_gpu=False)
+    settings = TrainSettings(per_device_train_batch_size=batch, max_length=length, **told)
+    return training_bytes(SMALL, settings, on_gpu=on_gpu) / GIB
+
+
+def test_a_run_needs_more_with_batch_and_length() -> None:
+    """And less on a GPU, where activations are computed again; in 4 bits the base takes a third or so."""
+    assert _run(1, 2048) > 2 * _run(1, 512)
+    assert _run(4, 2048, on_gpu=True) > 1.5 * _run(1, 2048, on_gpu=True)
+    assert _run(4, 2048, on_gpu=True) < _run(1, 2048)
+    kept = _run(4, 2048, on_gpu=True, gradient_checkpointing=False)
+    assert kept > 2 * _run(4, 2048, on_gpu=True)
+    saved = _run(1, 512, on_gpu=True) - _run(1, 512, on_gpu=True, load_in_4bit=True)
+    assert 0.5 < saved < 1.0  # of 1.1 GiB
+
+
+def test_a_pass_on_the_cpu_has_so_many_tokens_at_most() -> None:
+    """Rows beyond that go through one after the other; a longer row goes alone, and no pair is divided."""
+    assert _run(4, 2048) == _run(1, 2048) == _run(16, 512)
+    assert _run(4, 4096) == _run(1, 4096) > _run(1, 2048)
+    assert _run(4, 2048, method="dpo") > 3 * _run(1, 2048, method="dpo")
+
+
+def test_each_method_has_its_rows() -> None:
+    """A pair is two rows, and an answer is never alone in its batch."""
+    assert _run(1, 512, method="dpo") == _run(2, 512, method="kto") == _run(1, 512, method="kto")
+    assert _run(1, 512, method="dpo") > _run(1, 512, method="sft")
+    assert _run(4, 512, method="dpo") > _run(4, 512, method="kto")
+
+
+def test_the_numbers_are_the_workers_own() -> None:
+    """The plan does not import the worker, which needs torch."""
+    pytest.importorskip("torch")
+    from honed.worker import head_loss, sft
+
+    assert (TOKENS_ON_CPU, LOGITS_ON_CPU) == (sft.TOKENS_ON_CPU, head_loss.TILE)
 
 
 def _best(memory_gib: float, card_gib: float = 0, here: tuple[LocalModel, ...] = ()) -> str:

@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from msgspec.structs import replace
 
 from honed.domain.job import TrainResult, TrainSettings
+from honed.machine import model
+from honed.machine.plan import training_bytes
+from honed.processors import run_job
 from honed.worker.smaller import smaller
 from tests.tiny_models import conversations, offline
 from tests.unit.worker.test_train import job
@@ -122,3 +127,33 @@ def test_smaller_keeps_the_rows_of_a_step_and_then_shortens() -> None:
             )
         )
     assert tried == [(3, 6, 4096), (1, 18, 4096), (1, 18, 900), (1, 18, 450)]
+
+
+def test_the_peak_of_a_run_is_about_what_was_foretold(tmp_path: Path) -> None:
+    """Two steps of 2,048 tokens in a process of their own: stack, base model, activations, adapter."""
+    offline()
+    import torch
+
+    from honed.worker.examples import Example
+    from honed.worker.pretrain import make_model, make_tokenizer, save_base
+
+    turns = [
+        {"role": "user", "content": "a " * 1_600},
+        {"role": "assistant", "content": "b " * 420},
+    ]
+    tokenizer = make_tokenizer([Example(messages=turns)], vocab_size=300)
+    torch.manual_seed(0)
+    save_base(make_model(512, hidden_size=256, num_layers=4), tokenizer, tmp_path / "base")
+    data = tmp_path / "rows.jsonl"
+    data.write_text(2 * (json.dumps({"messages": turns}) + "\n"))
+    settings = replace(
+        SETTINGS, method="sft", per_device_train_batch_size=1, max_steps=2, max_length=2048
+    )
+    told = job(tmp_path / "base", data, tmp_path, settings=settings, held_out_path=None)
+    found = anyio.run(run_job, told, tmp_path / "run", lambda progress: None)
+    assert isinstance(found, TrainResult)
+    assert found.metrics.num_steps == 2
+    shape = model.shape(tmp_path / "base", model.read_config(tmp_path / "base"))
+    assert shape is not None
+    foretold = training_bytes(shape, settings, on_gpu=False) / (1 << 20)
+    assert 0.75 < (found.metrics.peak_rss_mb or 0) / foretold < 1.2
