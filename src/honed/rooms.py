@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 
-from honed.appliers import chosen_applier
+from honed.appliers import LlamaServerApplier, chosen_applier
 from honed.config import Config
 from honed.domain.dataset import SHAPE_OF, Shape
 from honed.domain.episode import Episode
@@ -20,6 +20,7 @@ from honed.loop import (
     Announce,
     Approval,
     CanaryWatch,
+    Heat,
     InService,
     Lines,
     OfflineRuns,
@@ -28,7 +29,7 @@ from honed.loop import (
     TriggerLoop,
 )
 from honed.ports import Applier, CanaryApplier, Gate, Processor
-from honed.processors import BaseModel, LocalProcessor
+from honed.processors import BaseModel, LocalProcessor, Sharing
 from honed.rewards import alarms
 from honed.sink import Sink
 from honed.sources import check_sources
@@ -140,13 +141,15 @@ def sink_of(
     )
 
 
-def processor_of(config: Config) -> LocalProcessor:
-    """What trains."""
+def processor_of(config: Config, applier: Applier) -> LocalProcessor:
+    """What trains; a server that this applier speaks to is asked to make room."""
+    make_room = applier.make_room if isinstance(applier, LlamaServerApplier) else None
     return LocalProcessor(
         runs_dir=config.runs_dir,
         adapters_dir=config.adapters_dir,
         stop_grace=config.train.stop_grace,
         keep_warm=config.worker.keep_warm,
+        sharing=Sharing(config.gpu, make_room),
     )
 
 
@@ -308,6 +311,7 @@ def lines_of(
 ) -> Lines:
     """The loops of the learn models, in their order; `runs` is empty when nothing can train."""
     turn, names = anyio.Lock(), [model.name for model in learn_models]
+    heat = Heat(config.gpu)
     return Lines(
         [
             TriggerLoop(
@@ -323,6 +327,7 @@ def lines_of(
                 offline=OfflineRuns(
                     store, scenario=config.scenario, learn_model=name, announce=announce
                 ),
+                heat=heat,
             )
             for at, name in enumerate(names)
         ]

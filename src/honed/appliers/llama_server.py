@@ -22,6 +22,7 @@ from honed.domain.serving import (
     Serving,
     Switched,
     SwitchOrder,
+    TrainingNotice,
 )
 from honed.domain.trained_model import TrainedModel
 from honed.errors import (
@@ -142,6 +143,15 @@ class LlamaServerApplier:
             return
         path, order = f"{self._path}/withdraw", CandidateOrder(model_id=model.id)
         await self._ask("POST", path, Switched, order, timeout_s=self._switch_timeout_s)
+
+    async def make_room(self, lasts_s: float) -> None:
+        """Have the server make room for a training run (`serve.while_training`); 0: the run has ended.
+
+        Raises:
+            ApplyError: the gateway does not run, or its server stays as it is.
+        """
+        path, notice = f"{self._path}/training", TrainingNotice(lasts_s=lasts_s)
+        await self._ask("POST", path, Switched, notice, timeout_s=self._switch_timeout_s)
 
     async def serving(self) -> Serving:
         """Everything that the gateway serves.

@@ -3,14 +3,15 @@
 Every key can also come from the environment as `HONED__SECTION__KEY`, which wins over the file. Unknown keys are
 refused with the nearest known one. Every limit is checked here, once; a room receives its section and trusts it.
 
-`sections`, `serving`, `server`, `rewards` and `redact` are what can be said and what it means, `values` how durations
-and sizes are written, `config` the whole, `load` where it is read from, `secrets` what never stands in it, `places`
-where a system-wide installation keeps things, `origins` where each value came from, `changed` what differs in another
-one, `reference` the file with every key and the JSON schema.
+`sections`, `serving`, `gpu`, `rewards` and `redact` are what can be said and what it means, `values` how durations and
+sizes are written, `config` the whole, `load` where it is read from, `secrets` what never stands in it, `places` where
+a system-wide installation keeps things, `origins` where each value came from, `changed` what differs in another one,
+`reference` the file with every key and the JSON schema.
 """
 
 from honed.config.changed import changed_keys
 from honed.config.config import Config
+from honed.config.gpu import GpuSection
 from honed.config.load import config_paths, load_config
 from honed.config.redact import RedactSection
 from honed.config.secrets import read_secret
@@ -32,6 +33,7 @@ __all__ = [
     "ConsentSection",
     "EventsSection",
     "GateSection",
+    "GpuSection",
     "LearnSection",
     "OwnServer",
     "RedactSection",

@@ -11,6 +11,7 @@ from platformdirs import user_data_path
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from honed.config.gpu import GpuSection
 from honed.config.redact import RedactSection
 from honed.config.rewards import JudgeSection, RewardsSection
 from honed.config.sections import (
@@ -89,6 +90,8 @@ class Config(BaseSettings):
     """The LoRA run, in TRL's and PEFT's names."""
     worker: WorkerSection = WorkerSection()
     """The process that trains and scores."""
+    gpu: GpuSection = GpuSection()
+    """What a run asks of GPUs that it shares with the server and others."""
     gate: GateSection = GateSection()
     """When a candidate may go live by itself."""
     apply: ApplySection = ApplySection()

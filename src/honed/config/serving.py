@@ -53,6 +53,10 @@ class ServeSection(Section):
     the gateway while the one server restarts, for want of memory; auto: what fits, seen at each switch; in_place: for
     a llama-server that loads adapters while it runs, which it is asked.
     """
+    while_training: Literal["share", "cpu", "one_slot"] = "share"
+    """What the server does while a run trains on the same machine. share: goes on as it is; cpu: moves off the GPU;
+    one_slot: keeps the context of one slot only. It is exchanged for another one as for a new adapter, and back.
+    """
     startup_timeout: Duration = timedelta(seconds=120)
     """How long a llama-server may take to load and answer."""
     drain_timeout: Duration = timedelta(seconds=30)

@@ -3,6 +3,7 @@
     GET  /v1/serving                        -> Serving
     PUT  /v1/scenarios/{scenario}           Registration -> LaneStatus; repeating it changes nothing
     GET  /v1/scenarios/{scenario}/server    -> ServerVitals
+    POST /v1/scenarios/{scenario}/training  TrainingNotice -> Switched
     POST /v1/scenarios/{scenario}/switch    SwitchOrder -> Switched; what is served already is
     answered at once
     POST /v1/scenarios/{scenario}/canary    CanaryOrder -> CandidateStatus; repeating it changes the
@@ -150,6 +151,13 @@ class CandidateStatus(Struct, frozen=True, kw_only=True):
     """Copies that were not asked, because it was busy with others."""
     error: str | None = None
     """Why it is down or withdrawn; a withdrawn one is told of until the next order."""
+
+
+class TrainingNotice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training run of the scenario goes on; answered when the server has made room (`serve.while_training`)."""
+
+    lasts_s: float
+    """Seconds for which this holds, unless it is said again; 0: the run has ended."""
 
 
 class LaneStatus(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from honed.domain.serving import (
     Refusal,
     Registration,
     SwitchOrder,
+    TrainingNotice,
     code_of,
 )
 from honed.errors import (
@@ -60,6 +61,10 @@ def control_app(gateway: Gateway) -> Starlette:
         order = await _body(request, CandidateOrder)
         return await gateway.withdraw(request.path_params["scenario"], order)
 
+    async def training(request: Request) -> Struct:
+        notice = await _body(request, TrainingNotice)
+        return await gateway.training(request.path_params["scenario"], notice)
+
     async def server(request: Request) -> Struct:
         return await gateway.vitals(request.path_params["scenario"])
 
@@ -69,6 +74,7 @@ def control_app(gateway: Gateway) -> Starlette:
             Route("/serving", _json(serving)),
             Route("/v1/scenarios/{scenario}", _json(register), methods=["PUT"]),
             Route("/v1/scenarios/{scenario}/server", _json(server)),
+            Route("/v1/scenarios/{scenario}/training", _json(training), methods=["POST"]),
             Route("/v1/scenarios/{scenario}/switch", _json(switch), methods=["POST"]),
             Route("/v1/scenarios/{scenario}/canary", _json(canary), methods=["POST"]),
             Route("/v1/scenarios/{scenario}/promote", _json(promote), methods=["POST"]),

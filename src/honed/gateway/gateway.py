@@ -24,12 +24,14 @@ from honed.domain.serving import (
     Serving,
     Switched,
     SwitchOrder,
+    TrainingNotice,
 )
 from honed.errors import ApplyError, BaseMismatchError, NotFoundError, ValidationError
 from honed.gateway import canary
 from honed.gateway.lane import Lane
 from honed.gateway.state import Remembered, read_state, write_state
 from honed.gateway.vitals import vitals
+from honed.gateway.yielding import Yielding
 
 MAX_LANES: Final = 64
 STATE_FILE: Final = "serving.json"
@@ -49,6 +51,7 @@ class Gateway:
         self._state_path = folder / STATE_FILE
         self._tasks: TaskGroup | None = None
         self._writing = anyio.Lock()
+        self._yielding = Yielding()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -185,6 +188,16 @@ class Gateway:
             ApplyError: another one is tried, or it is live.
         """
         return await canary.withdraw(self._lane(scenario), order.model_id)
+
+    async def training(self, scenario: str, notice: TrainingNotice) -> Switched:
+        """Make room for a training run of the scenario, or go back to what was before.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+            ApplyError: the server could not be exchanged; the former one serves on.
+        """
+        assert self._tasks is not None, "the gateway is not open"
+        return await self._yielding.note(self._lane(scenario), notice, self._tasks)
 
     async def vitals(self, scenario: str) -> ServerVitals:
         """How the server is doing that answers the scenario now.

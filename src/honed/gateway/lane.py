@@ -72,7 +72,7 @@ class Lane:
         self.captured = Captured(scenario)
         self._shelf = shelf_for(folder, scenario, max_bytes=section.spool_max)
         self.remember = remember
-        self._servers = Servers(
+        self.servers = Servers(
             scenario,
             section,
             folder,
@@ -201,13 +201,13 @@ class Lane:
         """Keep a server up and send what is captured, until cancelled; then no server of the lane is left."""
         try:
             async with anyio.create_task_group() as tasks:
-                self._servers.tasks = tasks
+                self.servers.tasks = tasks
                 sender = FeedSender(self.captured, lambda: self.feed_socket, self._shelf)
                 tasks.start_soon(sender.run)
                 await self._keep_up()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._servers.end_all()
+                await self.servers.end_all()
             self.backend, self.state = None, "down"
             self._attempts.give_up()
             self.waiting.tell()
@@ -348,7 +348,7 @@ class Lane:
             BaseMismatchError: the server is not that of the base model; it has been stopped.
             ApplyError: the server did not come up as it should; it has been stopped.
         """
-        return await self._servers.start(await self.see_files(adapter))
+        return await self.servers.start(await self.see_files(adapter))
 
     def serve(self, backend: Backend) -> Backend | None:
         """Flip: requests from now on go to `backend`; returns the one before."""
@@ -361,7 +361,7 @@ class Lane:
         self.waiting.tell()
         if self.arms.candidate is not None:
             self.arms.candidate.tell()
-        self._servers.watch_pulse(backend)
+        self.servers.watch_pulse(backend)
         return old
 
     def withdraw(self) -> None:
@@ -373,7 +373,7 @@ class Lane:
         """Give the candidate its server: its requests go there from now on."""
         candidate.serve(backend)
         self.waiting.tell()
-        self._servers.watch_pulse(backend)
+        self.servers.watch_pulse(backend)
 
     async def release(self, old: Backend) -> dict[str, float]:
         """Let the old server finish, `drain_timeout` at most, and end it; returns seconds per phase."""
@@ -388,7 +388,7 @@ class Lane:
 
     async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
         """End one server of this lane."""
-        await self._servers.stop(server, grace_s=grace_s)
+        await self.servers.stop(server, grace_s=grace_s)
 
     def _died(self, server: LlamaServer, why: str) -> None:
         if self.backend is not None and self.backend.server is server:

@@ -33,7 +33,8 @@ class Servers:
         service, may miss health checks.
         """
         self._scenario = scenario
-        self._section = section
+        self.section = section
+        """What servers are started with from now on."""
         self._folder = folder
         self._died = died
         self._is_in_service = is_in_service
@@ -54,8 +55,8 @@ class Servers:
         """
         tasks = self.tasks
         assert tasks is not None, "nobody would watch the server"
-        plan = launch.plan(self._scenario, self._section, self._folder, taken=self._names)
-        is_ours = self._section.external_url is None
+        plan = launch.plan(self._scenario, self.section, self._folder, taken=self._names)
+        is_ours = self.section.external_url is None
         self._names.add(plan.name)
         try:
             server = await (llama_server.start(plan) if is_ours else external.connect(plan))

@@ -27,20 +27,37 @@ async def switch(lane: Lane, order: SwitchOrder) -> Switched:
     async with lane.switching():
         if lane.backend is not None and is_served(lane.backend, target):
             return Switched(model_id=order.model_id, seconds={})
+        return await _exchange(lane, target, await choose(lane))
+
+
+async def renew(lane: Lane) -> Switched:
+    """Serve what is served from a new server: they are started otherwise from now on.
+
+    Raises:
+        ApplyError: it could not be proved to serve; the former one serves on, or again.
+    """
+    async with lane.switching():
+        if lane.backend is None:
+            return Switched(model_id=None, seconds={})
         way = await choose(lane)
-        logger = log.get(scenario=lane.scenario, model_id=order.model_id)
-        previous = lane.backend.model_id if lane.backend else None
-        logger.info(log.SWITCH_STARTED, previous=previous, strategy=way.strategy, reason=way.reason)
-        try:
-            phases = await _WAYS[way.strategy](lane, target)
-        except ApplyError as error:
-            logger.error(log.SWITCH_FAILED, error=str(error), kind=type(error).__name__)
-            raise
-        seconds = {phase: round(each, 3) for phase, each in phases.items()}
-        logger.info(log.SWITCH_DONE, seconds=seconds, strategy=way.strategy)
-        return Switched(
-            model_id=order.model_id, seconds=seconds, strategy=way.strategy, reason=way.reason
-        )
+        if way.strategy == "in_place":
+            way = Choice("hold", "a server cannot be made smaller while it runs")
+        return await _exchange(lane, lane.backend.adapter, way)
+
+
+async def _exchange(lane: Lane, target: AdapterRef | None, way: Choice) -> Switched:
+    model_id = target.model_id if target else None
+    logger = log.get(scenario=lane.scenario, model_id=model_id)
+    previous = lane.backend.model_id if lane.backend else None
+    logger.info(log.SWITCH_STARTED, previous=previous, strategy=way.strategy, reason=way.reason)
+    try:
+        phases = await _WAYS[way.strategy](lane, target)
+    except ApplyError as error:
+        logger.error(log.SWITCH_FAILED, error=str(error), kind=type(error).__name__)
+        raise
+    seconds = {phase: round(each, 3) for phase, each in phases.items()}
+    logger.info(log.SWITCH_DONE, seconds=seconds, strategy=way.strategy)
+    return Switched(model_id=model_id, seconds=seconds, strategy=way.strategy, reason=way.reason)
 
 
 def target_of(order: SwitchOrder) -> AdapterRef | None:
@@ -72,6 +89,6 @@ async def choose(lane: Lane) -> Choice:
     server = lane.backend.server
     if server.is_external:
         return Choice("in_place", "the server is the operator's own")
-    measured = (lane.section, server.plan.base_gguf, server.pid)
+    measured = (lane.servers.section, server.plan.base_gguf, server.pid)
     headrooms = await to_thread.run_sync(strategy.measure, *measured)
     return strategy.choose(lane.section.strategy, headrooms)

@@ -8,6 +8,7 @@ first, by the `canary_evidence` of what both versions have done. None of them im
 
 from honed.loop.approval import Approval
 from honed.loop.canary_watch import CanaryWatch
+from honed.loop.heat import Heat
 from honed.loop.in_service import Announce, InService
 from honed.loop.lines import Lines
 from honed.loop.offline_run import OfflineRuns
@@ -20,6 +21,7 @@ __all__ = [
     "Announce",
     "Approval",
     "CanaryWatch",
+    "Heat",
     "InService",
     "Lines",
     "OfflineRuns",

@@ -1,7 +1,8 @@
 """Runs that were stopped before they had ended: what of them goes on, and when.
 
-By rule a run is paused when the hours or the silence that its rule asks for are over; a daemon that ends leaves its run
-behind. Both go on from their checkpoint, unless somebody cancels them, or there is none.
+By rule a run is paused when the hours or the silence that its rule asks for are over, and any run while a GPU is over
+its limits; a daemon that ends leaves its run behind. They go on from their checkpoint, unless somebody cancels them, or
+there is none.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from honed import log
 from honed.domain.run import Run
+from honed.loop.heat import Heat
 from honed.loop.orders import RunOrder, Stop
 from honed.loop.training_run import TrainingRuns
 from honed.ports import Store
@@ -36,6 +38,7 @@ class Pauses:
         learn_model: str,
         others: Collection[str],
         facts: Facts,
+        heat: Heat | None = None,
     ) -> None:
         """`others` are learn models whose loops look after their own runs; `runs` is None when nothing trains."""
         self._store = store
@@ -44,6 +47,7 @@ class Pauses:
         self._learn_model = learn_model
         self._others = frozenset(others)
         self._facts = facts
+        self._heat = heat
         self.order: RunOrder | None = None
         """What goes on when it may; None when nothing waits."""
         self.is_cancelled = False
@@ -51,14 +55,21 @@ class Pauses:
         self._log = log.get(scenario=scenario)
 
     async def is_allowed(self, order: RunOrder, trigger: TrainTrigger) -> bool:
-        """Whether a run may go on: it was asked for by hand, or the hours and the silence of the rule last.
+        """Whether a run may go on: no GPU is over its limits, and it was asked for by hand, or the hours and the
+        silence of the rule last.
 
         Raises:
             TriggerError: the facts could not be read.
         """
+        if await self.must_rest():
+            return False
         if order.reason.startswith(BY_HAND) or not may_pause(trigger):
             return True
         return is_allowed(trigger, await self._facts(trigger))
+
+    async def must_rest(self) -> bool:
+        """Whether a GPU is over its limits: no run begins or goes on."""
+        return self._heat is not None and await self._heat.is_over()
 
     async def next_order(self, trigger: TrainTrigger) -> RunOrder | None:
         """The order of the run that waits, once it may go on; one that was cancelled is ended here.

@@ -14,6 +14,7 @@ from honed.domain.times import now_ms
 from honed.domain.trained_model import Selection, TrainedModel
 from honed.errors import BusyError, ControlError, HonedError, StoreError
 from honed.loop.approval import Approval
+from honed.loop.heat import Heat
 from honed.loop.offline_run import OfflineRuns
 from honed.loop.orders import RunOrder, Stop
 from honed.loop.pauses import BY_HAND, Pauses
@@ -44,6 +45,7 @@ class TriggerLoop:
         others: Collection[str] = (),
         approval: Approval | None = None,
         offline: OfflineRuns | None = None,
+        heat: Heat | None = None,
     ) -> None:
         """`runs` is None when nothing trains: the loop judges and explains, and `offline` executes what is ordered.
 
@@ -77,6 +79,7 @@ class TriggerLoop:
             learn_model=learn_model,
             others=others,
             facts=self._facts,
+            heat=heat,
         )
         self.is_training = False
         """Whether it is this loop's turn; a run that has been decided on may wait for it."""
@@ -260,6 +263,8 @@ class TriggerLoop:
             return None
         if self.paused_id:
             return await self._gone_on_with()
+        if await self._pauses.must_rest():
+            return None
         if self._ordered is not None:
             order, self._ordered = self._ordered, None
             return await self._unless_held(order)

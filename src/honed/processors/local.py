@@ -26,6 +26,7 @@ from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import TrainingError
 from honed.ports import OnProgress, Trained, TrainRequest
+from honed.processors.sharing import Sharing
 from honed.processors.warm_worker import WarmWorker
 from honed.processors.worker_process import DEFAULT_GRACE, DEFAULT_SILENCE
 
@@ -44,6 +45,7 @@ class LocalProcessor:
         stop_grace: timedelta = DEFAULT_GRACE,
         silence_limit: timedelta = DEFAULT_SILENCE,
         keep_warm: timedelta = timedelta(0),
+        sharing: Sharing | None = None,
     ) -> None:
         """Take the places of runs and adapters; they must be on one file system.
 
@@ -54,9 +56,11 @@ class LocalProcessor:
             stop_grace: how long a worker that is told to end may take to end by itself.
             silence_limit: a worker that reports nothing for so long counts as hung and is ended.
             keep_warm: how long the worker stays loaded without a job; see `give_back`.
+            sharing: what makes room on a GPU for each job; None asks nobody.
         """
         self._runs_dir = runs_dir.absolute()
         self._adapters_dir = adapters_dir.absolute()
+        self._sharing = sharing
         self._worker = WarmWorker(
             keep_warm, python=python, stop_grace=stop_grace, silence_limit=silence_limit
         )
@@ -117,7 +121,9 @@ class LocalProcessor:
         await self._worker.give_back()
 
     async def _run(self, job: Job, folder: Path, on_progress: OnProgress) -> JobResult:
-        return await self._worker.run(job, folder, on_progress)
+        if self._sharing is None:
+            return await self._worker.run(job, folder, on_progress)
+        return await self._sharing.during(lambda: self._worker.run(job, folder, on_progress))
 
 
 def _train_job(request: TrainRequest, folder: Path, output: Path) -> TrainJob:
