@@ -127,6 +127,7 @@ async def test_server_without_its_adapter_is_found_out(
         await server.stop()
 
 
+@pytest.mark.feature("SE-123")
 async def test_damaged_model_says_why(tmp_path: Path) -> None:
     """The error carries the server's own words."""
     damaged = tmp_path / "base.gguf"
@@ -135,6 +136,7 @@ async def test_damaged_model_says_why(tmp_path: Path) -> None:
         await llama_server.start(plan(tmp_path, damaged))
 
 
+@pytest.mark.feature("SE-123")
 async def test_server_that_is_not_ready_in_time_is_ended(tmp_path: Path, tiny_gguf: Path) -> None:
     """Another error than a failed start, and no process left."""
     early = plan(tmp_path, tiny_gguf, startup_timeout=timedelta(milliseconds=1))
