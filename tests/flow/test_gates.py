@@ -240,6 +240,30 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert done.exception is None or isinstance(done.exception, SystemExit)
 
 
+def test_the_data_of_a_run_are_found_by_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `train` and `preflight` find them; the length of its rows is the config's."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("train", "held", "test")):
+        write(tmp_path / f"rows/{name}.jsonl", [talk(30 * number + i) for i in range(20)])
+    (tmp_path / "run.toml").write_text(
+        '[model]\nname = "x"\n[lora]\n[training]\n[dataset]\npath = "rows/train.jsonl"\n'
+        'validation_path = "rows/held.jsonl"\n'
+    )
+    done = CliRunner().invoke(app, ["validate", "--config", "run.toml", "--json"])
+    report = json.loads(done.output)
+    found = {name: (each["path"], each["num_rows"]) for name, each in report["splits"].items()}
+    assert found == {
+        "train": ("rows/train.jsonl", 20),
+        "validation": ("rows/held.jsonl", 20),
+        "test": ("rows/test.jsonl", 20),
+    }
+    assert json.loads((tmp_path / "metrics/dataset.json").read_bytes()) == report
+    both = CliRunner().invoke(app, ["validate", "--config", "run.toml", "--splits", "rows"])
+    assert both.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -248,6 +272,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
         (("evaluate", "--config", "absent.toml"), "absent.toml cannot be read"),
         (("validate", "--splits", "."), "has none of train.jsonl"),
         (("validate",), "name files"),
+        (("validate", "--config", "absent.toml"), "absent.toml cannot be read"),
         (("gate", "baseline", "--base-model", "x"), "data/splits/test.jsonl cannot be read"),
         (("gate", "baseline"), "no base model is named"),
         (("gate", "deployment", "--model", "x.gguf"), "data/splits/test.jsonl cannot be read"),

@@ -61,28 +61,45 @@ def validate_(
         Path | None,
         typer.Option("--splits", help="Folder of train.jsonl, val.jsonl and test.jsonl."),
     ] = None,
+    config: RunFile = None,
     max_length: Annotated[
-        int, typer.Option("--max-length", help="Tokens that a row may hold in training.")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            "--max-length",
+            help="Tokens that a row may hold in training (default: the config's, else 2048).",
+        ),
+    ] = None,
     text_field: Annotated[
-        str, typer.Option("--text-field", help="Field of preformatted rows.")
-    ] = "text",
+        str | None,
+        typer.Option(
+            "--text-field", help="Field of preformatted rows (default: the config's, else text)."
+        ),
+    ] = None,
     metrics: Metrics = METRICS,
     as_json: AsJson = False,
 ) -> None:
     """Check data sets: lines, duplicates, leakage between splits, lengths, shares.
 
-    With --splits the report is written to metrics/dataset.json, for `honed gate dataset-validated`.
+    With --splits or --config the report is written to metrics/dataset.json, for `honed gate dataset-validated`.
     Exit status 1 with an error; warnings leave it 0.
     """
-    if bool(files) == (splits is not None):
-        leave(HonedError("name files, or a folder by --splits"), EXIT_USAGE)
+    if [bool(files), splits is not None, config is not None].count(True) != 1:
+        leave(HonedError("name files, a folder by --splits, or a config by --config"), EXIT_USAGE)
+    plan = plan_from(config)
     try:
-        named = _in_folder(splits) if splits else {_name(path): path for path in files or ()}
+        named = {_name(path): path for path in files or ()}
         if files and len(named) < len(files):
             named = {str(path): path for path in files}
-        report = validate(named, max_length=max_length, text_field=text_field)
-        if splits:
+        if splits is not None:
+            named = _in_folder(splits)
+        elif config is not None:
+            named = _of_run(plan)
+        report = validate(
+            named,
+            max_length=max_length or plan.max_length,
+            text_field=text_field or plan.text_field,
+        )
+        if not files:
             write_json(metrics / DATASET, report)
     except ValidationError as error:
         leave(error)
@@ -103,6 +120,12 @@ def _in_folder(folder: Path) -> dict[str, Path]:
             advice="name the files instead",
         )
     return named
+
+
+def _of_run(plan: RunPlan) -> dict[str, Path]:
+    """The files of a run's splits; the training file must be there."""
+    train = plan.splits["train"]
+    return {name: path for name, path in plan.splits.items() if path == train or path.is_file()}
 
 
 def _name(path: Path) -> str:
