@@ -35,21 +35,22 @@ class Answer:
         self._ends_between_events = True
         self._is_unread = False
         """Whether the client does not take what is being sent."""
+        self._has_length = False
+        self.is_stream = False
+        """Whether it is server-sent events."""
         self.is_good = False
         """Whether it is whole, with status 200."""
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is server-sent events."""
-        kinds = [value for name, value in self._headers if name == b"content-type"]
-        return any(kind.lower().startswith(b"text/event-stream") for kind in kinds)
 
     async def start(self, head: Head, tape: Tape, backend: Backend) -> None:
         """Send the head, unless the client is so old that the length must be known first."""
         ours = _ours(tape, backend)
         self._headers = answer_headers(head.headers, to_page=self._is_to_page) + ours
-        has_length = any(name == b"content-length" for name, _ in self._headers)
-        self._collects = self._collects and not has_length
+        for name, value in self._headers:
+            if name == b"content-type":
+                self.is_stream = value.lower().startswith(b"text/event-stream")
+            elif name == b"content-length":
+                self._has_length = True
+        self._collects = self._collects and not self._has_length
         self._head = head
         if not self._collects:
             await self._send(
@@ -91,7 +92,7 @@ class Answer:
 
     def _stamp(self, tape: Tape, backend: Backend) -> Stamp | None:
         assert self._head is not None
-        if self._head.status != 200 or not self.is_stream:
+        if not self.is_stream or self._has_length or self._head.status != 200:
             return None
         return Stamp(self._path, tape.receipt_id, _model(backend))
 

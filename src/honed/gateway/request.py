@@ -32,8 +32,8 @@ HOP_BY_HOP: Final = frozenset(
     )
 )
 # Accept-Encoding goes too: compressed events could be neither relayed one by one nor captured.
-_OURS: Final = frozenset((b"host", b"expect", b"accept-encoding", b"content-length"))
-_ANSWERS_OURS: Final = frozenset((b"server", b"date"))
+_REQUESTS_DROPPED: Final = HOP_BY_HOP | {b"host", b"expect", b"accept-encoding", b"content-length"}
+_ANSWERS_DROPPED: Final = HOP_BY_HOP | {b"server", b"date"}
 
 
 class ClientGoneError(Exception):
@@ -140,7 +140,7 @@ def read_request(body: bytes) -> Request:
 
 def request_headers(headers: Headers, *, without: frozenset[bytes] = frozenset()) -> Headers:
     """The headers that go on to llama-server; not those `without` which it goes."""
-    dropped = HOP_BY_HOP | _OURS | _named_in_connection(headers) | without
+    dropped = _dropped(_REQUESTS_DROPPED, headers) | without
     return [
         (name, value)
         for name, value in headers
@@ -150,7 +150,7 @@ def request_headers(headers: Headers, *, without: frozenset[bytes] = frozenset()
 
 def answer_headers(headers: Headers, *, to_page: bool) -> Headers:
     """The headers that go back to the client; permissions for web pages only to one that asked."""
-    dropped = HOP_BY_HOP | _ANSWERS_OURS | _named_in_connection(headers)
+    dropped = _dropped(_ANSWERS_DROPPED, headers)
     return [
         (name, value)
         for name, value in headers
@@ -160,6 +160,8 @@ def answer_headers(headers: Headers, *, to_page: bool) -> Headers:
     ]
 
 
-def _named_in_connection(headers: Headers) -> frozenset[bytes]:
+def _dropped(always: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
+    """Names of headers that go no further, those that Connection names among them."""
     values = [value for name, value in headers if name == b"connection"]
-    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
+    named = [token.strip().lower() for value in values for token in value.split(b",")]
+    return always.union(named) if named else always
