@@ -30,10 +30,9 @@ def reference() -> str:
 def schema() -> dict[str, Any]:
     """The JSON schema of the config file."""
     made = Config.model_json_schema()
-    for title, model in [("Config", Config)] + [
-        (f.annotation.__name__, f.annotation) for _, f in _sections(Config)
-    ]:
-        properties = (made if model is Config else made["$defs"][title])["properties"]
+    models: list[type[BaseModel]] = [Config, *_all_sections(Config)]
+    for model in models:
+        properties = (made if model is Config else made["$defs"][model.__name__])["properties"]
         for name, field in model.model_fields.items():
             default = _default(field)
             properties[name].pop("title", None)
@@ -45,6 +44,14 @@ def schema() -> dict[str, Any]:
         **made,
         "title": "Settings of honed",
     }
+
+
+def _all_sections(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """The sections of a model, and those within them."""
+    for _, field in _sections(model):
+        section = field.annotation
+        yield section
+        yield from _all_sections(section)
 
 
 def toml_value(value: Any) -> str:

@@ -14,6 +14,7 @@ from honed.config import Config
 from honed.doctor.finding import Found, fail, gib, ok, together, warn
 from honed.doctor.patient import Patient
 from honed.domain.job import TrainSettings
+from honed.gateway.strategy import Headroom, choose
 from honed.learn_models import method_of
 from honed.machine.model import Shape
 from honed.machine.plan import (
@@ -95,11 +96,27 @@ def memory(patient: Patient) -> Found:
                 (serving, "serving", on_gpu[0]),
                 (training, "training", on_gpu[1]),
             )
-            if there is is_gpu and (what == "training" or config.own_server is None)
+            if there is is_gpu and (what == "training" or _starts_servers(config))
         ]
         if wants:
             parts.append(_compare(patient, wants, is_gpu=is_gpu, name=name))
+    if _starts_servers(config):
+        parts.append(_swap(patient, shape, on_gpu=on_gpu[0]))
     return together(parts)
+
+
+def _starts_servers(config: Config) -> bool:
+    """Whether the server is one of ours, not the operator's."""
+    return config.own_server is None and config.serve.external_url is None
+
+
+def _swap(patient: Patient, shape: Shape, *, on_gpu: bool) -> Found:
+    """How adapters would be exchanged, by what is free: an estimate of what the gateway measures at each switch."""
+    one, two = (_servers(patient, shape, servers=n, on_gpu=on_gpu) for n in (1, 2))
+    free = _free(patient, is_gpu=on_gpu)[0] - (0 if patient.gateway() else one)
+    headroom = Headroom("GPU memory" if on_gpu else "memory", two - one, max(0, free))
+    choice = choose(patient.config.serve.strategy, [headroom])
+    return ok(f"a swap would be {choice.strategy}: {choice.reason}")
 
 
 def _settings(config: Config) -> Iterator[TrainSettings]:
@@ -111,12 +128,7 @@ def _settings(config: Config) -> Iterator[TrainSettings]:
 
 
 def _compare(patient: Patient, wants: list[tuple[int, str]], *, is_gpu: bool, name: str) -> Found:
-    if is_gpu:
-        card = max(patient.gpus().cards, key=lambda card: card.free)
-        free, total = card.free, card.total
-    else:
-        found = patient.memory()
-        free, total = found.available, found.total
+    free, total = _free(patient, is_gpu=is_gpu)
     need = sum(size for size, _ in wants)
     words = " and ".join(f"about {gib(size)} for {what}" for size, what in wants)
     told = f"{words}, {gib(free)} of {gib(total)} {name} free"
@@ -131,7 +143,21 @@ def _compare(patient: Patient, wants: list[tuple[int, str]], *, is_gpu: bool, na
     return ok(told)
 
 
+def _free(patient: Patient, *, is_gpu: bool) -> tuple[int, int]:
+    """Bytes that are free, and that there are."""
+    if is_gpu:
+        card = max(patient.gpus().cards, key=lambda card: card.free)
+        return card.free, card.total
+    found = patient.memory()
+    return found.available, found.total
+
+
 def _serving(patient: Patient, shape: Shape, *, on_gpu: bool) -> int:
+    # one of the two counts as used already when the gateway runs
+    return _servers(patient, shape, servers=1 if patient.gateway() else 2, on_gpu=on_gpu)
+
+
+def _servers(patient: Patient, shape: Shape, *, servers: int, on_gpu: bool) -> int:
     section = patient.config.serve
     gguf: Path | None = patient.base_gguf
     plan = ServingPlan(
@@ -139,8 +165,6 @@ def _serving(patient: Patient, shape: Shape, *, on_gpu: bool) -> int:
         parallel=section.parallel,
         gguf_bytes=gguf.stat().st_size if gguf else None,
     )
-    # one of the two counts as used already when the gateway runs
-    servers = 1 if patient.gateway() else 2
     return serving_bytes(shape, plan, servers=servers, on_gpu=on_gpu)
 
 

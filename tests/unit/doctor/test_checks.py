@@ -290,6 +290,12 @@ def test_space_is_compared_with_what_will_be_written(patient: Make, tmp_path: Pa
     _is(room.disk(huge), "fail", "needed", "larger disk")
 
 
+def test_server_of_the_operator_is_not_looked_for(patient: Make) -> None:
+    """It is named, and nothing is started."""
+    found = server.llama_server(patient(serve={"external_url": "http://127.0.0.1:8081"}))
+    _is(found, "ok", "your own at http://127.0.0.1:8081")
+
+
 def test_memory_is_compared_with_the_plan(patient: Make) -> None:
     """More than there is fails before anything is loaded; a small plan passes."""
     small = patient(
@@ -297,7 +303,11 @@ def test_memory_is_compared_with_the_plan(patient: Make) -> None:
         serve={"ctx_size": 64, "parallel": 1},
         train={"max_length": 16, "per_device_train_batch_size": 1, "device": "cpu"},
     )
-    assert room.memory(small).status in ("ok", "warn")
+    found = room.memory(small)
+    assert found.status in ("ok", "warn")
+    assert "a swap would be " in found.text
+    own = patient(base_model="Qwen/Qwen3-0.6B", serve={"external_url": "http://127.0.0.1:8081"})
+    assert "serving" not in room.memory(own).text
     huge = patient(
         base_model="Qwen/Qwen3-0.6B",
         train={"max_length": 131072, "per_device_train_batch_size": 64, "device": "cpu"},
