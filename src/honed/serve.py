@@ -17,6 +17,7 @@ import anyio
 from honed import log, process
 from honed.activation import passed_unix
 from honed.config import Config, ServeSection
+from honed.config.values import is_loopback
 from honed.domain.serving import Registration, folder_id
 from honed.errors import ApplyError, ConfigError, ParityError, TrainingError
 from honed.gateway.control import control_app
@@ -107,6 +108,10 @@ async def serve(
         )
         logger = log.get(address=gateway.address)
         logger.info(log.GATEWAY_STARTED, pid=os.getpid(), control=str(config.serve_socket))
+        if keys is None and not is_loopback(host):
+            logger.warning(
+                log.GATEWAY_OPEN, advice="name keys in serve.api_keys, or listen on 127.0.0.1"
+            )
         if ready is not None:
             ready()
         around.supervisor.ready()

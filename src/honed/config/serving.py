@@ -18,7 +18,8 @@ class ServeSection(Section):
     """The gateway and the llama-server processes behind it."""
 
     host: str = "127.0.0.1"
-    """Where agents talk to the gateway. Another address than loopback is open to its network."""
+    """Where agents talk to the gateway. Another address than loopback is open to its network, unless there are keys
+    (`api_keys`)."""
     port: int = Field(8080, ge=0, le=65535)
     """Port of the gateway; 0 takes a free one."""
     http_socket: Path | None = Field(None, examples=["/run/honed-serve/gateway.sock"])

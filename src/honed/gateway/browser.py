@@ -5,10 +5,10 @@ Programs send no Origin and are not touched. A page that had its name resolved t
 rebinding) needs no Origin to read, but its Host is the name of the page.
 """
 
-import ipaddress
 import re
 from typing import Final
 
+from honed.config.values import is_loopback
 from honed.gateway.refusal import Refused
 from honed.gateway.upstream import Headers
 
@@ -27,7 +27,7 @@ class BrowserGuard:
                 headers checked: others are reached under names that are not known here.
         """
         self._hosts: frozenset[bytes] | None = None
-        if host is not None and _is_loopback(host):
+        if host is not None and is_loopback(host.lower()):
             own = f"[{host}]" if ":" in host else host
             self._hosts = frozenset((*_LOCAL_HOSTS, own.lower().encode()))
 
@@ -63,12 +63,3 @@ class BrowserGuard:
                         f"{host.decode('latin-1')}; use localhost, or set serve.host",
                         closes=True,
                     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

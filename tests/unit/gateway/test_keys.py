@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from honed import log
+from honed.config import Config
 from honed.errors import ConfigError
 from honed.gateway.keys import ApiKeys
+from honed.serve import serve
 from tests.unit.gateway.stub import CHAT, answering, relaying
 
 pytestmark = pytest.mark.anyio
@@ -109,3 +114,29 @@ async def test_a_key_is_not_needed_where_a_page_asks(tmp_path: Path) -> None:
         shown = {"x-api-key": "sk-one", "origin": "https://evil.example"}
         answer: httpx.Response = await front.chat(headers=shown)
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warnings"),
+    [("0.0.0.0", None, 1), ("0.0.0.0", "sk-one", 0), ("127.0.0.1", None, 0)],
+    ids=["open", "with keys", "loopback"],
+)
+async def test_an_address_that_is_open_to_a_network_is_warned_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    keys: str | None,
+    warnings: int,
+) -> None:
+    """Whoever reaches it may use it, where nobody is asked for a key."""
+    monkeypatch.delenv("HONED_API_KEYS", raising=False)
+    if keys is not None:
+        monkeypatch.setenv("HONED_API_KEYS", keys)
+    section = {"host": host, "port": 0, "socket": tmp_path / "serve.sock"}
+    config = Config(scenario="tiny", data_dir=tmp_path, serve=section)
+    stop = anyio.Event()
+    with capture_logs() as logged:
+        await serve(config, ready=stop.set, stop=stop)
+    told = [line for line in logged if line["event"] == log.GATEWAY_OPEN]
+    assert len(told) == warnings
+    assert "sk-one" not in repr(logged)
