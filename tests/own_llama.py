@@ -1,9 +1,10 @@
 """A llama-server as somebody runs it himself: `python -m tests.own_llama PORT BASE [ADAPTER...]`, until SIGTERM.
 
-With adapters they are loaded and not applied. `--cache-ram MIB` is llama-server's; `--loads` adds the two routes of
-llama.cpp's pull request 22061 in front of a server that has all adapters: `POST /lora-adapters/load` ({"path", "scale"}
--> {"id", "scale"}, 400 without a path) and `/unload` ({"id"} -> {"success"}), an unloaded one stays in the list with
-scale 0. As the pull request's own tests say (tools/server/tests/unit/test_lora.py).
+Its only line is its address. With adapters they are loaded and not applied. `--cache-ram MIB` is llama-server's;
+`--loads` adds the two routes of llama.cpp's pull request 22061 in front of a server that has all adapters: `POST
+/lora-adapters/load` ({"path", "scale"} -> {"id", "scale"}, 400 without a path) and `/unload` ({"id"} -> {"success"}),
+an unloaded one stays in the list with scale 0. As the pull request's own tests say
+(tools/server/tests/unit/test_lora.py).
 """
 
 import argparse
@@ -39,8 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             target=lambda: asyncio.run(front.serve(arguments.port)), daemon=True
         ).start()
     else:
-        sys.stdout.write("up\n")
-        sys.stdout.flush()
+        tell(server.listening_address)
     stop.wait()
     del server
 
@@ -56,8 +56,7 @@ class Loading:
 
     async def serve(self, port: int) -> None:
         server = await asyncio.start_server(self.answer, "127.0.0.1", port)
-        sys.stdout.write("up\n")
-        sys.stdout.flush()
+        tell("http://127.0.0.1:{}".format(*server.sockets[0].getsockname()[1:]))
         async with server:
             await server.serve_forever()
 
@@ -122,6 +121,11 @@ class Loading:
 
     def json(self, value: Any) -> tuple[int, bytes]:
         return 200, json.dumps(value).encode()
+
+
+def tell(address: str) -> None:
+    sys.stdout.write(f"{address}\n")
+    sys.stdout.flush()
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
 """A llama-server that the operator runs: relayed to, never ended, its adapters exchanged only as far as it can."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,25 +31,26 @@ from tests.unit.gateway.stub import Request, answering, remember, upstream
 pytestmark = pytest.mark.anyio
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+def quiet_port() -> int:
+    """A free port that the kernel gives to nobody by itself, so that it stays free while its server is away."""
+    for port in range(20_000 + os.getpid() % 9_000, 30_000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 @contextmanager
 def own_llama(
-    base: Path, *adapters: Path, port: int | None = None, cache_ram: int = 0, loads: bool = False
+    base: Path, *adapters: Path, port: int = 0, cache_ram: int = 0, loads: bool = False
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Somebody's llama-server with these adapters loaded; its address."""
-    port = port or free_port()
     command = [sys.executable, "-m", "tests.own_llama", str(port), str(base)]
     command += [str(folder / ADAPTER_GGUF) for folder in adapters]
     command += ["--cache-ram", str(cache_ram), *(["--loads"] if loads else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             assert server.stdout is not None
-            assert server.stdout.readline() == b"up\n"
-            yield f"http://127.0.0.1:{port}", server
+            yield server.stdout.readline().decode().strip(), server
         finally:
             server.kill()
 
@@ -151,7 +154,7 @@ async def test_server_that_went_and_came_back_has_its_adapter_again(
     tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
 ) -> None:
     """It starts without adapters applied; the gateway looks for it and puts its own into service."""
-    port = free_port()
+    port = quiet_port()
     with own_llama(tiny_gguf, *tiny_adapters, port=port) as (url, first):
         async with serving(tmp_path, tiny_gguf, external_url=url) as served:
             await served.applier.apply(model(tiny_adapters[0]), previous=None)
@@ -188,6 +191,51 @@ async def test_requests_that_do_not_end_are_not_mixed(
             done = await switch(lane, order)
             assert (done.strategy, lane.backend.model_id) == ("in_place", "tiny@1")
             tasks.cancel_scope.cancel()
+
+
+PROGRAM = """#!{python}
+# llama-server with runtime loading, as the operator's own program
+import argparse, sys
+sys.path.insert(0, {root!r})
+from tests.own_llama import run
+
+parser = argparse.ArgumentParser()
+for name in ("-m", "--port", "--cache-ram"):
+    parser.add_argument(name)
+args = vars(parser.parse_known_args()[0])
+run(argparse.Namespace(
+    base=args["m"], port=int(args["port"]), cache_ram=int(args["cache_ram"]), loads=True, adapters={adapters!r}))
+"""
+
+
+async def test_server_of_ours_that_loads_adapters_is_not_restarted(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """`in_place` for an executable that can: it is started without a prompt cache in the host's memory."""
+    program = tmp_path / "llama-server"
+    adapters = [str(folder / ADAPTER_GGUF) for folder in tiny_adapters]
+    root = str(Path(__file__).parents[3])
+    program.write_text(PROGRAM.format(python=sys.executable, root=root, adapters=adapters))
+    program.chmod(stat.S_IRWXU)
+    settings = {"strategy": "in_place", "llama_server": program, "parallel": 2}
+    async with serving(tmp_path, tiny_gguf, **settings) as served:
+        before = servers_of(tmp_path)
+        for folder in tiny_adapters:
+            await served.applier.apply(model(folder), previous=None)
+            assert (await served.answer())[0] == folder.name
+        assert servers_of(tmp_path) == before
+
+
+async def test_bundled_server_cannot_exchange_in_place(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """It is asked, and the order is refused with what to do; the server stays."""
+    async with serving(tmp_path, tiny_gguf, strategy="in_place") as served:
+        before = servers_of(tmp_path)
+        with pytest.raises(ApplyError, match="cannot load adapters while it runs"):
+            await served.applier.apply(model(tiny_adapters[0]), previous=None)
+        assert servers_of(tmp_path) == before
+        assert (await served.answer())[0] == "base"
 
 
 async def test_router_is_told_apart(tmp_path: Path) -> None:
