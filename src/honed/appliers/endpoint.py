@@ -60,6 +60,9 @@ class EndpointFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(f".{self.path.name}.new")
         with aside.open("wb") as file:
+            os.fchmod(
+                file.fileno(), 0o644
+            )  # it is for agents, who may be other users, and holds no secret
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -197,7 +197,8 @@ class Config(BaseSettings):
     @property
     def endpoint_path(self) -> Path:
         """Says where and under which name a server that the operator runs answers for this scenario."""
-        return self.data_dir / "endpoint.json"
+        named = self.server.endpoint
+        return named.expanduser().absolute() if named else self.data_dir / "endpoint.json"
 
     @property
     def runs_dir(self) -> Path:

@@ -36,6 +36,9 @@ class ServerSection(Section):
     adapters_at: Path | None = Field(None, examples=["/mnt/adapters"])
     """Where the server sees `data_dir/adapters`, for one in a container or on a shared disk; default: at the same
     path."""
+    endpoint: Path | None = Field(None, examples=["/run/agents/airline.json"])
+    """The file that tells agents where to ask and for what; anybody may read it who may enter its folder. Default:
+    `data_dir/endpoint.json`."""
     from_model: str | None = Field(None, examples=["qwen3:0.6b"])
     """Ollama: its name of the base model that the adapters are trained on."""
     folder: Path | None = Field(None, examples=["/srv/adapters"])

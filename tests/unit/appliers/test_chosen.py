@@ -15,7 +15,7 @@ from honed.appliers import (
 )
 from honed.config import Config
 from honed.errors import ApplyError, ConfigError
-from tests.own_servers import VllmServer
+from tests.own_servers import VllmServer, published
 
 pytestmark = pytest.mark.anyio
 
@@ -59,3 +59,19 @@ async def test_the_key_comes_from_the_environment(
     monkeypatch.setenv("HONED_SERVER_KEY", " ")
     with pytest.raises(ConfigError, match="HONED_SERVER_KEY is empty"):
         chosen_applier(config, None)
+
+
+async def test_agents_of_other_users_may_read_where_to_ask(tmp_path: Path) -> None:
+    """Where the config says; it holds no secret."""
+    fake = VllmServer()
+    file = tmp_path / "shared" / "airline.json"
+    async with fake.open() as server:
+        config = Config(
+            scenario="airline",
+            data_dir=tmp_path,
+            apply={"kind": "vllm"},
+            server={"url": server.url, "endpoint": file},
+        )
+        await chosen_applier(config, None).apply(published(config.adapters_dir, 1), previous=None)
+    assert b'"model":"airline@1"' in file.read_bytes()
+    assert file.stat().st_mode & 0o777 == 0o644
