@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Generator
 from pathlib import Path
@@ -89,6 +90,18 @@ def listen_on(host: str, port: int) -> socket.socket:
         raise SourceError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     listener.setblocking(False)
     return listener
+
+
+def allow_files(wanted: int) -> int:
+    """How many files this process may have open: `wanted`, or what the hard limit leaves of it.
+
+    The soft limit, 1024 in most shells, is raised where it is short of that.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
 
 
 def is_listening(path: Path) -> bool:

@@ -25,7 +25,7 @@ from honed.gateway.gateway import Gateway
 from honed.gateway.keys import ApiKeys
 from honed.gateway.relay import Limits, Relay
 from honed.gateway.upstream import Address, UpstreamError, fetch
-from honed.listen import GATEWAY_RUNS, claim_unix_path, listen_on, serving
+from honed.listen import GATEWAY_RUNS, allow_files, claim_unix_path, listen_on, serving
 from honed.notify import Supervisor
 from honed.process import Surroundings, only_one
 from honed.processors.base_model import ensure_base
@@ -34,6 +34,8 @@ _KEEP_ALIVE_S: Final = 75
 _FAREWELL_S: Final = 0.5
 """Longer than a busy client leaves a connection idle."""
 _STATUS_EVERY_S: Final = 5.0
+_OWN_FILES: Final = 512
+"""Open files beside those of requests: servers, feeds, logs, and connections that wait for their next request."""
 _SOCKETS: Final = {"http": (socket.AF_INET, socket.AF_INET6), "serve": (socket.AF_UNIX,)}
 """What a supervisor may pass."""
 
@@ -90,7 +92,7 @@ async def serve(
         relay = Relay(
             gateway.lanes,
             max_body=section.max_body,
-            limits=_limits(section),
+            limits=limits_of(section),
             keys=keys,
             host=host,
             default=config.scenario,
@@ -136,12 +138,25 @@ def _agents_socket(section: ServeSection, rooms: AsyncExitStack) -> list[socket.
     return [claimed]
 
 
-def _limits(section: ServeSection) -> Limits:
+def limits_of(section: ServeSection) -> Limits:
+    """What requests may take, as the operator says and as there are files for; allows this process as many."""
     return Limits(
-        max_requests=section.max_requests,
+        max_requests=_max_requests(section.max_requests),
         request_s=section.request_timeout.total_seconds() or None,
         first_byte_s=section.first_byte_timeout.total_seconds() or None,
     )
+
+
+def _max_requests(wanted: int) -> int:
+    """As many as there are files for: each takes a connection of its client's and one to a server."""
+    files = allow_files(2 * wanted + _OWN_FILES)
+    allowed = max(1, max(files - _OWN_FILES, files // 2) // 2)
+    if allowed >= wanted:
+        return wanted
+    log.get(max_requests=allowed).warning(
+        log.GATEWAY_FEW_FILES, advice="raise the limit of open files (ulimit -Hn, LimitNOFILE=)"
+    )
+    return allowed
 
 
 async def _answers(address: str) -> None:

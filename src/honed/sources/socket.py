@@ -7,7 +7,6 @@ it has read, sends its ack and says that it drains.
 
 import contextlib
 import math
-import resource
 import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, 
 
 from honed import log
 from honed.errors import HonedError
-from honed.listen import claim_unix_path
+from honed.listen import allow_files, claim_unix_path
 from honed.ports import DataSink
 from honed.sources.feed import Feed, Reply, busy, forbidden
 from honed.sources.peers import TurnedAway, allowed_uids, check_reachable, uid_of
@@ -284,11 +283,7 @@ class _UntilStopping:
 
 def room_for_connections() -> int:
     """How many connections the limit of open files allows; raises the soft limit where it is short."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + OWN_FILES
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    allowed = allow_files(CONNECTIONS_MAX + OWN_FILES)
     return max(CONNECTIONS_MIN, allowed - OWN_FILES)
 
 

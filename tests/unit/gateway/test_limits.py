@@ -1,6 +1,8 @@
 """What requests may take at most: in number, in time, and of memory for a client that does not read."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import anyio
@@ -183,3 +185,21 @@ async def test_client_that_does_not_read_does_not_outlast_its_time(tmp_path: Pat
         assert front.lane.failed == 1
         writer.transport.abort()
     assert sent < 64 << 20
+
+
+def test_as_many_requests_are_let_in_as_there_are_files_for() -> None:
+    """The soft limit is raised; where the hard one is short, more requests than that would all find no server."""
+    script = (
+        "import resource as r; from honed.config import ServeSection; from honed.serve import limits_of;"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, {hard}));"
+        "print(limits_of(ServeSection(max_requests=1000)).max_requests, r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    )
+
+    def told(hard: int) -> str:
+        python = [sys.executable, "-c", script.format(hard=hard)]
+        done = subprocess.run(python, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[-1]
+
+    assert told(4_096) == "1000 2512"
+    assert told(1_024) == "256 1024"
+    assert told(256) == "64 256"
