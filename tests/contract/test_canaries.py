@@ -4,8 +4,10 @@ import msgspec
 import pytest
 
 from honed.domain.canary import Canary, Look, Requests
+from honed.errors import ValidationError
 from honed.ports import Done, Tasks
 from honed.stores import SqlStore
+from tests.contract.test_models import model
 from tests.feed_parts import action, call, close_all, failure, incoming, success
 
 pytestmark = pytest.mark.anyio
@@ -44,6 +46,16 @@ async def test_a_canary_is_kept_with_all_that_was_seen(store: SqlStore) -> None:
     await store.canaries.write(canary(3))
     assert await store.canaries.now("airline") == canary(3)
     assert await store.canaries.list("airline") == [canary(3), over]
+
+
+async def test_a_model_that_is_tried_is_not_deleted(store: SqlStore) -> None:
+    """Its files are being served."""
+    await store.add_model(model(2))
+    await store.canaries.write(canary(2))
+    with pytest.raises(ValidationError, match="airline@2 is tried"):
+        await store.delete_model("airline@2")
+    await store.canaries.write(canary(2).ended("withdrawn", "enough", at_ms=3_000))
+    assert await store.delete_model("airline@2")
 
 
 async def _attempt(

@@ -102,8 +102,8 @@ def lines(now: dict[str, Any]) -> list[str]:
         failed = f"{numbers['failed']} of {numbers['requests']} requests failed"
         told.append(f"{name}: {failed if now['is_shadow'] else f'{known}{more}; {failed}'}")
     if now["next_look"] is not None and now["state"] == "watching":
-        unit = "copies" if now["is_shadow"] else "tasks of each"
-        told.append(f"looked at next at {now['next_look']} {unit}")
+        each = "copies" if now["is_shadow"] else f"tasks of each, now {now['tasks_per_arm']}"
+        told.append(f"looked at next at {now['next_look']} {each}")
     if now["reason"]:
         told.append(now["reason"])
     if now["problem"]:

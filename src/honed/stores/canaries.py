@@ -132,6 +132,12 @@ class SqlCanaries:
         return [copies[each] for each in both], [originals[each] for each in both]
 
 
+async def is_tried(db: AsyncConnection, model_id: str) -> bool:
+    """Whether a model has a share of the tasks, in any scenario."""
+    query = select(t.canaries.c.body).where(t.canaries.c.state.in_(sorted(OPEN)))
+    return any(_decode(body).model_id == model_id for body in (await db.execute(query)).scalars())
+
+
 def _attempts(canary: Canary, *columns: ColumnElement[Any]) -> Select[Any]:
     """Episodes that are compared, newest first: with calls, and none of before."""
     e, parts = t.episodes.c, t.episode_records.c

@@ -19,6 +19,7 @@ from honed.errors import NotFoundError, StoreError, ValidationError
 from honed.ports import ModelFilter
 from honed.stores import changes, reads
 from honed.stores import tables as t
+from honed.stores.canaries import is_tried
 from honed.stores.dialects import upsert
 from honed.triggers.context import Needs, RunTime, TriggerContext
 
@@ -275,6 +276,12 @@ async def delete_model(db: AsyncConnection, model_id: str) -> TrainedModel | Non
             f"{model_id} serves, or a rollback may go back to it: it cannot be deleted",
             path="$.id",
             advice="put others into service first; apply.max_history says how many are remembered",
+        )
+    if await is_tried(db, model_id):
+        raise ValidationError(
+            f"{model_id} is tried on a share of the tasks: it cannot be deleted",
+            path="$.id",
+            advice="`honed withdraw` ends that",
         )
     await db.execute(delete(t.models).where(m.id == model_id))
     return _decode_model(body)

@@ -100,6 +100,20 @@ async def test_model_without_its_folder_is_not_asked_for(tmp_path: Path) -> None
         await applier(tmp_path / "serve.sock").apply(model(tmp_path / "no"), previous=None)
 
 
+async def test_what_is_not_tried_is_neither_promoted_nor_withdrawn(tmp_path: Path) -> None:
+    """The gateway's refusal arrives as one; a withdrawal of what is not there is none."""
+    async with controlled(tmp_path) as (_, path):
+        asked, tried = applier(path), model(tmp_path)
+        with pytest.raises(AdapterNotFoundError, match="does not exist"):
+            await asked.canary(model(tmp_path / "no"), share=0.1, is_shadow=False)
+        with pytest.raises(ApplyError):
+            await asked.canary(tried, share=0.1, is_shadow=False)
+        with pytest.raises(ApplyError, match="tiny@1 is no candidate"):
+            await asked.promote(tried)
+        await asked.withdraw(tried)
+        assert (await asked.lane()).candidate is None
+
+
 async def test_folder_without_adapter_is_refused_by_the_gateway(tmp_path: Path) -> None:
     """Errors keep their class over the socket."""
     async with controlled(tmp_path) as (_, path):
