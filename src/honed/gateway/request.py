@@ -10,7 +10,6 @@ from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from honed.gateway.labels import NOTHING, PREFIX, Said, read_metadata
-from honed.gateway.labels import Labels as Labels
 from honed.gateway.refusal import Refused
 from honed.gateway.room import Share, no_room
 from honed.gateway.upstream import Headers

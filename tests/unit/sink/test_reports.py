@@ -12,7 +12,7 @@ from honed.domain.episode import Episode
 from honed.domain.records import LlmCallRecord
 from honed.domain.reports import reporter
 from honed.gateway.capture import Call
-from honed.gateway.request import Labels
+from honed.gateway.labels import Labels
 from honed.learn_models import create
 from honed.ports import EpisodeFilter, Whose
 from honed.sources.otlp.mapping import events_of
