@@ -10,7 +10,9 @@ from typing import Any
 import anyio
 import msgspec
 from anyio.from_thread import start_blocking_portal
+from typer.testing import CliRunner
 
+from honed.cli.app import app
 from honed.stores import open_store
 from tests.own_servers import SCENARIO, VllmServer, published
 from tests.processes import Honed, honed
@@ -73,6 +75,9 @@ def test_adapters_of_a_vllm_go_forward_and_back(tmp_path: Path) -> None:
         assert daemon.ask("POST", "/v1/rollback", {}) == {"model_id": "airline@1"}
         assert endpoint(daemon)["model"] == "airline@1"
         assert [entry["model_id"] for entry in daemon.status()["history"]] == ["airline@1"]
+        shown = CliRunner().invoke(app, ["status", "--config", str(daemon.config)])
+        assert f"server      your own vllm at {fake.url}; " in shown.stdout
+        assert "gateway" not in shown.stdout
 
 
 def test_a_hook_is_called_by_the_daemon(tmp_path: Path) -> None:

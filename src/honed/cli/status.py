@@ -18,6 +18,7 @@ from honed.cli.asking import (
 from honed.cli.endings import ending
 from honed.cli.figures import naming
 from honed.cli.printing import say
+from honed.config import Config
 from honed.domain.processing import OFFLINE_IS_MISSING
 from honed.domain.times import now_ms
 
@@ -43,7 +44,7 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """
     found = config_from(config)
     answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
-    answer["gateway"] = ask_gateway(found)
+    answer["gateway"] = ask_gateway(found) if found.own_server is None else None
     answer["server"] = ask_server(found) if answer["gateway"] else None
     if as_json:
         print_json(answer)
@@ -72,7 +73,10 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say(f"canary      {first}")
         for told in more:
             say(f"            {told}")
-    say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+    if found.own_server is None:
+        say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
+    else:
+        say(f"server      {_own_server(found)}")
     if answer["server"]:
         say(f"server      {_server(answer['server'])}")
     if answer["gateway_problem"]:
@@ -163,6 +167,16 @@ def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
     if lane is None:
         return "running, does not know this scenario"
     return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"
+
+
+def _own_server(config: Config) -> str:
+    """What the operator runs, and where his agents look."""
+    section, kind = config.server, config.own_server
+    if kind is None or kind == "folder":
+        return f"your own, adapters in {section.folder}"
+    return (
+        f"your own {kind} at {section.url_of(kind)}; {config.endpoint_path} says what to ask it for"
+    )
 
 
 def _server(vitals: dict[str, Any]) -> str:
