@@ -30,24 +30,41 @@ def alone(output_dir: Path) -> Iterator[Path]:
         BusyError: another one has.
         ValidationError: it cannot be made.
     """
+    another = "name another folder in training.output_dir"
     work = output_dir / WORK
+    with _locked(work / "lock", f"another run works in {output_dir}", another):
+        yield work
+
+
+@contextlib.contextmanager
+def telling_alone(log_path: Path) -> Iterator[None]:
+    """Write status and log in the body, while no other run does so there.
+
+    Raises:
+        BusyError: another one does.
+        ValidationError: the log cannot be made.
+    """
+    folder = log_path.parent
+    told = f"another run writes its log into {folder}, and its status beside it"
+    with _locked(log_path, told, "start this one in another folder"):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, told: str, another: str) -> Iterator[None]:
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("ab")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("ab")
     except OSError as error:
         raise ValidationError(
-            f"{work} cannot be made: {error.strerror}",
-            advice="name another folder in training.output_dir",
+            f"{path.parent} cannot be made: {error.strerror}", advice=another
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BusyError(
-                f"another run works in {output_dir}",
-                advice="wait for it, or name another folder in training.output_dir",
-            ) from None
-        yield work
+            raise BusyError(told, advice=f"wait for it, or {another}") from None
+        yield
 
 
 def identity(settings: TrainSettings, **others: str | None) -> dict[str, Any]:

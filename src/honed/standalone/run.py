@@ -22,11 +22,11 @@ from honed.domain.job import Progress, RunJob, RunResult
 from honed.domain.times import iso_utc
 from honed.errors import HonedError, ValidationError
 from honed.processors import run_job
-from honed.standalone.keeper import Keeper
+from honed.standalone.keeper import LOG_FILE, Keeper
 from honed.standalone.places import check_places
 from honed.standalone.quality import Remark, remarks
 from honed.standalone.quantizer import find_quantizer
-from honed.standalone.resuming import alone, begin, identity
+from honed.standalone.resuming import alone, begin, identity, telling_alone
 from honed.standalone.rows import write_rows
 from honed.standalone.status import STATUS_FILE, read_status
 from honed.standalone.training_log import RunStatus
@@ -92,7 +92,7 @@ async def train(
     check_places(
         folder / run.save.lora_path, None if merged is None else folder / merged, output_dir
     )
-    with alone(output_dir) as work:
+    with alone(output_dir) as work, telling_alone(folder / LOG_FILE):
         job = _job(run, folder, work)
         wanted = identity(
             job.settings,

@@ -47,10 +47,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return
         loss, gradient = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
         if not (math.isfinite(loss) and math.isfinite(gradient)):
-            raise TrainingError(
-                f"the loss of step {state.global_step} is {loss} and its gradient norm {gradient}: "
-                "expected finite numbers",
-                advice="lower train.learning_rate to 1e-4 or 5e-5; check the base model",
+            raise _no_number(
+                f"the loss of step {state.global_step} is {loss} and its gradient norm {gradient}"
             )
         self.losses.append(loss)
         tokens, now = float(logs.get("num_tokens", 0.0)), time.monotonic()
@@ -84,10 +82,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             return
         loss = float(metrics["eval_loss"])
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the validation loss after step {state.global_step} is {loss}: expected a finite number",
-                advice="lower train.learning_rate to 1e-4 or 5e-5; check the base model",
-            )
+            raise _no_number(f"the validation loss after step {state.global_step} is {loss}")
         self._report(
             Progress(
                 phase="training",
@@ -107,6 +102,13 @@ class LogsTheEnd(TrainerCallback):  # type: ignore[misc]
         """Ask for it."""
         if state.global_step >= state.max_steps:
             control.should_log = True
+
+
+def _no_number(found: str) -> TrainingError:
+    return TrainingError(
+        f"{found}: expected finite numbers",
+        advice="lower train.learning_rate to 1e-4 or 5e-5; check the base model",
+    )
 
 
 def _maybe(logs: dict[str, Any], name: str) -> float | None:

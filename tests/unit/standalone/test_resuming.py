@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from honed.domain.train_settings import TrainSettings
-from honed.errors import ValidationError
-from honed.standalone.resuming import alone, begin, checkpoint_at, identity
+from honed.errors import BusyError, ValidationError
+from honed.standalone.resuming import alone, begin, checkpoint_at, identity, telling_alone
 
 SETTINGS = TrainSettings(target_modules=("q_proj", "v_proj"), learning_rate=1e-3)
 
@@ -58,6 +58,16 @@ def test_a_run_that_was_cut_off_is_not_lost_by_accident(cut_off: Path) -> None:
     (cut_off / "run/result.json").write_text(json.dumps({"result": "ran"}))
     assert not begin(cut_off, wanted(), resume=False, fresh=False)
     assert checkpoint_at(cut_off) is None
+
+
+def test_two_runs_do_not_tell_their_state_in_one_place(tmp_path: Path) -> None:
+    """Though they work in folders of their own; the next one may, when the first is over."""
+    log = tmp_path / "logs/training.log"
+    refused = pytest.raises(BusyError, match="another run writes its log")
+    with telling_alone(log), refused, telling_alone(log):
+        pytest.fail("both tell")
+    with telling_alone(log):
+        assert log.read_bytes() == b""
 
 
 @pytest.mark.parametrize(("resume", "fresh"), [(False, False), (True, False), (False, True)])
