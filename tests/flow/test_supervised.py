@@ -329,7 +329,9 @@ def test_a_second_gateway_is_refused_on_one_folder_socket_or_address(
 def test_restarting_a_daemon_interrupts_no_request_and_loses_no_call(
     tmp_path: Path, tiny_gguf: Path
 ) -> None:
-    """Requests go on through the gateway; what it captured meanwhile reaches the next daemon."""
+    """Requests go on through the gateway; what it captured meanwhile reaches the next daemon, also when the
+    gateway is killed before.
+    """
     settings = gateway(tiny_gguf)
     with honed(tmp_path / "h", settings) as both:
         both.start("serve")
@@ -357,6 +359,19 @@ def test_restarting_a_daemon_interrupts_no_request_and_loses_no_call(
         asking.join(30)
         assert set(answers) == {200}
         both.until(lambda: both.status()["records"] == len(answers), "every call is stored")
+
+        both.stop("run")
+        answers += [httpx.post(url, json=body, timeout=30).status_code for _ in range(5)]
+        both.until(lambda: _captured(both)["spooled"] == 5, "the gateway has them on disk")
+        both.kill("serve")
+        both.start("serve")
+        both.start("run")
+        both.until(lambda: both.status()["records"] == len(answers), "the next gateway sends them")
+
+
+def _captured(both: Honed) -> dict[str, int]:
+    counts: dict[str, int] = both.serving()["scenarios"]["tiny"]["captured"]
+    return counts
 
 
 def _is_active(both: Honed) -> bool:
