@@ -107,9 +107,11 @@ async def test_copies_are_paired_with_the_calls_that_they_repeat(store: SqlStore
             copy = {"purpose": "probe", "train": False, "tags": tags, "latency_ms": 7}
             events.append(call(adapter_id=shadow, response_message=says, **copy))
         await store.append([incoming(event) for event in events])
+    others = [call(receipt_id=f"o{n}", adapter_id="airline@1") for n in range(60)]
+    await store.append([incoming(event) for event in others])
     lost = {"purpose": "probe", "tags": {"shadow_of": "r0"}}
     await store.append([incoming(call(adapter_id="airline@2", **lost))])
     mine = canary(2, after_record=mark)
-    copies, originals = await store.canaries.copies(mine, limit=9)
+    copies, originals = await store.canaries.copies(mine, limit=1)
     assert copies == [Done(1_000, None, 0, 12, 7)]
     assert originals == [Done(1_000, None, 0, 4, 5)]

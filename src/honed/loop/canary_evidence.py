@@ -39,6 +39,9 @@ class Evidence:
     def __init__(self, store: Store, suspect: Suspect) -> None:
         self._store = store
         self._suspect = suspect
+        self._too_few = (0, 0)
+        """Which canary, and how many copies it must have before they are read again: some are lost on their way, and
+        reading is dear."""
 
     async def ruling(self, canary: Canary) -> Ruling | None:
         """What is to become of it; None when nothing is due."""
@@ -51,7 +54,7 @@ class Evidence:
         due = is_due(
             canary.looks,
             known=evidence(*seen.known),
-            tasks=min(most, candidate_errors.num) if canary.is_shadow else tasks,
+            tasks=self._copies(canary) if canary.is_shadow else tasks,
             requests=evidence(live_errors, candidate_errors),
             max_tasks=canary.max_tasks,
             is_shadow=canary.is_shadow,
@@ -66,12 +69,20 @@ class Evidence:
             max_tasks=canary.max_tasks,
             is_shadow=canary.is_shadow,
         )
+        if canary.is_shadow and found.looks == canary.looks:
+            self._too_few = (canary.started_at_ms, 5 * candidate_errors.num // 4)
         if found.decision != "promote":
             return found
         alarms = await self._alarms(canary, live, candidate)
         if not alarms:
             return found
         return found._replace(decision="hold", reason="; but ".join((found.reason, *alarms)))
+
+    def _copies(self, canary: Canary) -> int:
+        """Copies that are worth reading."""
+        num = canary.candidate_requests.num
+        begun, at = self._too_few
+        return 0 if begun == canary.started_at_ms and num < at else min(canary.max_tasks, num)
 
     async def told(self, canary: Canary) -> dict[str, Any]:
         """The canary and its numbers, as JSON has them."""

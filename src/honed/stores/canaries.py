@@ -113,7 +113,7 @@ class SqlCanaries:
         r, before = t.records.c, 1 << 62
         copies: dict[str, Done] = {}
         originals: dict[str, Done] = {}
-        while before > canary.after_record and len(originals) < limit:
+        while before > canary.after_record and len(copies.keys() & originals.keys()) < limit:
             query = select(r.id, r.received_ms, r.body).where(r.type == _CALL, r.id < before)
             query = query.where(r.id > canary.after_record).order_by(r.id.desc()).limit(_PAGE)
             async with self._read() as db:
