@@ -73,7 +73,10 @@ async def serving(gguf: Path, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     )
     server = await llama_server.start(plan)
     try:
-        async with httpx.AsyncClient(base_url=str(server.address), timeout=60) as client:
+        # llama-server closes a connection after a stream without saying so.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        url = str(server.address)
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
             yield client
     finally:
         with anyio.CancelScope(shield=True):
