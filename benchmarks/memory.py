@@ -1,6 +1,6 @@
 """Is the memory that a run takes what was foretold? Estimate against measured peak, on the CPU.
 
-    python benchmarks/memory.py [--only 5M] [--methods sft,dpo,kto] [--threads 2] [--folder FOLDER]
+    python benchmarks/memory.py [--sizes floor,5M] [--methods sft,dpo,kto] [--threads 2] [--folder FOLDER]
 
 Each run is a worker process of its own, a few steps on rows that all fill `max_length`, on random weights of Qwen3's
 form. Measured is the process's peak of resident memory (`ru_maxrss`); a run on a model of next to nothing comes first:
@@ -54,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", help="sizes, with commas")
+    parser.add_argument(
+        "--sizes", default="floor,5M", help=f"of {', '.join(SIZES)}; the larger take minutes a run"
+    )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.05, help="of the adapter")
@@ -64,11 +66,10 @@ def main() -> None:
     if options.prepare:
         prepare(options.prepare[0], Path(options.prepare[1]))
         return
-    names = options.only.split(",") if options.only else list(SIZES)
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch)).absolute()
         print("    model  method  batch x length   estimate   measured   ratio   (MiB)")
-        for name in names:
+        for name in options.sizes.split(","):
             for method in options.methods.split(","):
                 for batch, length in SIZES[name].runs:
                     one_run(name, method, batch, length, folder, options)
