@@ -253,6 +253,22 @@ def test_what_a_model_needs_that_no_table_holds_is_estimated(plan: RunPlan, tmp_
     assert checks(longer, machine(8))["model_fits"].status == "fail"
 
 
+def test_what_the_rows_are_for_decides_how_much_a_run_needs(plan: RunPlan, tmp_path: Path) -> None:
+    """A pair is two rows at once; a conversation goes through by itself."""
+    told = replace(plan, base_model=model(tmp_path / "tiny", 100_000), max_length=131_072)
+
+    def needed(row: dict[str, object]) -> float:
+        write(tmp_path / "rows.jsonl", [row])
+        found = checks(replace(told, train_path=tmp_path / "rows.jsonl"), machine())["model_fits"]
+        return float(found.found.split("needs about ")[1].split()[0])
+
+    turn = {"role": "user", "content": "2 + 2?"}
+    talk = needed({"messages": [turn, {"role": "assistant", "content": "4"}]})
+    answer = needed({"prompt": "2 + 2?", "completion": "4", "label": True})
+    pair = needed({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"})
+    assert talk < answer < pair
+
+
 @pytest.mark.feature("TR-009")
 def test_a_missing_baseline_fails_unless_it_is_not_wanted(plan: RunPlan) -> None:
     """With it, score and target are told; one of another test set is told too."""

@@ -316,6 +316,23 @@ def test_memory_is_compared_with_the_plan(patient: Make) -> None:
     _is(room.memory(patient()), "ok", "without a base model")
 
 
+def test_memory_is_that_of_the_method_that_the_learn_model_is_for(patient: Make) -> None:
+    """Pairs take more than conversations; a method that is named counts instead."""
+
+    def needed(learn: str, **train: str) -> float:
+        settings = {"max_length": 512, "per_device_train_batch_size": 1, "device": "cpu"}
+        found = room.memory(
+            patient(
+                base_model="Qwen/Qwen3-0.6B", learn={"model": learn}, train={**settings, **train}
+            )
+        )
+        words = found.text.split(" for training")[0]
+        return float(words.split("about ")[-1].split()[0])
+
+    assert needed("dpo(chat)") > needed("chat")
+    assert needed("chat", method="dpo") == needed("dpo(chat)")
+
+
 # ------------------------------------------------------------ training and serving
 
 
