@@ -11,6 +11,7 @@ from honed.domain.serving import AdapterRef
 from honed.gateway.endpoint import Endpoint
 from honed.gateway.lane import Lane
 from honed.gateway.upstream import Address
+from tests.served import serving
 from tests.unit.gateway.stub import remember
 
 pytestmark = pytest.mark.anyio
@@ -76,3 +77,14 @@ async def test_endpoint_is_right_in_each_state(
         assert (lane.state, told(tmp_path)) == ("active", str(green.address))
         tasks.cancel_scope.cancel()
     assert (lane.state, told(tmp_path)) == ("down", None)
+
+
+@pytest.mark.feature("SE-125")
+async def test_control_api_names_the_same_server(tmp_path: Path, tiny_gguf: Path) -> None:
+    """`GET /serving` and the file agree, and what they name answers."""
+    async with serving(tmp_path, tiny_gguf) as served, served.control() as client:
+        told_by_api = (await client.get("/serving")).json()["scenarios"]["tiny"]
+        assert told_by_api["state"] == "active"
+        assert told_by_api["address"] == told(tmp_path / "llama")
+        async with httpx.AsyncClient() as direct:
+            assert (await direct.get(f"{told_by_api['address']}/health")).status_code == 200
