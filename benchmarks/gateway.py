@@ -167,7 +167,7 @@ async def run_gateway(upstream_port: str, feed_socket: str, captures: str) -> No
     async def remember() -> None:
         pass
 
-    lane = Lane("bench", ServeSection(), Path(), remember)
+    lane = Lane("bench", ServeSection(), Path(feed_socket).parent, remember)
     address = Address("127.0.0.1", int(upstream_port))
     lane.backend = Backend(cast(Any, None), address, None, None, None)
     sender = asyncio.create_task(FeedSender(lane.captured, lambda: Path(feed_socket)).run())
