@@ -4,13 +4,16 @@ import asyncio
 import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from honed.domain.events import LlmCallEvent, parse_event
+from honed.domain.records import LlmCallRecord, record_from_event
 from honed.gateway import capture
 from honed.gateway.capture import Call, Captured, uuid7
 from honed.gateway.labels import Labels
+from honed.gateway.merge.tokens import TOKENS_MAX
 from tests.unit.gateway.stub import STREAM_HEAD, Request, answering, chunk, relaying, stream
 
 pytestmark = pytest.mark.anyio
@@ -121,6 +124,28 @@ def test_an_empty_answer_is_a_call_too() -> None:
     assert event.finish_reason == "stop"
     assert event.response_message is not None
     assert event.response_message.is_empty
+
+
+def test_tokens_that_were_asked_for_are_in_the_record() -> None:
+    """Ids and log-probabilities of the whole answer; with a hole, or of an endless one, none."""
+
+    def record_of(num: int, sampled: int) -> LlmCallRecord:
+        content = [{"id": i, "token": "x", "logprob": -0.1234567} for i in range(num)]
+        message = {"role": "assistant", "content": "x"}
+        choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": content}}
+        answer = {"choices": [choice], "usage": {"completion_tokens": sampled}}
+        request = b'{"messages":[{"role":"user","content":"q"}],"logprobs":true}'
+        call = replace(a_call(), request=request, answer=msgspec.json.encode(answer))
+        record = record_from_event(parse_event(call.event()), received_ms=1)
+        assert isinstance(record, LlmCallRecord)
+        return record
+
+    record = record_of(3, 3)
+    assert record.response_token_ids == (0, 1, 2)
+    assert record.response_logprobs == (-0.123457,) * 3
+    for num, sampled in ((3, 4), (TOKENS_MAX + 1, TOKENS_MAX + 1), (0, 0)):
+        record = record_of(num, sampled)
+        assert (record.response_token_ids, record.response_logprobs) == (None, None)
 
 
 async def test_full_queue_drops_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
