@@ -122,6 +122,7 @@ def test_request_is_read_with_tools_and_parts() -> None:
             }
         )
     )
+    assert asked.messages is not None
     assert [message.text for message in asked.messages] == ["hi", "7"]
     assert asked.tools == (tool,)
 
