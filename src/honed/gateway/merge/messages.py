@@ -49,8 +49,8 @@ class _Turn(Struct):
 
 class _Tool(Struct):
     name: str
-    description: str = ""
-    input_schema: dict[str, Any] = {}
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
 
 
 class _Body(Struct):
@@ -159,8 +159,8 @@ def _joined(blocks: list[_Block]) -> str:
 def _as_openai(tool: _Tool) -> Tool:
     function = {
         "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.input_schema,
+        "description": tool.description or "",
+        "parameters": tool.input_schema or {},
     }
     return {"type": "function", "function": function}
 
