@@ -1,6 +1,6 @@
 """What becomes of canaries, by simulation: how often the judge of canaries errs, and how soon it sees harm.
 
-    python benchmarks/canary.py [--candidates 1000] [--seed 1]
+    python benchmarks/canary.py [--candidates 1000] [--seed 1] [--mixture]
 
 Tasks come one after the other, each to the candidate with the share's probability; after every task the ruling that the
 daemon uses (`statistics.canary.rule`, 1,000 tasks per arm at most) is asked. The live version does 70 % of the tasks.
@@ -10,6 +10,9 @@ and tool calls (3 in the mean of 6 at most), in both versions alike unless the c
 Tasks per arm are counted as a user would: half of all tasks where the share is a half, else the candidate's. Shares
 come with their 95 % intervals (Wilson 1927). It ends with 1 when one is not what is promised; of an error it is the
 share itself that is compared, of 1,000 candidates.
+
+With `--mixture` it only shows what a test does that is valid at every task, by success alone: the mixture sequential
+probability ratio test, whose alternative is half-normal with the scale that is shown, at the same error.
 """
 
 import argparse
@@ -19,7 +22,8 @@ import sys
 import time
 from typing import Final, NamedTuple
 
-from honed.statistics.canary import Arm, Decision, Looks, Sample, rule
+from honed.domain.canary import Looks
+from honed.statistics.canary import WORSE, Arm, Decision, Sample, rule
 from honed.statistics.sequential import Share
 
 MAX_TASKS: Final = 1_000
@@ -201,6 +205,39 @@ def wilson(count: int, total: int) -> str:
     return f"{share:6.1%} [{low:.1%}, {high:.1%}]"
 
 
+def mixture(success: float, scale: float, chance: random.Random) -> float:
+    """Tasks per arm after which a mixture test rolls a candidate back, share 50 %; infinite when it does not in 400."""
+    live, candidate = [0, 0], [0, 0]
+    for task in range(1, 801):
+        arm, rate = (candidate, success) if chance.random() < 0.5 else (live, LIVE.success)
+        arm[0] += chance.random() < rate
+        arm[1] += 1
+        pooled = (live[0] + candidate[0]) / task
+        if min(live[1], candidate[1]) < 10 or not 0 < pooled < 1:
+            continue
+        variance = pooled * (1 - pooled) * (1 / live[1] + 1 / candidate[1])
+        fall, total = live[0] / live[1] - candidate[0] / candidate[1], variance + scale**2
+        drift = fall * scale / math.sqrt(variance * total)
+        ratio = (
+            math.sqrt(variance / total) * math.exp(drift**2 / 2) * math.erfc(-drift / math.sqrt(2))
+        )
+        if ratio >= 1 / WORSE.spent[-1]:
+            return task / 2
+    return math.inf
+
+
+def show_mixture(candidates: int, seed: int) -> None:
+    """Print in how many cases a mixture test rolls back in time."""
+    for scale in (0.1, 0.2, 0.3, 0.4):
+        for success, within in ((0.4, 80), (0.55, 400), (0.7, 400)):
+            chance = random.Random(f"{seed} {scale} {success}")
+            ends = [mixture(success, scale, chance) for _ in range(candidates)]
+            found = wilson(sum(end <= within for end in ends), candidates)
+            print(
+                f"mixture of scale {scale}, success {success}: within {within} {found}", flush=True
+            )
+
+
 def told(figures: Figures) -> None:
     """Print what became of a kind."""
     case, total = figures.case, len(figures.ended)
@@ -227,7 +264,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mixture", action="store_true")
     given = parser.parse_args()
+    if given.mixture:
+        show_mixture(given.candidates, given.seed)
+        return 0
     problems, began = [], time.monotonic()
     for case in CASES:
         figures = simulate(case, num=given.candidates, seed=given.seed)

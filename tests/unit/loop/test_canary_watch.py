@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from honed.config import Config
 from honed.domain.canary import Canary
 from honed.domain.serving import CandidateStatus, LaneStatus
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
-from honed.errors import ApplyError, ControlError
+from honed.errors import ApplyError, ConfigError, ControlError
 from honed.loop import CanaryWatch, InService
 from honed.loop.in_service import AppliedNow, Skipped
 from honed.ports import Closing, EpisodeFilter
 from honed.rewards import alarms
+from honed.rooms import canaries_of
 from honed.stores import SqlStore, open_store
 from tests.feed_parts import CHAT, call, failure, incoming, success
 from tests.unit.loop.conftest import SCENARIO, Serving, gate, model
@@ -439,6 +441,19 @@ async def test_by_hand_only_what_the_gate_has_passed_is_tried(trial: Trial) -> N
     for decide in (trial.watch.withdraw, trial.watch.promote):
         with pytest.raises(ControlError, match="nothing is tried now"):
             await decide(by="bob")
+
+
+async def test_a_share_needs_an_applier_with_two_versions(trial: Trial) -> None:
+    """One that a program has given and that serves one version is refused at the start; without a share it is not."""
+    config = Config(scenario=SCENARIO, apply={"canary": {"share": 0.1}})
+    with pytest.raises(ConfigError, match="Serving serves one version at a time"):
+        canaries_of(config, Serving(), trial.store, trial.service, lambda *_: None)
+    plain = Config(scenario=SCENARIO)
+    watch = canaries_of(plain, Serving(), trial.store, trial.service, lambda *_: None)
+    await watch.look()
+    await trial.add(TRIED)
+    with pytest.raises(ControlError, match="only behind the gateway"):
+        await watch.begin(TRIED, share=None, is_shadow=False, force=False, by="ann")
 
 
 async def test_without_a_share_nothing_is_tried_by_itself(trial: Trial) -> None:
