@@ -239,11 +239,17 @@ async def _spawn(plan: ServerPlan) -> Process:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
+                    env=_environment(),
                     start_new_session=True,
                 )
     except OSError as error:
         raise ServerStartError(f"{plan.name} could not be started: {error}") from error
     return process
+
+
+def _environment() -> dict[str, str]:
+    """What a server inherits: nothing of ours, keys of clients least of all."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HONED_")}
 
 
 async def _healthy(server: LlamaServer) -> None:

@@ -19,7 +19,7 @@ from openai.types.shared_params import ResponseFormatJSONSchema
 
 from honed.gateway.keys import ApiKeys
 from honed.gateway.relay import Limits
-from tests.served import serving
+from tests.served import servers_of, serving
 from tests.unit.gateway.stub import (
     EVENTS,
     STREAM_HEAD,
@@ -204,13 +204,20 @@ async def test_anthropic_client_is_served(tmp_path: Path, tiny_gguf: Path) -> No
             )
 
 
-async def test_clients_come_over_a_unix_socket_with_a_key(tmp_path: Path, tiny_gguf: Path) -> None:
-    """It is served beside the address, the same keys are asked for, and it is gone with the gateway."""
+async def test_clients_come_over_a_unix_socket_with_a_key(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is served beside the address, the same keys are asked for, and it is gone with the gateway; the server knows
+    none of them.
+    """
+    monkeypatch.setenv("HONED_API_KEYS", "sk-of-the-environment")
     path = tmp_path / "agents" / "gateway.sock"
     keys = tmp_path / "keys"
     keys.write_text("sk-mine\n")
     async with serving(tmp_path, tiny_gguf, http_socket=path, api_keys=keys) as served:
         assert path.stat().st_mode & 0o777 == 0o600
+        [server] = servers_of(tmp_path)
+        assert b"sk-of-" not in Path(f"/proc/{server}/environ").read_bytes()
         over_socket = httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(path)))
         for url, http_client in (("http://honed", over_socket), (served.address, None)):
             async with to_openai(url, key="sk-mine", http_client=http_client) as client:
