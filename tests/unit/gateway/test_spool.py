@@ -5,6 +5,7 @@ the daemon has each of them once.
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +15,14 @@ import anyio
 import msgspec
 import pytest
 
+from honed.client.spool import Spool
 from honed.client.synchronous import HonedClient
 from honed.gateway import capture, feed
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
 from honed.gateway.shelf import Shelf
 from tests.feed_parts import open_feed
+from tests.unit.gateway.stub import answering, relaying
 from tests.unit.gateway.test_feed import Feed, ack, call
 
 pytestmark = pytest.mark.anyio
@@ -239,6 +242,31 @@ async def test_a_disk_that_fails_leaves_calls_in_memory(
         async with daemon.open():
             await emptied(captured)
     assert (captured.sent, captured.dropped) == (5, 0)
+
+
+async def test_a_disk_that_hangs_holds_up_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests are answered while a write does not come back; what they said is kept when it does."""
+    is_well = threading.Event()
+    write = Spool.append
+
+    def hang(spool: Spool, lines: list[bytes], *, sync: bool = True) -> None:
+        assert is_well.wait(60)
+        write(spool, lines, sync=sync)
+
+    monkeypatch.setattr(Spool, "append", hang)
+    shelf = Shelf(tmp_path / "spool", scenario="tiny", max_bytes=SPOOL_MAX)
+    async with relaying(answering(), tmp_path) as front, anyio.create_task_group() as tasks:
+        captured = front.lane.captured
+        tasks.start_soon(FeedSender(captured, lambda: None, shelf).run)
+        for _ in range(20):
+            assert (await front.chat()).status_code == 200
+        await until(lambda: captured.counts()["queued"] == 20)
+        is_well.set()
+        await kept(captured)
+        assert captured.spooled == 20
+        tasks.cancel_scope.cancel()
 
 
 async def test_of_a_damaged_file_the_whole_events_are_sent(tmp_path: Path) -> None:
