@@ -156,4 +156,4 @@ def test_the_peak_of_a_run_is_about_what_was_foretold(tmp_path: Path) -> None:
     shape = model.shape(tmp_path / "base", model.read_config(tmp_path / "base"))
     assert shape is not None
     foretold = training_bytes(shape, settings, on_gpu=False) / (1 << 20)
-    assert 0.75 < (found.metrics.peak_rss_mb or 0) / foretold < 1.2
+    assert 0.7 < (found.metrics.peak_rss_mb or 0) / foretold < 1.3
