@@ -225,6 +225,7 @@ class Relay:
             if watcher.done():  # the client went first; that is what broke it
                 return
             lane.failed_at(backend)
+            exchange.abort()  # before the client is told, which may take its time to hear
             if isinstance(error, TimeoutError):
                 error = TimedOutError(f"no whole answer within {limits.request_s:g} s")
             await answer.break_off(error)

@@ -302,6 +302,8 @@ async def test_anthropic_client_takes_a_stream_that_begins_with_half_a_character
     ):
         said = "".join([text async for text in stream.text_stream])
         message = await stream.get_final_message()
+        raw = await front.client.post("/v1/messages", json={})
+    assert raw.content.count(b"event: message_start\n") == 1
     assert said == ("" if first else "\U0001f600")
     assert (message.model, message.stop_reason) == ("tiny@3", "end_turn")
     assert message.usage.output_tokens == 2
