@@ -129,6 +129,7 @@ def test_smaller_keeps_the_rows_of_a_step_and_then_shortens() -> None:
     assert tried == [(3, 6, 4096), (1, 18, 4096), (1, 18, 900), (1, 18, 450)]
 
 
+@pytest.mark.timeout(600)
 def test_the_peak_of_a_run_is_about_what_was_foretold(tmp_path: Path) -> None:
     """Two steps of 2,048 tokens in a process of their own: stack, base model, activations, adapter."""
     offline()
