@@ -166,7 +166,7 @@ class TrainSection(Section):
 
     method: AskedMethod = "auto"
     """How it learns: sft imitates what went well, dpo prefers the better of two answers, kto learns from single answers
-    that are good or bad; auto goes by the rows that the learn model makes. grpo comes with a later version."""
+    that are good or bad; auto goes by what there is, first what can be imitated. grpo comes with a later version."""
     preset: Preset = "swarm"
     """Where the settings come from that are not written down: swarm and runner are fixed sets, auto goes by the number
     of tokens and the size of the model (docs/training.md)."""
