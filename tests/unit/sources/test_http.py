@@ -119,7 +119,7 @@ async def test_what_is_no_events_is_refused_with_advice(web: Web) -> None:
         (415, b"{}", {"kind": "text/plain"}, "content-type"),
         (415, b"{}", {"content_encoding": "br"}, "gzip"),
         (422, b"{}", {"content_encoding": "gzip"}, "gzip"),
-        (422, gzip.compress(b"{}")[:-5], {"content_encoding": "gzip"}, "gzip"),
+        (422, gzip.compress(b"{}", mtime=0)[:-5], {"content_encoding": "gzip"}, "gzip"),
         (422, b"{}", {}, "rejected"),
     ],
 )
