@@ -142,6 +142,7 @@ def test_a_change_of_nothing_is_seldom_taken_for_one() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.share}")
 def test_what_is_promised_holds_for_many(case: Case) -> None:
     """Five hundred of each, asked after every task."""
