@@ -4,6 +4,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Self
@@ -16,6 +17,7 @@ from honed.gateway.upstream import Headers
 CARRIERS: Final = frozenset((b"authorization", b"x-api-key"))
 """The headers that carry a key."""
 _BEARER: Final = b"bearer "
+_REMARK: Final = re.compile(r"(?:^|\s)#.*")
 
 
 class ApiKeys:
@@ -28,7 +30,7 @@ class ApiKeys:
     def load(cls, path: Path | None) -> Self | None:
         """The keys in a file, with those in the secret `api-keys`; None where neither is there.
 
-        Keys stand apart by blanks or lines; a line that begins with `#` is a remark.
+        Keys stand apart by blanks or lines; a word that begins with `#` begins a remark, up to the line's end.
 
         Raises:
             ConfigError: the file or the secret cannot be read, or no key is in them.
@@ -37,7 +39,8 @@ class ApiKeys:
         told = [each for each in (_text(path), secret) if each is not None]
         if not told:
             return None
-        lines = [line for each in told for line in each.splitlines() if not line.startswith("#")]
+        # else the words of a remark would be keys, and are easily guessed
+        lines = [_REMARK.sub("", line) for each in told for line in each.splitlines()]
         keys = [key for line in lines for key in line.split()]
         if not keys:
             raise ConfigError(

@@ -11,6 +11,7 @@ from honed import log
 from honed.config import Config
 from honed.errors import ConfigError
 from honed.gateway.keys import ApiKeys
+from honed.gateway.refusal import Refused
 from honed.serve import serve
 from tests.unit.gateway.stub import CHAT, answering, relaying
 
@@ -95,7 +96,23 @@ def test_keys_stand_in_a_file_or_a_secret_or_both(
     assert "sk-" not in repr(vars(found))
 
 
-@pytest.mark.parametrize("text", ["", "# sk-one\n", None])
+@pytest.mark.parametrize("word", ["#", "alice", "old", "leaked"])
+def test_no_word_of_a_remark_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """Also of one that is indented or stands behind a key; a key may have the sign in its middle."""
+    monkeypatch.delenv("HONED_API_KEYS", raising=False)
+    path = tmp_path / "keys"
+    path.write_text("sk-one  # alice\n  # old leaked\nsk#two\n")
+    found = ApiKeys.load(path)
+    assert found is not None
+    for key in ("sk-one", "sk#two"):
+        found.check(headers(key))
+    with pytest.raises(Refused):
+        found.check(headers(word))
+
+
+@pytest.mark.parametrize("text", ["", "# sk-one\n", "  # sk-one\n", None])
 def test_a_file_without_keys_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
