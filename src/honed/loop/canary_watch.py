@@ -5,6 +5,7 @@ object remembers nothing. It looks every so often: has the gateway what the stor
 What a ruling asks for is done first and written down then: after a crash between the two it is ruled again, the same.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -128,6 +129,11 @@ class CanaryWatch:
                     f"{model_id} is not tried: {reason}", advice="--force tries it all the same"
                 )
             given = self._share or DEFAULT_SHARE if share is None else share
+            if given == 1 and not is_shadow:
+                raise ControlError(
+                    f"{model_id} would get all tasks, so nothing is left to compare with: expected a share below 1",
+                    advice="name a smaller share; `honed apply` puts it into service untried",
+                )
             return await self._begin(model, share=given, is_shadow=is_shadow, by=by)
 
     async def promote(self, *, by: str) -> Canary:
@@ -171,6 +177,8 @@ class CanaryWatch:
         async with self._lock:
             canary = await self._store.canaries.now(self._scenario)
             if canary is None:
+                with contextlib.suppress(ApplyError):  # nothing is tried, so nothing is amiss here
+                    await self._take_back()
                 await self._try_next()
                 return
             if await self._is_over(canary):
@@ -220,6 +228,17 @@ class CanaryWatch:
             why = f"{current_id or 'the base model'} was put into service meanwhile"
             await self._withdraw(canary, why)
         return True
+
+    async def _take_back(self) -> None:
+        """Withdraw what the gateway tries and the store knows nothing of: an order that it has carried out after
+        nobody waited for its answer any more. It would have its share for ever, and keep others from being tried.
+        """
+        assert self._applier is not None
+        if not await self._store.canaries.list(self._scenario, limit=1):
+            return
+        lane = await self._applier.lane()
+        if lane.candidate is not None:
+            await self._applier.withdraw(await self._store.get_model(lane.candidate.model_id))
 
     async def _try_next(self) -> None:
         """Begin with the newest model that waited for another one to be over."""

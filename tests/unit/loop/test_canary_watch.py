@@ -189,6 +189,32 @@ async def test_a_model_that_may_go_live_is_tried_first(trial: Trial) -> None:
     assert (shown["state"], shown["next_look"], shown["tasks_per_arm"]) == ("watching", 20, 0)
 
 
+async def test_an_order_that_was_carried_out_too_late_is_taken_back(trial: Trial) -> None:
+    """Nobody watches what the gateway tries then; it would have its share for ever, and no other one could."""
+    trial.lane.fault = ApplyError("POST canary failed: ReadTimeout('')")
+    with pytest.raises(ApplyError):
+        await trial.offer(TRIED)
+    trial.lane.fault = None
+    trial.lane.answered(TRIED)  # it went on, and was done after all
+    trial.begin()
+    await trial.watch.look()
+    assert (trial.lane.candidate, trial.lane.served) == (None, LIVE)
+    await trial.offer(NEXT)
+    assert (await trial.now()).model_id == NEXT
+
+
+async def test_what_gets_all_tasks_is_not_tried(trial: Trial) -> None:
+    """Nothing would be left to compare with, and the trial would never end; a shadow leaves everything."""
+    await trial.add(TRIED)
+    with pytest.raises(ControlError, match="nothing is left to compare with"):
+        await trial.watch.begin(TRIED, share=1.0, is_shadow=False, force=False, by="ann")
+    trial.begin(share=1.0, is_shadow=True)
+    with pytest.raises(ControlError, match="nothing is left to compare with"):
+        await trial.watch.begin(TRIED, share=None, is_shadow=False, force=False, by="ann")
+    await trial.watch.begin(TRIED, share=None, is_shadow=True, force=False, by="ann")
+    assert (await trial.now()).share == 1.0
+
+
 async def test_a_worse_one_is_rolled_back(trial: Trial) -> None:
     """By itself, with the figures, and nothing of it stays in the history."""
     await trial.offer(TRIED)
