@@ -96,6 +96,7 @@ class Servers:
             is_in_service=lambda: self._is_in_service(backend),
             is_excused=lambda: self._is_excused() or backend.is_crowded,
         )
+        backend.is_felt = False  # one that goes back into service is felt again
         if hangs:
             name = backend.server.plan.name
             backend.server.kill(f"{name} missed {self._pulse.misses} health checks")

@@ -113,7 +113,8 @@ async def in_place(lane: Lane, target: AdapterRef | None) -> Seconds:
                     await exchange.undo()
                 raise
         except BaseException:
-            lane.serve(_anew(old))
+            if not old.server.has_ended:  # nobody would notice any more that it has
+                lane.serve(old)
             raise
         finally:
             old.server.is_exchanging = False
@@ -123,11 +124,6 @@ async def in_place(lane: Lane, target: AdapterRef | None) -> Seconds:
         await lane.remember()
         await exchange.finish()
     return {"drain": drained - began, "exchange": time.monotonic() - drained}
-
-
-def _anew(old: Backend) -> Backend:
-    """The same server, put into service once more; requests that it still has are counted by the former one."""
-    return Backend(old.server, old.address, old.adapter, old.fingerprint, old.answers, old.facts)
 
 
 async def _with_the_former(lane: Lane, old: Backend, error: ApplyError) -> ApplyError:

@@ -1,0 +1,93 @@
+"""Exchanges that do not go as they should: the server dies meanwhile, or does not say what it did."""
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from honed.config import ServeSection
+from honed.domain.serving import AdapterRef, SwitchOrder
+from honed.errors import ApplyError
+from honed.gateway import runtime
+from honed.gateway.backend import Backend
+from honed.gateway.lane import Lane
+from honed.gateway.switch import switch
+from tests.unit.gateway.stub import remember
+from tests.unit.gateway.test_external import own_llama
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def lane_over(
+    url: str, folder: Path, *, adapter: AdapterRef | None = None, **settings: object
+) -> AsyncIterator[Lane]:
+    """A lane that is kept up over somebody's server."""
+    section = ServeSection.model_validate({"external_url": url, **settings})
+    lane = Lane("tiny", section, folder, remember)
+    lane.adapter = adapter
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lane.run)
+        yield lane
+        tasks.cancel_scope.cancel()
+
+
+async def served_by(lane: Lane) -> Backend:
+    with anyio.fail_after(60):
+        while lane.backend is None:
+            await anyio.sleep(0.01)
+    return lane.backend
+
+
+async def refused(lane: Lane, order: SwitchOrder, told: list[str]) -> None:
+    with pytest.raises(ApplyError) as error:
+        await switch(lane, order)
+    told.append(str(error.value))
+
+
+async def test_server_that_dies_while_it_is_exchanged_is_not_put_back(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """Nobody watches it any more: it would get requests for ever. The lane looks for the next one instead."""
+    order = SwitchOrder(model_id="tiny@1", adapter_path=str(tiny_adapters[0]))
+    told: list[str] = []
+    with own_llama(tiny_gguf, *tiny_adapters) as (url, _):
+        async with lane_over(url, tmp_path) as lane:
+            before = await served_by(lane)
+            lane.enter(before)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(functools.partial(refused, lane, order, told))
+                with anyio.fail_after(60):
+                    while lane.backend is not None:
+                        await anyio.sleep(0.01)
+                before.server.kill("it was restarted")
+                with anyio.fail_after(60):
+                    while not before.server.is_stopping:
+                        await anyio.sleep(0.01)
+                lane.leave(before)
+            assert len(told) == 1
+            after = await served_by(lane)
+            assert not after.server.has_ended
+            assert after.server is not before.server
+            assert await runtime.applied(after.address) == []
+
+
+async def test_requests_of_a_failed_exchange_count_in_the_next(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """A request that outlasted one order would be mixed by the second one."""
+    order = SwitchOrder(model_id="tiny@1", adapter_path=str(tiny_adapters[0]))
+    told: list[str] = []
+    with own_llama(tiny_gguf, *tiny_adapters) as (url, _):
+        async with lane_over(url, tmp_path, drain_timeout=0.05) as lane:
+            before = await served_by(lane)
+            lane.enter(before)
+            await refused(lane, order, told)
+            await refused(lane, order, told)
+            assert [each.startswith("1 requests had not ended") for each in told] == [True] * 2
+            lane.leave(before)
+            await switch(lane, order)
+            assert (await served_by(lane)).model_id == "tiny@1"
