@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import anyio
 from msgspec.structs import replace
 
 from honed import log
@@ -89,7 +90,14 @@ async def take(launch: Launch, server: LlamaServer) -> Backend:
         )
         adapter = fingerprint = path = None
     if found.applied != ([str(path)] if path else []):
-        await Exchange(found, path).make(fingerprint)
+        exchange = Exchange(found, path)
+        try:
+            await exchange.make(fingerprint)
+        except BaseException:
+            # left as it is, the next try would find the adapter there and nothing to prove
+            with anyio.CancelScope(shield=True):
+                await exchange.undo()
+            raise
     server.answers_with = path
     answers = await probe.ask(server.address, fingerprint) if fingerprint else None
     return Backend(server, server.address, adapter, fingerprint, answers, launch.facts)

@@ -15,6 +15,7 @@ from honed.gateway import runtime
 from honed.gateway.backend import Backend
 from honed.gateway.lane import Lane
 from honed.gateway.switch import switch
+from honed.gateway.upstream import Address
 from tests.unit.gateway.stub import remember
 from tests.unit.gateway.test_external import own_llama
 
@@ -91,3 +92,18 @@ async def test_requests_of_a_failed_exchange_count_in_the_next(
             lane.leave(before)
             await switch(lane, order)
             assert (await served_by(lane)).model_id == "tiny@1"
+
+
+async def test_stale_server_does_not_serve_at_the_second_try(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """What was exchanged and found to answer from old caches is taken back, so that the next try finds it again."""
+    adapter = AdapterRef("tiny@1", str(tiny_adapters[0]))
+    with own_llama(tiny_gguf, *tiny_adapters, cache_ram=64) as (url, _):
+        async with lane_over(url, tmp_path, adapter=adapter) as lane:
+            with anyio.fail_after(60):
+                while lane.backend is None and not lane._attempts.are_hopeless:
+                    await anyio.sleep(0.01)
+            assert lane.backend is None
+            assert "prompt cache of the former adapter" in (lane.error or "")
+            assert await runtime.applied(Address.parse(url)) == []
