@@ -146,7 +146,7 @@ class CandidateStatus(Struct, frozen=True, kw_only=True):
     too.
     """
     failed: int
-    """Of these, those that got no complete answer; as above in the lane's `failed` too."""
+    """Of these, those that got no complete answer, or an error of the server; as above in the lane's `failed` too."""
     dropped: int = 0
     """Copies that were not asked, because it was busy with others."""
     error: str | None = None
@@ -177,7 +177,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     in_flight: int
     requests: int
     failed: int
-    """Requests that got no complete answer although their client stayed."""
+    """Requests that got no complete answer although their client stayed, or an error of the server."""
     refused: int = 0
     """Requests that were told to come back before a server had them; not counted in `requests`."""
     held: int = 0

@@ -221,6 +221,8 @@ class Relay:
                 head = await _head(exchange, limits.first_byte_s)
                 await answer.start(head, tape, backend)
                 await answer.pass_on(exchange, tape, backend)
+                if head.status >= 500:
+                    lane.failed_at(backend)
         except (UpstreamError, TimeoutError) as error:
             if watcher.done():  # the client went first; that is what broke it
                 return

@@ -145,6 +145,19 @@ async def test_shadow_that_breaks_is_counted_and_not_seen(tmp_path: Path) -> Non
         assert {call.adapter_id for call in front.calls} == {"tiny@3"}
 
 
+async def test_an_error_of_the_server_is_a_failure_of_whichever_version(tmp_path: Path) -> None:
+    """A request that no version can answer says nothing against the one that is tried."""
+
+    async def fails(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 500 No\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with shadowed(fails, tmp_path, live=fails) as front:
+        answer = await front.client.post(CHAT, json=BODY, headers=TASK)
+        assert answer.status_code == 500
+        await front.until(requests=1, num_copies=0)
+        assert (front.candidate.failed, front.lane.failed) == (1, 1)
+
+
 async def test_only_work_that_leaves_the_version_open_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
