@@ -233,21 +233,22 @@ async def test_intake_goes_on_while_a_verifier_hangs() -> None:
         return None
 
     verifier.verify = hang  # type: ignore[method-assign]
+
+    async def arrive(intake: Intake, task_id: str) -> None:
+        lines = (call(task_id=task_id), success(task_id=task_id))
+        await intake.sink.ingest([msgspec.json.encode(line) for line in lines])
+
     async with open_intake(None) as intake:
         await _ready(intake)
-        await _made(intake)
         asking = _asking(intake, verifier)
         async with _running(asking):
+            await arrive(intake, "first")
+            await intake.episodes.receive()
+            asking.notify()
             await _until(lambda: bool(verifier.asked))
             with anyio.fail_after(60):
                 for number in range(50):
-                    event = call(task_id=f"t{number}")
-                    await intake.sink.ingest(
-                        [
-                            msgspec.json.encode(event),
-                            msgspec.json.encode(success(task_id=f"t{number}")),
-                        ]
-                    )
+                    await arrive(intake, f"t{number}")
                     asking.notify()
                 for _ in range(50):
                     await intake.episodes.receive()
