@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import anyio
 import msgspec
 
-from honed.errors import ApplyError
+from honed.errors import ApplyError, ConfigError
 from honed.lean import without_colour
 
 with without_colour():
@@ -62,6 +62,9 @@ class Server:
         url: `http://host:port`, `https://host` or `unix:/path`.
         key: sent as a bearer token; never logged.
         timeout: of one answer, the whole of it.
+
+    Raises:
+        ConfigError: no header can have the key.
     """
 
     def __init__(self, what: str, url: str, *, key: str | None = None, timeout: timedelta) -> None:
@@ -69,6 +72,7 @@ class Server:
         self.url = url.rstrip("/")
         self._uds = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
         self._base = "http://localhost" if self._uds else self.url
+        self._key = _checked(key)
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._timeout_s = timeout.total_seconds()
         # read once: the certificates of the system take 10 ms, and plain HTTP needs none
@@ -109,7 +113,7 @@ class Server:
                         method, f"{self._base}{path}", content=sent, headers=headers
                     ) as response,
                 ):
-                    return Answer(response.status_code, await _read(response))
+                    return self._answer(response.status_code, await _read(response))
         except (TimeoutError, httpx.TimeoutException):
             raise UnansweredError(
                 f"{self} gave no answer to {method} {path} within {limit_s:g} s",
@@ -166,6 +170,26 @@ class Server:
             f"{self} refused {asked} with status {answer.status}: {answer.told()}",
             advice=advice or "see its log",
         )
+
+    def _answer(self, status: int, content: bytes) -> Answer:
+        """What was said; a refusal may repeat the key that was shown, and goes into messages and logs."""
+        if self._key and status >= 400:
+            content = content.replace(self._key.encode(), b"***")
+        return Answer(status, content)
+
+
+def _checked(key: str | None) -> str | None:
+    """A key that can be sent; what refuses another one later would tell it in its error.
+
+    Raises:
+        ConfigError: a header cannot have it.
+    """
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            "server-key has characters that no header can have: expected letters, digits and signs of ASCII, one line",
+            advice="write HONED_SERVER_KEY (or the credential server-key) anew, without a line's end in it",
+        )
+    return key
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from honed.appliers import RuntimeLoraApplier, Server
 from honed.domain.trained_model import TrainedModel
-from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
+from honed.errors import AdapterNotFoundError, ApplyError, ConfigError, ProbeFailedError
 from tests.own_servers import BASE, SglangServer, VllmServer, gone, published
 from tests.unit.appliers.conftest import runtime_applier
 
@@ -244,13 +244,21 @@ async def test_a_key_is_sent_and_stands_in_no_message(tmp_path: Path, kind: str)
         assert set(own.fake.keys) == {"Bearer s3cret"}
 
         async def unknown(request: Request) -> Response:
-            return JSONResponse({"error": "Unauthorized"}, 401)
+            return JSONResponse({"error": "Incorrect API key: s3cret"}, 401)
 
         own.fake.faults["/v1/models"] = unknown
-        with pytest.raises(ApplyError, match="status 401: Unauthorized") as raised:
+        with pytest.raises(ApplyError, match=r"status 401: Incorrect API key: \*\*\*") as raised:
             await applier.current()
         assert "HONED_SERVER_KEY" in (raised.value.advice or "")
         assert "s3cret" not in f"{raised.value} {raised.value.advice} {logs}"
+
+
+@pytest.mark.parametrize("key", ["clé-s3cret", "s3cret\n2", "s3cret\x01"], ids=ascii)
+def test_a_key_that_cannot_be_sent_is_an_error_of_the_config(key: str) -> None:
+    """At the beginning, and without the key."""
+    with pytest.raises(ConfigError, match="server-key has characters") as raised:
+        Server("vLLM", "http://127.0.0.1:9", key=key, timeout=timedelta(seconds=60))
+    assert "s3cret" not in f"{raised.value} {raised.value.advice}"
 
 
 async def test_another_program_at_that_address_is_said_so(own: Own) -> None:
