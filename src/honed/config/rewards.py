@@ -141,7 +141,7 @@ def _check_url(url: str, *, allow_remote: bool) -> None:
         _ = parts.port
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host or parts.username or parts.query:
+    if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query:
         raise ValueError(
             "url: expected http://HOST:PORT/v1 or https://HOST/v1, without user or query"
         )

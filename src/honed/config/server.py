@@ -75,7 +75,7 @@ def _check_url(url: str, *, allow_remote: bool) -> None:
         _ = parts.port
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host or parts.username or parts.query:
+    if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query:
         raise ValueError(
             "url: expected http://HOST:PORT, https://HOST or unix:/PATH, without user or query"
         )

@@ -63,6 +63,7 @@ def test_a_judge_on_this_machine_needs_no_leave(url: str) -> None:
         ({"url": "https://api.example/v1"}, "another machine.*allow_remote"),
         ({"url": "http://api.example/v1", "allow_remote": True}, "expected https"),
         ({"url": "https://me:secret@api.example/v1", "allow_remote": True}, "without user"),
+        ({"url": "https://:secret@api.example/v1", "allow_remote": True}, "without user"),
         ({"url": "ftp://127.0.0.1/v1"}, "expected http"),
         ({"url": "http://127.0.0.1:x/v1"}, "url"),
         ({"url": "http://127.0.0.1.example/v1"}, "another machine"),

@@ -24,6 +24,7 @@ def test_this_machine_needs_no_leave(url: str) -> None:
         ("https://vllm.internal", False, "allow_remote"),
         ("http://vllm.internal:8000", True, "expected https"),
         ("http://me:pass@127.0.0.1:8000", False, "without user"),
+        ("http://:pass@127.0.0.1:8000", False, "without user"),
         ("http://127.0.0.1:8000/v1", False, "expected no path, found /v1"),
         ("ftp://127.0.0.1", False, "expected http://"),
         ("http://127.0.0.1:port", False, "url: "),
