@@ -27,6 +27,7 @@ QUEUE_MAX: Final = 10_000
 QUEUE_MAX_BYTES: Final = 64 << 20
 BEHIND: Final = 1_000
 BEHIND_BYTES: Final = 8 << 20
+_FLUSH_S: Final = 2.0
 
 
 def uuid7() -> str:
@@ -209,6 +210,11 @@ class Captured:
         """Wait until everything is on disk, the daemon's or the gateway's."""
         while not self.is_kept:
             await self._wait_moved()
+
+    async def flush(self) -> None:
+        """Wait until nothing is in memory alone, 2 s at most."""
+        with anyio.move_on_after(_FLUSH_S):
+            await self.wait_kept()
 
     async def _wait_moved(self) -> None:
         self._moved = anyio.Event()

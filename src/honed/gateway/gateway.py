@@ -72,7 +72,7 @@ class Gateway:
                 yield
                 async with anyio.create_task_group() as flushes:
                     for lane in self.lanes.values():
-                        flushes.start_soon(lane.flush)
+                        flushes.start_soon(lane.captured.flush)
             finally:
                 self._tasks.cancel_scope.cancel()
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
 
 import anyio
 
@@ -33,8 +32,6 @@ from honed.gateway.servers import Servers
 from honed.gateway.shelf import shelf_for
 from honed.gateway.waiting import Waiting
 from honed.gateway.wanted import Wanted
-
-_FLUSH_S: Final = 2.0
 
 
 class Lane:
@@ -257,11 +254,6 @@ class Lane:
                     await self.stop(each.server, grace_s=0)
         self.notify()
 
-    async def flush(self) -> None:
-        """Wait until what is captured is acknowledged or in the spool, 2 s at most."""
-        with anyio.move_on_after(_FLUSH_S):
-            await self.captured.wait_kept()
-
     async def _keep_up(self) -> None:
         while True:
             # before the look: what has changed until now is seen by it
@@ -338,6 +330,11 @@ class Lane:
                 self.state = "active" if self.backend else "down"
                 self.notify()
                 raise
+
+    async def settled(self) -> None:
+        """Wait until no server comes up: one that was begun before is as was asked for then."""
+        async with self._starting:
+            pass
 
     async def start(self, adapter: AdapterRef | None) -> Backend:
         """Start a server, see that it is healthy and what it should be, and ask it the fingerprint.

@@ -25,24 +25,29 @@ async def blue_green(lane: Lane, target: AdapterRef | None) -> Seconds:
     Until the flip the former server answers everything, and any failure leaves it so. After the flip
     nothing can fail any more: draining and stopping the old server are bounded waits.
     """
-    began = time.monotonic()
     async with lane.starting():
-        new = await lane.start(target)
-        started = time.monotonic()
-        old = lane.backend
-        try:
-            asked = new.fingerprint or (old.fingerprint if old else None)
-            await prove(lane, new, old, await former_answers(lane, old, asked))
-        except BaseException:
-            await lane.stop(new.server)
-            raise
-        proved = time.monotonic()
-        old = lane.serve(new)
+        seconds, old = await _take_over(lane, target)
     # The old server must be ended and the new state remembered, whoever asked may be gone.
     with anyio.CancelScope(shield=True):
         await lane.remember()
         ended = await lane.release(old) if old is not None else {}
-    return {"start": started - began, "probe": proved - started} | ended
+    return seconds | ended
+
+
+async def _take_over(lane: Lane, target: AdapterRef | None) -> tuple[Seconds, Backend | None]:
+    """Start a server beside the one that serves, if there is one, and have it answer; returns that one as well."""
+    began = time.monotonic()
+    new = await lane.start(target)
+    started = time.monotonic()
+    old = lane.backend
+    try:
+        asked = new.fingerprint or (old.fingerprint if old else None)
+        await prove(lane, new, old, await former_answers(lane, old, asked))
+    except BaseException:
+        await lane.stop(new.server)
+        raise
+    proved = time.monotonic()
+    return {"start": started - began, "probe": proved - started}, lane.serve(new)
 
 
 async def hold(lane: Lane, target: AdapterRef | None) -> Seconds:
@@ -52,27 +57,34 @@ async def hold(lane: Lane, target: AdapterRef | None) -> Seconds:
     followed by the former adapter; when even that does not start, the lane tries again as after a crash.
     """
     async with lane.starting():
-        old = lane.backend
-        assert old is not None
-        launch = await lane.see_files(target)
-        s_old = await former_answers(lane, old, launch.fingerprint or old.fingerprint)
-        lane.withdraw()
-        ended = await lane.release(old)
-        began = time.monotonic()
-        try:
-            new = await lane.start(target)
-            started = time.monotonic()
-            try:
-                await prove(lane, new, old, s_old)
-            except BaseException:
-                await lane.stop(new.server)
-                raise
-        except ApplyError as error:
-            raise await _with_the_former(lane, old, error) from error
-        proved = time.monotonic()
-        lane.serve(new)
+        if lane.backend is not None:
+            seconds = await _follow(lane, lane.backend, target)
+        else:  # it has died just now
+            seconds, _ = await _take_over(lane, target)
     with anyio.CancelScope(shield=True):
         await lane.remember()
+    return seconds
+
+
+async def _follow(lane: Lane, old: Backend, target: AdapterRef | None) -> Seconds:
+    """End the server that serves, then start the one that follows it."""
+    launch = await lane.see_files(target)
+    s_old = await former_answers(lane, old, launch.fingerprint or old.fingerprint)
+    lane.withdraw()
+    ended = await lane.release(old)
+    began = time.monotonic()
+    try:
+        new = await lane.start(target)
+        started = time.monotonic()
+        try:
+            await prove(lane, new, old, s_old)
+        except BaseException:
+            await lane.stop(new.server)
+            raise
+    except ApplyError as error:
+        raise await _with_the_former(lane, old, error) from error
+    proved = time.monotonic()
+    lane.serve(new)
     return ended | {"start": started - began, "probe": proved - started}
 
 
@@ -82,48 +94,57 @@ async def in_place(lane: Lane, target: AdapterRef | None) -> Seconds:
     Nobody waits for a server that cannot. One that fails, or still answers from caches of the former adapter, goes back
     to that; one that has not finished what it has in time is left as it is, for answers would mix.
     """
+    exchange: Exchange | None = None
     async with lane.starting():
-        old = lane.backend
-        assert old is not None
-        launch = await lane.see_files(target)
-        exchange = Exchange(await runtime.ask(old.address), launch.adapter_gguf)
-        began = time.monotonic()
-        lane.withdraw()
-        old.server.is_exchanging = True
-        try:
-            with anyio.move_on_after(lane.section.drain_timeout.total_seconds()):
-                await old.drained()
-            drained = time.monotonic()
-            if old.in_flight:
-                raise ApplyError(
-                    f"{old.in_flight} requests had not ended after {drained - began:.1f} s",
-                    advice="raise serve.drain_timeout",
-                )
-            asked = launch.fingerprint or old.fingerprint
-            try:
-                former = await exchange.make(asked)
-                answers = await probe.ask(old.address, asked) if asked is not None else None
-                kept = answers if launch.fingerprint else None
-                new = Backend(
-                    old.server, old.address, target, launch.fingerprint, kept, launch.facts
-                )
-                await prove(lane, new, old, former)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await exchange.undo()
-                raise
-        except BaseException:
-            if not old.server.has_ended:  # nobody would notice any more that it has
-                lane.serve(old)
-            raise
-        finally:
-            old.server.is_exchanging = False
-        old.server.answers_with = launch.adapter_gguf
-        lane.serve(new)
+        if lane.backend is not None:
+            seconds, exchange = await _exchange(lane, lane.backend, target)
+        else:  # it has died just now
+            seconds, _ = await _take_over(lane, target)
     with anyio.CancelScope(shield=True):
         await lane.remember()
-        await exchange.finish()
-    return {"drain": drained - began, "exchange": time.monotonic() - drained}
+        if exchange is not None:
+            await exchange.finish()
+    return seconds
+
+
+async def _exchange(
+    lane: Lane, old: Backend, target: AdapterRef | None
+) -> tuple[Seconds, Exchange]:
+    """Have the server that serves finish what it has, and exchange its adapter."""
+    launch = await lane.see_files(target)
+    exchange = Exchange(await runtime.ask(old.address), launch.adapter_gguf)
+    began = time.monotonic()
+    lane.withdraw()
+    old.server.is_exchanging = True
+    try:
+        with anyio.move_on_after(lane.section.drain_timeout.total_seconds()):
+            await old.drained()
+        drained = time.monotonic()
+        if old.in_flight:
+            raise ApplyError(
+                f"{old.in_flight} requests had not ended after {drained - began:.1f} s",
+                advice="raise serve.drain_timeout",
+            )
+        asked = launch.fingerprint or old.fingerprint
+        try:
+            former = await exchange.make(asked)
+            answers = await probe.ask(old.address, asked) if asked is not None else None
+            kept = answers if launch.fingerprint else None
+            new = Backend(old.server, old.address, target, launch.fingerprint, kept, launch.facts)
+            await prove(lane, new, old, former)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await exchange.undo()
+            raise
+    except BaseException:
+        if not old.server.has_ended:  # nobody would notice any more that it has
+            lane.serve(old)
+        raise
+    finally:
+        old.server.is_exchanging = False
+    old.server.answers_with = launch.adapter_gguf
+    lane.serve(new)
+    return {"drain": drained - began, "exchange": time.monotonic() - drained}, exchange
 
 
 async def _with_the_former(lane: Lane, old: Backend, error: ApplyError) -> ApplyError:

@@ -37,12 +37,15 @@ async def renew(lane: Lane) -> Switched:
         ApplyError: it could not be proved to serve; the former one serves on, or again.
     """
     async with lane.switching():
+        await lane.settled()
         if lane.backend is None:
             return Switched(model_id=None, seconds={})
+        if lane.backend.server.plan.section == lane.servers.section:
+            return Switched(model_id=lane.backend.model_id, seconds={})
         way = await choose(lane)
         if way.strategy == "in_place":
             way = Choice("hold", "a server cannot be made smaller while it runs")
-        return await _exchange(lane, lane.backend.adapter, way)
+        return await _exchange(lane, lane.adapter, way)  # its server may have died just now
 
 
 async def _exchange(lane: Lane, target: AdapterRef | None, way: Choice) -> Switched:
