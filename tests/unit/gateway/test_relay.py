@@ -143,6 +143,30 @@ async def test_scales_cannot_be_set_through_the_gateway(tmp_path: Path, path: st
         assert front.upstream.requests == []
 
 
+@pytest.mark.parametrize(
+    ("path", "onward"),
+    [
+        ("/%u006cora-adapters", "/%25u006cora-adapters"),
+        ("/r/task/1/%u006cora-adapters", "/%25u006cora-adapters"),
+        ("/%256cora-adapters", "/%256cora-adapters"),
+        ("/slots/%30?action=%65rase", "/slots/0?action=%65rase"),
+        ("/a:b@c!$&'()*+,;=-._~%20", "/a:b@c!$&'()*+,;=-._~%20"),
+    ],
+)
+async def test_the_server_reads_the_path_that_was_judged(
+    tmp_path: Path, path: str, onward: str
+) -> None:
+    """llama-server takes `%u006c` for an `l`: passed on as it came, this would set scales."""
+    async with relaying(answering(), tmp_path) as front:
+        reader, writer = await front.connect()
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2"
+        writer.write(f"{head}\r\n\r\n{{}}".encode())
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+        [request] = front.upstream.requests
+    assert request.line == f"POST {onward} HTTP/1.1"
+
+
 @pytest.mark.parametrize("body", [b"[1]", b"{", b'"x"', b'{"model": 3}', b"[" * 100_000])
 async def test_body_that_is_no_object_is_refused(tmp_path: Path, body: bytes) -> None:
     """What the gateway cannot read it does not pass on: there could be a `lora` in it."""
