@@ -63,14 +63,19 @@ class ExternalServer(LlamaServer):
         assert self.address is not None
         while not self.has_ended:
             await anyio.sleep(_LOOK_EVERY_S)
-            expected = [str(self.answers_with)] if self.answers_with else []
+            if self.is_exchanging:
+                continue
+            put_to = self.answers_with
             try:
                 applied = await runtime.applied(self.address)
             except (UpstreamError, ApplyError) as error:
                 if isinstance(error, UnreachableError):
                     self.kill(str(error))
                 continue  # it may be busy; its pulse is felt
-            if applied != expected and not self.is_exchanging and not self.has_ended:
+            if self.is_exchanging or self.answers_with != put_to:
+                continue  # it was asked before, and answered after
+            expected = [str(put_to)] if put_to else []
+            if applied != expected and not self.has_ended:
                 self.kill(f"it answers with the adapters {applied}, and was put to {expected}")
 
     def faults(self) -> str:

@@ -133,7 +133,10 @@ class Runtime:
         body = await _post(
             self.address, "/lora-adapters/load", {"path": str(adapter), "scale": 0.0}
         )
-        return msgspec.json.decode(body, type=_Loaded).id
+        try:
+            return msgspec.json.decode(body, type=_Loaded).id
+        except msgspec.DecodeError as error:
+            raise ApplyError(f"POST {self.address}/lora-adapters/load: {error}") from error
 
     async def _scale(self, *numbers: int | None) -> None:
         scales = [{"id": number, "scale": 1.0} for number in numbers if number is not None]

@@ -1,5 +1,6 @@
 """Exchanges that do not go as they should: the server dies meanwhile, or does not say what it did."""
 
+import asyncio
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +12,14 @@ import pytest
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef, SwitchOrder
 from honed.errors import ApplyError
-from honed.gateway import runtime
+from honed.gateway import external, runtime
 from honed.gateway.backend import Backend
+from honed.gateway.external import ExternalServer
 from honed.gateway.lane import Lane
+from honed.gateway.llama_server import ServerPlan
 from honed.gateway.switch import switch
 from honed.gateway.upstream import Address
-from tests.unit.gateway.stub import remember
+from tests.unit.gateway.stub import Request, answering, remember, upstream
 from tests.unit.gateway.test_external import own_llama
 
 pytestmark = pytest.mark.anyio
@@ -107,3 +110,51 @@ async def test_stale_server_does_not_serve_at_the_second_try(
             assert lane.backend is None
             assert "prompt cache of the former adapter" in (lane.error or "")
             assert await runtime.applied(Address.parse(url)) == []
+
+
+async def test_exchange_during_a_look_is_no_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server answers meanwhile is held against what it was put to, before and after."""
+    monkeypatch.setattr(external, "_LOOK_EVERY_S", 0.01)
+    adapter = tmp_path / "adapter.gguf"
+    asked, may_answer = anyio.Event(), anyio.Event()
+    again = anyio.Event()
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        if asked.is_set():
+            again.set()
+        asked.set()
+        await may_answer.wait()
+        await answering([{"id": 0, "path": str(adapter), "scale": 1.0}])(request, writer)
+
+    async with upstream(script) as seen:
+        plan = ServerPlan(
+            name="tiny-blue",
+            alias="tiny",
+            base_gguf=Path(),
+            adapter_gguf=None,
+            section=ServeSection(),
+            folder=tmp_path,
+        )
+        server = ExternalServer(plan, seen.address)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.look)
+            with anyio.fail_after(60):
+                await asked.wait()
+                server.answers_with = (
+                    adapter  # exchanged from the first moment of the look to its last
+                )
+                may_answer.set()
+                while not again.is_set() and not server.has_ended:
+                    await anyio.sleep(0.005)
+            assert not server.has_ended
+            tasks.cancel_scope.cancel()
+
+
+async def test_server_that_loads_otherwise_is_refused(tmp_path: Path) -> None:
+    """An answer in another form is an error of the exchange: it ends neither the order's caller nor the gateway."""
+    async with upstream(answering({"success": True})) as seen:
+        found = runtime.Runtime(seen.address, (), 1, can_load=True, is_router=False)
+        with pytest.raises(ApplyError, match="/lora-adapters/load"):
+            await found.put(tmp_path / "adapter.gguf")
