@@ -216,6 +216,8 @@ class FeedSender:
         async for is_stored in link.verdicts():
             if self._from_disk.num_open:
                 self._from_disk.settle(is_stored)
+            elif not self._window:
+                raise FeedLostError("the feed acknowledged more lines than were sent")
             else:
                 self._forget(self._window.popleft())
                 self._count(num_stored=is_stored, num_refused=not is_stored)

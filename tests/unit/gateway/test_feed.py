@@ -118,6 +118,19 @@ async def until(done: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> Non
             await anyio.sleep(0.005)
 
 
+async def test_a_feed_that_acknowledges_too_much_does_not_end_the_gateway(tmp_path: Path) -> None:
+    """What it says is worth nothing then: hung up on, it gets the next calls over another connection."""
+    captured = Captured("tiny")
+    feed = Feed(tmp_path / "feed.sock", lambda number, line: ack(number + 1_000))
+    async with feed.open(), sending(captured, tmp_path / "feed.sock"):
+        captured.offer(call("first"))
+        await until(lambda: captured.sent == 1)
+        feed.replies = ack
+        captured.offer(call("second"))
+        await until(lambda: captured.sent == 2)
+    assert feed.connections == 2
+
+
 async def test_calls_arrive_as_events_in_order(tmp_path: Path) -> None:
     """What was captured is what the feed reads."""
     captured, feed = Captured("tiny"), Feed(tmp_path / "feed.sock", ack)
