@@ -4,6 +4,7 @@ Whoever reads it sees the former state or this one. Without the file the log say
 """
 
 import contextlib
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -17,7 +18,8 @@ from honed.standalone.training_log import RunStatus, last_state
 
 STATUS_FILE: Final = "training-status.json"
 FRESH_SECONDS: Final = 60.0
-"""A log that was touched since then is of a run that goes on."""
+"""A log or a status that was touched since then is of a run that goes on."""
+KILLED: Final = "its process is gone without a word; the same command with --resume goes on"
 
 
 def write_status(path: Path, status: RunStatus) -> None:
@@ -42,6 +44,8 @@ def write_status(path: Path, status: RunStatus) -> None:
 def read_status(path: Path, log_path: Path, *, now: float | None = None) -> RunStatus | None:
     """Where a run is: by its file, else by the end of its log; None without either.
 
+    A run that was killed could not write that down: its file still says that it runs, but nobody holds its log.
+
     Args:
         path: of the status file.
         log_path: of the log.
@@ -50,15 +54,29 @@ def read_status(path: Path, log_path: Path, *, now: float | None = None) -> RunS
     Raises:
         ValidationError: the file is no status.
     """
+    now = time.time() if now is None else now
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunStatus)
+        found = msgspec.json.decode(path.read_bytes(), type=RunStatus)
+        is_fresh = now - path.stat().st_mtime <= FRESH_SECONDS
     except FileNotFoundError:
-        pass
+        return _from_log(log_path, now)
     except OSError as error:
         raise ValidationError(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:
         raise ValidationError(f"{path} is no status of a run: {error}") from error
-    return _from_log(log_path, time.time() if now is None else now)
+    if found.running and not is_fresh and not _is_held(log_path):
+        return replace(found, running=False, eta_seconds=None, error=KILLED)
+    return found
+
+
+def _is_held(log_path: Path) -> bool:
+    """Whether a run has the log, which it locks while it works; True where that cannot be known."""
+    try:
+        with log_path.open("rb") as log:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def _from_log(path: Path, now: float) -> RunStatus | None:

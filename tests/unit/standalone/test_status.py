@@ -12,6 +12,7 @@ from honed.domain.train_settings import TrainSettings
 from honed.errors import ValidationError
 from honed.standalone import read_status, remarks
 from honed.standalone.keeper import LOG_FILE, Keeper
+from honed.standalone.resuming import telling_alone
 from honed.standalone.status import STATUS_FILE, write_status
 from honed.standalone.training_log import RunStatus, last_state, line_of
 
@@ -120,6 +121,26 @@ def test_a_log_that_was_touched_within_a_minute_is_of_a_run_that_goes_on(tmp_pat
     log.write_text("\n".join([line_of(state), *["noise"] * 20]) + "\n")
     assert last_state(log) is None
     assert read_status(tmp_path / "none", tmp_path / "none") is None
+
+
+@pytest.mark.feature("TR-063", "TR-066")
+def test_a_run_that_was_killed_whole_is_told_a_minute_after_its_last_word(tmp_path: Path) -> None:
+    """Nobody was left to write it down; while its process has the log, it runs however long it is silent."""
+    status, log = tmp_path / STATUS_FILE, tmp_path / LOG_FILE
+    with telling_alone(log):
+        keeper = Keeper(tmp_path, tmp_path / "o", TrainSettings())
+        keeper.take(Progress(phase="training", step=0, total_steps=10))
+        keeper.take(step(1))
+        os.utime(status, (1000.0, 1000.0))
+        assert read_status(status, log, now=9999.0) == keeper.status
+    assert read_status(status, log, now=1060.0) == keeper.status
+    killed = read_status(status, log, now=1061.0)
+    assert killed is not None
+    assert (killed.running, killed.step, killed.eta_seconds) == (False, 1, None)
+    assert "--resume" in str(killed.error)
+    keeper.complete()
+    os.utime(status, (1000.0, 1000.0))
+    assert read_status(status, log, now=1061.0) == keeper.status
 
 
 @pytest.mark.feature("TR-075")
