@@ -124,6 +124,17 @@ class Config(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _keeps_the_base_model(self) -> Self:
+        if self.apply.kind == "ollama" and self.server.from_model is not None:
+            name, _, tag = self.server.from_model.lower().removeprefix("library/").partition(":")
+            if name == self.scenario and (tag in ("", "latest") or tag.isdecimal()):
+                raise ValueError(
+                    f"server.from_model is {self.server.from_model!r}, a name that adapters of scenario "
+                    f"{self.scenario} get: expected another one, or another scenario; the base model would be lost"
+                )
+        return self
+
     def model_post_init(self, context: Any, /) -> None:
         """Fill in the places that depend on other keys."""
         data_dir = self.data_dir

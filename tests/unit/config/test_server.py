@@ -1,6 +1,7 @@
 """The section `server`: where the operator's own server may be, and what each kind needs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -54,6 +55,18 @@ def test_what_a_kind_cannot_do_without_is_asked_for(tmp_path: Path, kind: str, k
     with pytest.raises(ValidationError, match=f"expected server.{key} to be set"):
         Config(scenario="airline", data_dir=tmp_path, apply={"kind": kind})
     Config(scenario="airline", data_dir=tmp_path, apply={"kind": kind}, server={key: "x"})
+
+
+@pytest.mark.parametrize(
+    "from_model", ["qwen3", "qwen3:latest", "qwen3:8", "Qwen3", "library/qwen3:latest"]
+)
+def test_the_base_model_in_ollama_keeps_its_name(tmp_path: Path, from_model: str) -> None:
+    """Under the scenario's name, or as one of its versions, a switch would replace or delete it."""
+    told: Any = {"apply": {"kind": "ollama"}, "data_dir": tmp_path}
+    with pytest.raises(ValidationError, match="the base model would be lost"):
+        Config(scenario="qwen3", server={"from_model": from_model}, **told)
+    Config(scenario="airline", server={"from_model": from_model}, **told)
+    Config(scenario="qwen3", server={"from_model": "qwen3:0.6b"}, **told)
 
 
 @pytest.mark.feature("SE-152")
