@@ -83,6 +83,10 @@ class Candidate:
         self.faults += 1
         self.tell()
 
+    def step_aside(self) -> None:
+        """It has no server until `tell`, through no fault of its own."""
+        self.backend, self.state = None, "starting"
+
     @property
     def is_hopeless(self) -> bool:
         """Whether it has failed too often."""

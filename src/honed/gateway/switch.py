@@ -31,21 +31,40 @@ async def switch(lane: Lane, order: SwitchOrder) -> Switched:
 
 
 async def renew(lane: Lane) -> Switched:
-    """Serve what is served from a new server: they are started otherwise from now on.
+    """Serve what is served from new servers, where they are started otherwise from now on; what is tried beside the
+    live version comes up again when this has returned.
 
     Raises:
         ApplyError: it could not be proved to serve; the former one serves on, or again.
     """
     async with lane.switching():
         await lane.settled()
-        if lane.backend is None:
-            return Switched(model_id=None, seconds={})
-        if lane.backend.server.plan.section == lane.servers.section:
-            return Switched(model_id=lane.backend.model_id, seconds={})
-        way = await choose(lane)
-        if way.strategy == "in_place":
-            way = Choice("hold", "a server cannot be made smaller while it runs")
-        return await _exchange(lane, lane.adapter, way)  # its server may have died just now
+        trial = lane.arms.candidate
+        before = trial.backend if trial is not None else None
+        if trial is None or before is None or not _is_otherwise(lane, before):
+            return await _renew_live(lane)
+        trial.step_aside()
+        try:
+            await lane.release(before)
+            return await _renew_live(lane)
+        finally:
+            trial.tell()
+
+
+async def _renew_live(lane: Lane) -> Switched:
+    if lane.backend is None:
+        return Switched(model_id=None, seconds={})
+    if not _is_otherwise(lane, lane.backend):
+        return Switched(model_id=lane.backend.model_id, seconds={})
+    way = await choose(lane)
+    if way.strategy == "in_place":
+        way = Choice("hold", "a server cannot be made smaller while it runs")
+    return await _exchange(lane, lane.adapter, way)  # its server may have died just now
+
+
+def _is_otherwise(lane: Lane, backend: Backend) -> bool:
+    """Whether it would be started otherwise now."""
+    return backend.server.plan.section != lane.servers.section
 
 
 async def _exchange(lane: Lane, target: AdapterRef | None, way: Choice) -> Switched:

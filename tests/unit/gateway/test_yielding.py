@@ -9,7 +9,7 @@ import pytest
 from honed.config import ServeSection
 from honed.domain.serving import ServerVitals, Switched
 from honed.gateway.yielding import leaner
-from tests.served import Load, Served, model, serving, until
+from tests.served import Load, Served, model, servers_of, serving, until
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +100,42 @@ async def test_new_adapter_is_served_leanly_while_a_run_trains(
         await served.applier.apply(model(tiny_adapters[0]), previous=None)
         found = await vitals(served)
         assert (found.model_id, found.slots) == ("tiny@1", 1)
+
+
+def slots_of(folder: Path) -> list[int]:
+    """Of each server that runs."""
+    found = []
+    for pid in servers_of(folder):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2]
+        found.append(msgspec.json.decode(Path(arguments.decode()).read_bytes())["parallel"])
+    return found
+
+
+async def test_candidate_makes_room_as_well(
+    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """It would keep what the run needs; and one that is promoted later would stay small for ever."""
+    first, second = tiny_adapters
+    settings = {"while_training": "one_slot", "parallel": 2}
+    async with serving(tmp_path, tiny_gguf, **settings) as served:
+        await served.applier.apply(model(first), previous=None)
+        async with served.control() as client:
+            order = {"model_id": "tiny@2", "adapter_path": str(second), "share": 0.5}
+            tried = await client.post("/v1/scenarios/tiny/canary", json=order)
+            assert tried.status_code == 200, tried.text
+
+        async def are_both_there() -> bool:
+            candidate = (await served.lane()).candidate
+            assert candidate is not None
+            return candidate.state == "active" and len(servers_of(tmp_path)) == 2
+
+        before = slots_of(tmp_path)
+        await note(served, 300)
+        await until(are_both_there)
+        during = slots_of(tmp_path)
+        await note(served, 0)
+        await until(are_both_there)
+        assert (before, during, slots_of(tmp_path)) == ([2, 2], [1, 1], [2, 2])
+        candidate = (await served.lane()).candidate
+        assert candidate is not None
+        assert (candidate.error, candidate.failed) == (None, 0)
