@@ -101,6 +101,13 @@ class Tasks:
                     except (httpx.HTTPError, AssertionError) as error:
                         self.failures.append(repr(error))
 
+    async def settle(self) -> None:
+        """Wait until each task has had the version that it has from now on."""
+        settled = {(task, "tiny@2" if task in TRIED else "tiny@1") for task in TASKS}
+        with anyio.fail_after(60):
+            while not settled <= {(task, version) for task, version, _ in self.answers}:
+                await anyio.sleep(0.005)
+
     async def more(self, count: int) -> None:
         """Wait until so many answers more have come."""
         goal = len(self.answers) + count
@@ -125,7 +132,7 @@ async def test_candidate_answers_its_tasks_and_is_promoted_without_a_start(
             status = await tried(served, second)
             assert (status.model_id, status.share, status.state) == ("tiny@2", 0.5, "active")
             load.answers.clear()
-            await load.more(40)
+            await load.settle()
             both = set(load.answers)
             again = await tried(served, second, share=1.0)
             assert len(servers_of(tmp_path)) == 2
