@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio.to_thread
 from msgspec import Struct
 
-from honed.checks.files import write_json
+from honed.checks.files import digest_of, write_json
 from honed.checks.measures import DEPLOYMENT, Deployment
 from honed.checks.measuring import work_folder
 from honed.checks.run_plan import RunPlan
@@ -59,6 +59,7 @@ async def measure_deployment(
             "a merged model is not converted from the base model", advice="name its file"
         )
     adapter = None if merged else adapter_of(plan)
+    adapter_digest = digest_of(adapter) if adapter else None
     prompts = _prompts(plan)
     gguf = model or await converted(plan, folder, "q8_0")
     before = await anyio.to_thread.run_sync(_gpu_bytes)
@@ -74,6 +75,7 @@ async def measure_deployment(
         num_tokens=sum(speed.predicted_n for speed in speeds),
         model=str(gguf),
         adapter=str(adapter) if adapter else None,
+        adapter_digest=adapter_digest,
         measured_at=now_ms(),
     )
     write_json(plan.metrics_dir / DEPLOYMENT, result)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from honed.adapter_files import ADAPTER_WEIGHTS
 from honed.checks.files import digest_of, read_json
 from honed.checks.measures import (
     ANNOTATIONS,
@@ -190,9 +191,27 @@ def _other_test_set(values: Values, plan: RunPlan) -> Iterator[str]:
         yield f"it was measured on another test set than {test}: measure again"
 
 
+def _other_adapter(values: Values, plan: RunPlan) -> Iterator[str]:
+    """Says so where the adapter was trained anew since, or is gone; who measured otherwise need not tell its digest."""
+    adapter, digest = values.get("adapter"), values.get("adapter_digest")
+    if not isinstance(adapter, str) or not isinstance(digest, str):
+        return
+    path = Path(adapter)
+    try:
+        if digest != digest_of(path / ADAPTER_WEIGHTS if path.is_dir() else path):
+            yield f"the adapter {adapter} is not the one that was measured: measure again"
+    except ValidationError as error:
+        yield str(error)
+
+
+def _other_test_set_or_adapter(values: Values, plan: RunPlan) -> Iterator[str]:
+    yield from _other_test_set(values, plan)
+    yield from _other_adapter(values, plan)
+
+
 def _other_baseline(values: Values, plan: RunPlan) -> Iterator[str]:
     """An improvement holds over the baseline that is there, on the same set and by the same metric."""
-    yield from _other_test_set(values, plan)
+    yield from _other_test_set_or_adapter(values, plan)
     baseline = read_json(plan.metrics_dir / BASELINE, dict[str, Any])
     if baseline is None:
         yield f"{plan.metrics_dir / BASELINE} does not exist: `honed gate baseline` writes it"
@@ -294,7 +313,7 @@ GATES: Final[Mapping[str, Gate]] = {
             QUANTIZATION,
             "`honed gate quantization`",
             (Criterion("retention", "gte", 95),),
-            stale=_other_test_set,
+            stale=_other_test_set_or_adapter,
         ),
         Gate(
             "deployment-ready",
@@ -305,6 +324,7 @@ GATES: Final[Mapping[str, Gate]] = {
                 Criterion("tokens_per_second", "gte", 10),
                 Criterion("memory_gb", "lte", 8),
             ),
+            stale=_other_adapter,
         ),
     )
 }

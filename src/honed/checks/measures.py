@@ -67,6 +67,9 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     improvement_high: float | None = None
     base_model: str | None = None
     adapter: str | None = None
+    """Its folder."""
+    adapter_digest: str | None = None
+    """SHA-256 of its weights, `sha256:...`."""
     loss: float | None = None
     baseline_loss: float | None = None
     num_tokens: int | None = None
@@ -124,6 +127,9 @@ class Quantization(Struct, frozen=True, kw_only=True):
     quantized: str
     reference: str
     adapter: str | None
+    """Its GGUF file."""
+    adapter_digest: str | None
+    """SHA-256 of that file, `sha256:...`."""
     test_digest: str
     measured_at: int
 
@@ -140,4 +146,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     num_tokens: int
     model: str
     adapter: str | None
+    """Its GGUF file."""
+    adapter_digest: str | None
+    """SHA-256 of that file, `sha256:...`."""
     measured_at: int

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from honed.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from honed.checks.files import digest_of, read_json, write_json
 from honed.checks.improvement import accuracy, interval
 from honed.checks.measures import (
@@ -92,11 +93,12 @@ async def measure_adapter(
     base_model = plan.base_model or baseline.base_model
     if base_model is None:
         raise ValidationError("no base model is named", advice="name it by --base-model")
-    if not (plan.adapter_path / "adapter_config.json").is_file():
+    if not (plan.adapter_path / ADAPTER_CONFIG).is_file():
         raise ValidationError(
             f"{plan.adapter_path} holds no adapter: it has no adapter_config.json",
             advice="name the folder by --adapter, or save.lora_path in the config",
         )
+    adapter_digest = digest_of(plan.adapter_path / ADAPTER_WEIGHTS)
     max_length = baseline.max_length or plan.max_length
     job = _job(plan, base_model, plan.adapter_path, max_length, device, threads)
     rows = await _measured(plan, job, on_step)
@@ -113,6 +115,7 @@ async def measure_adapter(
         improvement_high=sure[1] if sure else None,
         base_model=base_model,
         adapter=str(plan.adapter_path),
+        adapter_digest=adapter_digest,
         loss=_loss(rows),
         baseline_loss=baseline.loss,
         num_tokens=sum(row.num_tokens for row in rows),

@@ -73,6 +73,7 @@ async def measure_quantization(
             "merged models are not converted from the base model", advice="name both files"
         )
     adapter = None if merged else adapter_of(plan)
+    adapter_digest = digest_of(adapter) if adapter else None
     test = plan.splits["test"]
     digest = digest_of(test)
     rows = await _token_rows(plan, folder, num_tokens)
@@ -99,6 +100,7 @@ async def measure_quantization(
         quantized=str(quantized),
         reference=str(whole),
         adapter=str(adapter) if adapter else None,
+        adapter_digest=adapter_digest,
         test_digest=digest,
         measured_at=now_ms(),
     )

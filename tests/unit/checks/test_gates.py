@@ -248,6 +248,27 @@ def test_an_improvement_counts_over_the_baseline_that_is_there(
 
 
 @pytest.mark.feature("TR-096")
+@pytest.mark.parametrize("name", ["model-performance", "quantization-verified", "deployment-ready"])
+def test_what_was_measured_of_another_adapter_does_not_count(plan: RunPlan, name: str) -> None:
+    """Trained anew in the same folder it is another one; who tells no digest is taken at his word."""
+    folder = plan.metrics_dir.parent / "lora"
+    file = folder / ("adapter_model.safetensors" if name == "model-performance" else "adapter.gguf")
+    folder.mkdir()
+    file.write_bytes(b"first")
+    adapter = str(folder if name == "model-performance" else file)
+    given(plan, **{FILES[name]: {"adapter": adapter, "adapter_digest": digest_of(file)}})
+    assert result(plan, name).passed
+    file.write_bytes(b"second")
+    found = result(plan, name)
+    assert not found.passed
+    assert f"the adapter {adapter} is not the one that was measured" in found.blockers[0]
+    file.unlink()
+    assert "cannot be read" in result(plan, name).message
+    given(plan, **{FILES[name]: {"adapter": adapter}})
+    assert result(plan, name).passed
+
+
+@pytest.mark.feature("TR-096")
 def test_an_improvement_that_may_be_none_warns(plan: RunPlan) -> None:
     """Its interval reaches zero: the test set is too small to tell."""
     given(plan, evaluation={"improvement_low": -3.0})
