@@ -97,6 +97,7 @@ def test_rows_are_shortened_when_one_alone_does_not_fit(
     assert result.metrics.dropped_tokens["beyond max_length"] > 0
 
 
+@pytest.mark.feature("TR-086")
 def test_what_cannot_be_made_smaller_fails(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
