@@ -286,7 +286,7 @@ AREAS: Final[dict[str, dict[str, str]]] = {
         " training file.",
         "TR-047": "Rows with a text field are learned whole; the field has any name.",
         "TR-048": "Five chat templates can be chosen by name; one that does not fit the model is warned of.",
-        "TR-049": "`num_proc` is 2 by default; so far it changes nothing, for rows are tokenised one after another.",
+        "TR-049": "Preformatted rows are tokenised together, by `num_proc` threads, 2 by default.",
         "TR-050": "Adapter, tokenizer, manifest and card are written where the config says.",
         "TR-051": "A merged model is written only when it is asked for.",
         "TR-052": "A GGUF is written only when it is asked for.",

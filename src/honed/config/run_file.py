@@ -108,7 +108,7 @@ class DatasetSection(_Section):
     text_field: Annotated[str, Field(min_length=1)] = "text"
     """Field of preformatted rows."""
     num_proc: Annotated[int, Field(ge=1)] = 2
-    """Threads that the tokenizer may take; the worker asks for one row at a time, for which it takes one."""
+    """Threads that tokenise preformatted rows; of conversations one after another is rendered."""
     chat_template: TemplateName | None = None
     """None: the model's own."""
 

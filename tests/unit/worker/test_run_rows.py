@@ -1,6 +1,7 @@
 """Which tokens of a stand-alone run's rows count, and how they begin."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,32 @@ def test_without_a_beginning_token_none_is_put_there(tiny_base: Path) -> None:
     tokenizer = tokenizer_of(tiny_base)
     row = text_row("disk: inspect", tokenizer)
     assert tokenizer.decode(row.input_ids) == "disk: inspect<|im_end|>"
+
+
+@pytest.mark.feature("TR-047", "TR-049")
+def test_whole_texts_are_tokenised_together(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call that may take threads, as many as `num_proc`; the rows are those of one text after another."""
+    texts = [f"disk {number}: inspect" for number in range(40)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tokenizer = tokenizer_of(tiny_base, bos=True)
+    asked: list[tuple[int, str | None]] = []
+    ask = type(tokenizer).__call__
+
+    def told(self: Any, text: Any, **how: Any) -> Any:
+        if isinstance(text, list):
+            asked.append((len(text), os.environ.get("TOKENIZERS_PARALLELISM")))
+        return ask(self, text, **how)
+
+    monkeypatch.setattr(type(tokenizer), "__call__", told)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    settings = TrainSettings(max_length=512)
+    rows = read_file(path, settings).material(tokenizer, settings).rows
+    assert asked == [(40, "true")]
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert rows == [text_row(text, tokenizer, number) for number, text in enumerate(texts)]
 
 
 @pytest.mark.feature("TR-047")
