@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -241,3 +242,43 @@ def test_a_run_that_is_killed_twenty_times_gives_the_same_weights(
         _kill_at(_worker(todo, tmp_path), at)
     _ends(_worker(todo, tmp_path), tmp_path)
     assert weights(tmp_path) == weights(unbroken)
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_at_any_moment_gives_the_same_weights(
+    tiny_base: Path, data: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """While it loads, steps, writes a checkpoint, validates or exports; no half folder is left."""
+    draws = random.Random(43)
+    settings = msgspec.structs.replace(SETTINGS, save_steps=1)
+
+    def worker_in(folder: Path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        return _worker(order(tiny_base, data, folder, settings), folder)
+
+    began = time.monotonic()
+    _ends(worker_in(tmp_path / "timed"), tmp_path / "timed")
+    whole_s = time.monotonic() - began
+    num_killed = num_runs = 0
+    while num_killed < 20:
+        folder = tmp_path / f"run-{num_runs}"
+        num_runs += 1
+        while num_killed < 20 and _is_killed_after(worker_in(folder), draws.uniform(0, whole_s)):
+            num_killed += 1
+        if not (folder / "result.json").exists():
+            _ends(worker_in(folder), folder)
+        assert weights(folder) == weights(unbroken)
+        assert {path.name for path in folder.iterdir() if path.is_dir()} <= {
+            "adapter",
+            "checkpoints",
+        }
+
+
+def _is_killed_after(worker: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether kill -9 met it before it came to its end."""
+    try:
+        worker.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.communicate()
+    return worker.returncode == -signal.SIGKILL
