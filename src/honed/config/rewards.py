@@ -5,12 +5,11 @@ import shlex
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from honed.config.sections import Section
-from honed.config.values import Duration, is_loopback
+from honed.config.values import Duration, check_host, url_parts
 from honed.domain.composition import Composition, Weight, parse_weight
 from honed.errors import ValidationError
 
@@ -127,29 +126,9 @@ class JudgeSection(Section):
     @model_validator(mode="after")
     def _asks_this_machine_or_may_ask_others(self) -> Self:
         if self.url is not None:
-            _check_url(self.url, allow_remote=self.allow_remote)
+            parts = url_parts(self.url, expected="http://HOST:PORT/v1 or https://HOST/v1")
+            check_host(parts, allow_remote=self.allow_remote, risk="attempts would leave this one")
         split_name(self.name)
         if self.group_size == 1:
             raise ValueError("group_size: one attempt cannot be ranked: expected 0, or 2 to 16")
         return self
-
-
-def _check_url(url: str, *, allow_remote: bool) -> None:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"url: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query:
-        raise ValueError(
-            "url: expected http://HOST:PORT/v1 or https://HOST/v1, without user or query"
-        )
-    if is_loopback(host):
-        return
-    if not allow_remote:
-        raise ValueError(
-            f"url: {host} is another machine: attempts would leave this one (allow_remote)"
-        )
-    if parts.scheme != "https":
-        raise ValueError(f"url: {host} is another machine: expected https")

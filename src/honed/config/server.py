@@ -3,12 +3,11 @@
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from honed.config.sections import Section
-from honed.config.values import Duration, is_loopback
+from honed.config.values import Duration, check_host, url_parts
 
 UNIX: Final = "unix:"
 """What the url of a unix socket begins with."""
@@ -69,23 +68,11 @@ def _check_url(url: str, *, allow_remote: bool) -> None:
         if not url.removeprefix(UNIX).startswith("/"):
             raise ValueError("url: expected unix:/PATH/OF/THE/SOCKET")
         return
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"url: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query:
-        raise ValueError(
-            "url: expected http://HOST:PORT, https://HOST or unix:/PATH, without user or query"
-        )
+    parts = url_parts(url, expected="http://HOST:PORT, https://HOST or unix:/PATH")
     if parts.path.strip("/"):
         raise ValueError(f"url: expected no path, found {parts.path}")
-    if is_loopback(host):
-        return
-    if not allow_remote:
-        raise ValueError(
-            f"url: {host} is another machine: whoever is there can change what is served here (allow_remote)"
-        )
-    if parts.scheme != "https":
-        raise ValueError(f"url: {host} is another machine: expected https")
+    check_host(
+        parts,
+        allow_remote=allow_remote,
+        risk="whoever is there can change what is served here",
+    )

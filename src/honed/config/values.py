@@ -8,6 +8,7 @@ from datetime import timedelta
 from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, WithJsonSchema
 
@@ -169,6 +170,30 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def url_parts(url: str, *, expected: str) -> SplitResult:
+    """A URL taken apart; raises ValueError where it is not `expected`, without user or query."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    if parts.scheme not in {"http", "https"} or not host or "@" in parts.netloc or parts.query:
+        raise ValueError(f"url: expected {expected}, without user or query")
+    return parts
+
+
+def check_host(parts: SplitResult, *, allow_remote: bool, risk: str) -> None:
+    """Raises ValueError where a URL names another machine and may not, which is a `risk`, or not by https."""
+    host = parts.hostname or ""
+    if is_loopback(host):
+        return
+    if not allow_remote:
+        raise ValueError(f"url: {host} is another machine: {risk} (allow_remote)")
+    if parts.scheme != "https":
+        raise ValueError(f"url: {host} is another machine: expected https")
 
 
 def check_no_pattern(value: Path) -> Path:

@@ -1,7 +1,7 @@
 """The gateway's control API on `serve.sock`; the bodies are in `domain.serving`."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -33,6 +33,7 @@ from honed.errors import (
 from honed.gateway.gateway import Gateway
 
 T = TypeVar("T", bound=Struct)
+_LANE: Final = "/v1/scenarios/{scenario}"
 
 
 def control_app(gateway: Gateway) -> Starlette:
@@ -41,30 +42,6 @@ def control_app(gateway: Gateway) -> Starlette:
     async def serving(request: Request) -> Struct:
         return gateway.serving()
 
-    async def register(request: Request) -> Struct:
-        registration = await _body(request, Registration)
-        return await gateway.register(request.path_params["scenario"], registration)
-
-    async def switch(request: Request) -> Struct:
-        order = await _body(request, SwitchOrder)
-        return await gateway.switch(request.path_params["scenario"], order)
-
-    async def canary(request: Request) -> Struct:
-        order = await _body(request, CanaryOrder)
-        return await gateway.canary(request.path_params["scenario"], order)
-
-    async def promote(request: Request) -> Struct:
-        order = await _body(request, CandidateOrder)
-        return await gateway.promote(request.path_params["scenario"], order)
-
-    async def withdraw(request: Request) -> Struct:
-        order = await _body(request, CandidateOrder)
-        return await gateway.withdraw(request.path_params["scenario"], order)
-
-    async def training(request: Request) -> Struct:
-        notice = await _body(request, TrainingNotice)
-        return await gateway.training(request.path_params["scenario"], notice)
-
     async def server(request: Request) -> Struct:
         return await gateway.vitals(request.path_params["scenario"])
 
@@ -72,19 +49,32 @@ def control_app(gateway: Gateway) -> Starlette:
         routes=[
             Route("/v1/serving", _json(serving)),
             Route("/serving", _json(serving)),
-            Route("/v1/scenarios/{scenario}", _json(register), methods=["PUT"]),
-            Route("/v1/scenarios/{scenario}/server", _json(server)),
-            Route("/v1/scenarios/{scenario}/training", _json(training), methods=["POST"]),
-            Route("/v1/scenarios/{scenario}/switch", _json(switch), methods=["POST"]),
-            Route("/v1/scenarios/{scenario}/canary", _json(canary), methods=["POST"]),
-            Route("/v1/scenarios/{scenario}/promote", _json(promote), methods=["POST"]),
-            Route("/v1/scenarios/{scenario}/withdraw", _json(withdraw), methods=["POST"]),
+            Route(_LANE, _json(_ordered(Registration, gateway.register)), methods=["PUT"]),
+            Route(f"{_LANE}/server", _json(server)),
+            _order("training", TrainingNotice, gateway.training),
+            _order("switch", SwitchOrder, gateway.switch),
+            _order("canary", CanaryOrder, gateway.canary),
+            _order("promote", CandidateOrder, gateway.promote),
+            _order("withdraw", CandidateOrder, gateway.withdraw),
         ]
     )
 
 
-async def _body(request: Request, cls: type[T]) -> T:
-    return msgspec.json.decode(await request.body() or b"{}", type=cls)
+def _order(name: str, cls: type[T], carry_out: Callable[[str, T], Awaitable[Struct]]) -> Route:
+    """The route of an order to one scenario's lane."""
+    return Route(f"{_LANE}/{name}", _json(_ordered(cls, carry_out)), methods=["POST"])
+
+
+def _ordered(
+    cls: type[T], carry_out: Callable[[str, T], Awaitable[Struct]]
+) -> Callable[[Request], Awaitable[Struct]]:
+    """The endpoint that reads an order from the body and has it carried out."""
+
+    async def answer(request: Request) -> Struct:
+        order = msgspec.json.decode(await request.body() or b"{}", type=cls)
+        return await carry_out(request.path_params["scenario"], order)
+
+    return answer
 
 
 def _json(
