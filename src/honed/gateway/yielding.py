@@ -1,8 +1,11 @@
 """Lanes that make room while the daemon trains on the same machine: on the CPU, or with fewer slots.
 
 The daemon says that a run goes on, again and again; when it has been silent for as long as it said, the run is taken
-for ended. So a daemon that is killed leaves no server behind that is smaller than it should be.
+for ended. So a daemon that is killed leaves no server behind that is smaller than it should be; and a server that could
+not be made as large again as it was, for one because the run's memory was not free yet, is tried again until it is.
 """
+
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,6 +16,10 @@ from honed.domain.serving import Switched, TrainingNotice
 from honed.errors import ApplyError
 from honed.gateway.lane import Lane
 from honed.gateway.switch import renew
+
+_FIRST_WAIT_S: Final = 1.0
+"""From a server that could not be made large again to the next try, doubled with each."""
+_LAST_WAIT_S: Final = 60.0
 
 
 def leaner(section: ServeSection) -> ServeSection:
@@ -31,34 +38,53 @@ class Yielding:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._widening: set[str] = set()
+        """Scenarios whose server is still to be made large again."""
 
     async def note(self, lane: Lane, notice: TrainingNotice, tasks: TaskGroup) -> Switched:
         """A run of the lane's scenario begins, goes on, or has ended; returns when there is room, or none is needed.
 
         Raises:
-            ApplyError: the server could not be exchanged; the former one serves on.
+            ApplyError: the server could not be exchanged; the former one serves on. One that should have become
+                large again is tried again by itself.
         """
         scenario = lane.scenario
         if notice.lasts_s <= 0:
             self._until.pop(scenario, None)
-            return await _reshape(lane, lane.section)
-        is_new = scenario not in self._until
-        self._until[scenario] = anyio.current_time() + notice.lasts_s
-        if is_new:
-            tasks.start_soon(self._expire, lane)
+            try:
+                return await _reshape(lane, lane.section)
+            except ApplyError:
+                if scenario not in self._widening:
+                    tasks.start_soon(self._widen, lane, _FIRST_WAIT_S)
+                raise
+        self._until[scenario] = until = anyio.current_time() + notice.lasts_s
+        tasks.start_soon(self._expire, lane, until)
         return await _reshape(lane, leaner(lane.section))
 
-    async def _expire(self, lane: Lane) -> None:
-        """Take the run for ended when nothing is heard of it any more."""
-        while (until := self._until.get(lane.scenario)) is not None:
-            if until > anyio.current_time():
-                await anyio.sleep_until(until)
-                continue
+    async def _expire(self, lane: Lane, until: float) -> None:
+        """Take the run for ended when nothing has been heard of it since."""
+        await anyio.sleep_until(until)
+        if self._until.get(lane.scenario) == until:
             del self._until[lane.scenario]
-            try:
-                await _reshape(lane, lane.section)
-            except ApplyError as error:
-                log.get(scenario=lane.scenario).error(log.SWITCH_FAILED, error=str(error))
+            await self._widen(lane)
+
+    async def _widen(self, lane: Lane, wait_s: float = 0.0) -> None:
+        """Have the server as it was before the run, however often that takes; until the next run begins."""
+        self._widening.add(lane.scenario)
+        try:
+            await anyio.sleep(wait_s)
+            while lane.scenario not in self._until:
+                try:
+                    await _reshape(lane, lane.section)
+                    return
+                except ApplyError as error:
+                    wait_s = min(_LAST_WAIT_S, max(_FIRST_WAIT_S, 2 * wait_s))
+                    log.get(scenario=lane.scenario, again_in_s=wait_s).warning(
+                        log.SWITCH_FAILED, error=str(error)
+                    )
+                await anyio.sleep(wait_s)
+        finally:
+            self._widening.discard(lane.scenario)
 
 
 async def _reshape(lane: Lane, section: ServeSection) -> Switched:

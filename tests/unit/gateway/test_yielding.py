@@ -5,9 +5,11 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from honed.config import ServeSection
 from honed.domain.serving import ServerVitals, Switched
+from honed.gateway import yielding
 from honed.gateway.yielding import leaner
 from tests.served import Load, Served, model, servers_of, serving, until
 
@@ -76,6 +78,38 @@ async def test_daemon_that_is_silent_has_ended(tmp_path: Path, tiny_gguf: Path) 
             return (await vitals(served)).slots == 2
 
         await until(is_back)
+
+
+@pytest.mark.parametrize("ends", ["told", "silent"])
+async def test_server_that_could_not_grow_again_is_tried_until_it_has(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The run has ended, and what the larger server needs is not there yet; the small one answers meanwhile."""
+    monkeypatch.setattr(yielding, "_FIRST_WAIT_S", 0.01)
+    base, away = tmp_path / "base.gguf", tmp_path / "away.gguf"
+    base.hardlink_to(tiny_gguf)
+    with capture_logs() as logged:
+        async with serving(tmp_path, base, while_training="one_slot", parallel=2) as served:
+            await note(served, 300)
+            base.rename(away)
+            if ends == "told":
+                with pytest.raises(AssertionError, match=r"base\.gguf"):
+                    await note(served, 0)
+            else:
+                await note(served, 0.001)
+
+            async def was_tried() -> bool:
+                return len([line for line in logged if "again_in_s" in line]) >= 2
+
+            await until(was_tried)
+            assert (await vitals(served)).slots == 1
+            assert (await served.answer())[0] == "base"
+            away.rename(base)
+
+            async def is_back() -> bool:
+                return (await vitals(served)).slots == 2
+
+            await until(is_back)
 
 
 async def test_sharing_server_is_left_alone(tmp_path: Path, tiny_gguf: Path) -> None:
