@@ -24,7 +24,6 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from honed.adapter_files import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS, adapter_digest
-from honed.appliers import Server
 from honed.domain.fingerprint import (
     FINGERPRINT_FILE,
     Fingerprint,
@@ -33,6 +32,7 @@ from honed.domain.fingerprint import (
 )
 from honed.domain.trained_model import TrainedModel
 from honed.listen import listen_on, serving
+from honed.own_servers import Server
 
 BASE = "Qwen/Qwen3-0.6B"
 SCENARIO = "airline"

@@ -18,7 +18,8 @@ The rooms, in the order data flows:
     worker          that process: LoRA, export to GGUF, scores (the only room that imports torch)
     gate            is the candidate better than the adapter in service?
     appliers        put it into service, take it out
-    gateway         the stable address in front of llama-server, blue and green
+    gateway         the stable address in front of llama-server, blue and green, or of a server of the operator's own
+    own_servers     how servers that the operator runs are asked, and load adapters
     api             the control socket
     cli             what a person types
     demo            the whole loop on a tiny model, in minutes

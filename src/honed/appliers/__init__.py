@@ -7,9 +7,7 @@ from honed.appliers.llama_server import LlamaServerApplier
 from honed.appliers.none import NoApplier
 from honed.appliers.ollama import OllamaApplier
 from honed.appliers.runtime_lora import RuntimeLoraApplier
-from honed.appliers.server import Server
-from honed.appliers.sglang import Sglang
-from honed.appliers.vllm import Vllm
+from honed.own_servers import Server, Sglang, Vllm
 
 __all__ = [
     "Endpoint",

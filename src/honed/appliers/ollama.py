@@ -25,9 +25,9 @@ from honed.adapter_files import ADAPTER_GGUF, file_digest
 from honed.appliers.adapter_folder import see_adapter
 from honed.appliers.endpoint import Endpoint, EndpointFile
 from honed.appliers.ollama_templates import stop_tokens
-from honed.appliers.server import Server
 from honed.domain.trained_model import TrainedModel
 from honed.errors import ApplyError, ProbeFailedError
+from honed.own_servers import Server
 
 _PIECE: Final = 1 << 20
 _LATEST: Final = ":latest"

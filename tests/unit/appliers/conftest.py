@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from honed.appliers import EndpointFile, RuntimeLoraApplier, Sglang, Vllm
-from honed.appliers.server import Server
+from honed.appliers import EndpointFile, RuntimeLoraApplier
+from honed.own_servers import Server, Sglang, Vllm
 from tests.own_servers import SCENARIO, SglangServer, VllmServer
 
 

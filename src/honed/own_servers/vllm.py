@@ -12,9 +12,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from honed.appliers.runtime_lora import tells_none
-from honed.appliers.server import Server
 from honed.domain.fingerprint import FingerprintPrompt
+from honed.own_servers.dialect import tells_none
+from honed.own_servers.server import Server
 
 _LIKELIEST: Final = 20
 _TOKEN: Final = "token_id:"

@@ -159,7 +159,7 @@ class Server:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ApplyError(
                 f"{self} answered {asked} with something else than its documentation says: {error}",
-                advice=f"is it {self.what}? server.url and apply.kind must fit",
+                advice=f"is it {self.what}? its address and its kind must fit",
             ) from error
 
     def refusal(self, answer: Answer, asked: str, *, advice: str | None = None) -> ApplyError:

@@ -1,0 +1,18 @@
+"""Servers that the operator runs: how they are asked, and how adapters get into those that load them while they run."""
+
+from honed.own_servers.dialect import Dialect
+from honed.own_servers.runtime_lora import Listed, RuntimeLora
+from honed.own_servers.server import Answer, Server, UnansweredError
+from honed.own_servers.sglang import Sglang
+from honed.own_servers.vllm import Vllm
+
+__all__ = [
+    "Answer",
+    "Dialect",
+    "Listed",
+    "RuntimeLora",
+    "Server",
+    "Sglang",
+    "UnansweredError",
+    "Vllm",
+]
