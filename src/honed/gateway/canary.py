@@ -5,6 +5,7 @@ no server. A candidate that is promoted keeps its server: nothing is started, no
 """
 
 import time
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,6 +18,9 @@ from honed.gateway.lane import Lane
 from honed.gateway.launch import warn_if_unsure
 from honed.gateway.swap import former_answers, prove
 from honed.gateway.switch import choose, is_served, switch, target_of
+
+ROOM_LOOK_S: Final = 5.0
+"""How often a candidate that does not fit looks whether there is room now."""
 
 
 async def begin(lane: Lane, order: CanaryOrder, tasks: TaskGroup) -> CandidateStatus:
@@ -178,6 +182,10 @@ async def _keep_server(lane: Lane, candidate: Candidate) -> None:
         if lane.arms.candidate is not candidate:  # before this had begun
             return
         if candidate.backend is None and lane.backend is not None:
+            if not await _has_room(lane, candidate):
+                with anyio.move_on_after(ROOM_LOOK_S):
+                    await candidate.news()
+                continue
             candidate.state = "starting"
             try:
                 await _come_up(lane, candidate)
@@ -194,6 +202,21 @@ async def _keep_server(lane: Lane, candidate: Candidate) -> None:
         log.CANARY_FAILED, error=candidate.error, faults=FAULTS_MAX
     )
     await lane.remember()
+
+
+async def _has_room(lane: Lane, candidate: Candidate) -> bool:
+    """Whether a server for it fits beside the live one: there may be less room than when the trial began, and what is
+    live must not pay for it.
+    """
+    way = await choose(lane)
+    if way.strategy == "blue_green":
+        return True
+    if not candidate.is_short_of_room:
+        log.get(scenario=lane.scenario, model_id=candidate.order.model_id).warning(
+            log.CANARY_DELAYED, reason=way.reason
+        )
+    candidate.wait_for_room(way.reason)
+    return False
 
 
 async def _come_up(lane: Lane, candidate: Candidate) -> dict[str, float]:

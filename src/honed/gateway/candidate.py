@@ -35,6 +35,8 @@ class Candidate:
         self.copies: TaskGroup | None = None
         """Where it does; there from when it is kept up."""
         self.faults = 0
+        self.is_short_of_room = False
+        """Whether it has no server because none fits."""
         self.error: str | None = None
         self.attempts = Attempts()
         self.scope: anyio.CancelScope | None = None
@@ -74,7 +76,7 @@ class Candidate:
     def serve(self, backend: Backend) -> None:
         """It has a server from now on."""
         self.backend, self.state, self.error = backend, "active", None
-        self.is_proved = True
+        self.is_proved, self.is_short_of_room = True, False
         self.attempts.served()
 
     def fault(self, why: str) -> None:
@@ -82,6 +84,11 @@ class Candidate:
         self.backend, self.state, self.error = None, "down", why
         self.faults += 1
         self.tell()
+
+    def wait_for_room(self, why: str) -> None:
+        """It has no server, for want of memory and through no fault of its own."""
+        self.backend, self.state, self.error = None, "down", f"it waits for room: {why}"
+        self.is_short_of_room = True
 
     def step_aside(self) -> None:
         """It has no server until `tell`, through no fault of its own."""

@@ -12,10 +12,13 @@ import anyio
 import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from honed.adapter_files import ADAPTER_GGUF
 from honed.domain.serving import CandidateStatus, Refusal, Switched
+from honed.gateway import canary, strategy
 from honed.gateway.candidate import place
+from honed.machine.memory import Memory
 from tests.served import CHAT, QUESTION, Served, model, servers_of, serving, text_of, until
 
 pytestmark = pytest.mark.anyio
@@ -273,6 +276,45 @@ async def test_candidate_outlives_the_gateway(
         await done(served, "withdraw", "tiny@2")
     async with serving(tmp_path, tiny_gguf) as served:
         assert (await served.lane()).candidate is None
+
+
+async def test_candidate_that_does_not_fit_any_more_waits_for_room(
+    tmp_path: Path,
+    tiny_gguf: Path,
+    tiny_adapters: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a restart with less memory the live version has all tasks, and status says why; it comes when there is
+    room.
+    """
+    first, second = tiny_adapters
+    async with serving(tmp_path, tiny_gguf) as served:
+        await served.applier.apply(model(first), previous=None)
+        await tried(served, second)
+    available = [1 << 20]
+    monkeypatch.setattr(canary, "ROOM_LOOK_S", 0.05)
+    monkeypatch.setattr(strategy, "memory", lambda: Memory(total=1 << 34, available=available[0]))
+    with capture_logs() as logs:
+        async with serving(tmp_path, tiny_gguf) as served:
+
+            async def is_waiting() -> bool:
+                return (await candidate(served)).state == "down"
+
+            async def is_back() -> bool:
+                return (await candidate(served)).state == "active"
+
+            await until(is_waiting)
+            told = await candidate(served)
+            assert told.error is not None
+            assert told.error.startswith("it waits for room: a second server takes about ")
+            assert {version for version, _ in (await by_task(served)).values()} == {"tiny@1"}
+            assert len(servers_of(tmp_path)) == 1
+            available[0] = 1 << 34
+            await until(is_back)
+            versions = {version for version, _ in (await by_task(served)).values()}
+            assert versions == {"tiny@1", "tiny@2"}
+            assert (await candidate(served)).error is None
+    assert [each["event"] for each in logs].count("canary.delayed") == 1
 
 
 async def test_switch_ends_the_trial(
