@@ -11,6 +11,7 @@ from honed.domain.fingerprint import Fingerprint
 from honed.domain.serving import AdapterRef
 from honed.gateway import probe
 from honed.gateway.llama_server import LlamaServer
+from honed.gateway.probe import LoraScale
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
 _CROWDED: Final = 32
@@ -30,6 +31,11 @@ class Pulse(NamedTuple):
 
 PULSE: Final = Pulse()
 
+Dress = Callable[[str, bytes], bytes]
+"""From a request's path and JSON body, which may be empty, to the body as one server is to have it. Raises Refused
+where it cannot be told which of its adapters should answer.
+"""
+
 
 @dataclass(eq=False, slots=True)
 class Backend:
@@ -43,6 +49,10 @@ class Backend:
     """What it answered to its fingerprint when it was idle; None for the bare base."""
     facts: BaseFacts | None = None
     """Those that it was compared with; None when none were known."""
+    dress: Dress | None = None
+    """Names the adapter in each request, on a server that has several; None where the server has this one alone."""
+    lora: tuple[LoraScale, ...] | None = None
+    """What a probe names instead: all adapters of the server, with their scales."""
     in_flight: int = 0
     is_heard: bool = False
     """Set by whatever comes from the server, taken back by each health check."""
@@ -60,6 +70,10 @@ class Backend:
     def model_id(self) -> str | None:
         """The adapter; None is the bare base."""
         return self.adapter.model_id if self.adapter else None
+
+    async def ask(self, fingerprint: Fingerprint) -> probe.Answers:
+        """What it answers to the prompts of a fingerprint; raises ProbeFailedError."""
+        return await probe.ask(self.address, fingerprint, lora=self.lora)
 
     def leave(self) -> None:
         """Count a request out."""

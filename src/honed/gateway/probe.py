@@ -23,6 +23,13 @@ not among them.
 """
 
 
+class LoraScale(Struct, frozen=True):
+    """An adapter of a llama-server, by its place in the server's list, and how strongly it answers."""
+
+    id: int
+    scale: float
+
+
 class _TokenProb(Struct):
     id: int
     logprob: float
@@ -41,7 +48,12 @@ class _Tokens(Struct):
 
 
 async def ask(
-    address: Address, fingerprint: Fingerprint, *, slot: int = -1, has_cache: bool = False
+    address: Address,
+    fingerprint: Fingerprint,
+    *,
+    slot: int = -1,
+    has_cache: bool = False,
+    lora: tuple[LoraScale, ...] | None = None,
 ) -> Answers:
     """What a server answers to the fingerprint's prompts; goes past the relay, so nothing is
     captured.
@@ -51,6 +63,7 @@ async def ask(
         fingerprint: what is asked.
         slot: which of its slots is asked; -1 leaves it to the server.
         has_cache: whether it may answer from a prompt cache.
+        lora: all its adapters; None: those that it was started with.
 
     Raises:
         ProbeFailedError: it does not answer within 30 s in all, or not with log-probabilities.
@@ -60,7 +73,9 @@ async def ask(
             printable = await _printable(address)
             answers: list[float] = []
             for prompt in fingerprint.prompts:
-                how = {"id_slot": slot, "cache_prompt": has_cache}
+                how: dict[str, object] = {"id_slot": slot, "cache_prompt": has_cache}
+                if lora is not None:
+                    how["lora"] = lora
                 answers += await _logprobs(address, prompt, fingerprint.vocab_size, printable, how)
             return tuple(answers)
     except TimeoutError:
@@ -87,7 +102,7 @@ async def _logprobs(
     prompt: FingerprintPrompt,
     vocab_size: int,
     printable: int,
-    how: dict[str, int],
+    how: dict[str, object],
 ) -> list[float]:
     likeliest = max(_FIRST_PROBS, 2 * len(prompt.token_ids))
     for num_probs in (min(likeliest, vocab_size), vocab_size):

@@ -194,7 +194,7 @@ class Relay:
         method, path = scope["method"], scope["path"]
         target = _target(scope)
         headers = request_headers(scope["headers"], without=CARRIERS if self._keys else frozenset())
-        onward = _Onward(method, target, headers, body)
+        onward = _Onward(method, path, target, headers, body)
         exchange = Exchange(method)
         answer = Answer(scope, send)
         limits = self._limits
@@ -273,13 +273,17 @@ class _Onward(NamedTuple):
     """A request on its way to whichever server takes it."""
 
     method: str
+    path: str
     target: bytes
     headers: Headers
     body: bytes
 
     def to(self, backend: Backend) -> bytes:
-        """As bytes for this server."""
-        return request_bytes(self.method, self.target, self.headers, self.body)
+        """As bytes for this server; raises Refused when it cannot be asked like this."""
+        body = self.body
+        if backend.dress is not None and self.method == "POST":
+            body = backend.dress(self.path, body)
+        return request_bytes(self.method, self.target, self.headers, body)
 
 
 async def _head(exchange: Exchange, limit_s: float | None) -> Head:

@@ -170,7 +170,7 @@ async def prove(lane: Lane, new: Backend, old: Backend | None, s_old: probe.Answ
     if (
         asked is not None
     ):  # base after base: the adapter list was empty, nothing is to be told apart
-        s_new = new.answers if new.fingerprint else await probe.ask(new.address, asked)
+        s_new = new.answers if new.fingerprint else await new.ask(asked)
         assert s_new is not None
         proof = probe.compare(new.fingerprint, before, s_new, s_old)
         if not proof.is_accepted:
@@ -196,7 +196,7 @@ async def former_answers(
     if old.fingerprint is not None and probe.ask_the_same(old.fingerprint, asked):
         return old.answers  # from when it was idle: now the probe would queue behind a swarm
     try:
-        return await probe.ask(old.address, asked)
+        return await old.ask(asked)
     except ProbeFailedError as error:
         # Too busy, or just died: the worker's own values stand in.
         log.get(scenario=lane.scenario).warning(log.PROBE_UNSURE, reason=str(error))
