@@ -96,12 +96,13 @@ class Answer:
             return None
         return Stamp(self._path, tape.receipt_id, _model(backend))
 
-    async def break_off(self, error: UpstreamError) -> None:
-        """No more will come: say so as clearly as is still possible."""
+    async def break_off(self, error: UpstreamError, backend: Backend | None) -> None:
+        """No more will come from `backend`: say so as clearly as is still possible."""
         refusal = _refusal(error)
         if self._head is None or self._collects:
             body = refusal.body(self._path)
-            await send_whole(self._send, refusal.status, refusal.headers(), body)
+            headers = refusal.headers() + (_version(backend) if backend else [])
+            await send_whole(self._send, refusal.status, headers, body)
         elif self.is_stream and self._ends_between_events and not self._is_unread:
             event = error_event(self._path, refusal.status, refusal.code, str(error))
             await self._send({"type": "http.response.body", "body": event})
@@ -120,5 +121,8 @@ def _model(backend: Backend) -> str:
 
 
 def _ours(tape: Tape, backend: Backend) -> Headers:
-    model = _model(backend).encode()
-    return [(b"x-honed-receipt", tape.receipt_id.encode()), (b"x-honed-model", model)]
+    return [(b"x-honed-receipt", tape.receipt_id.encode()), *_version(backend)]
+
+
+def _version(backend: Backend) -> Headers:
+    return [(b"x-honed-model", _model(backend).encode())]

@@ -230,7 +230,7 @@ class Relay:
             exchange.abort()  # before the client is told, which may take its time to hear
             if isinstance(error, TimeoutError):
                 error = TimedOutError(f"no whole answer within {limits.request_s:g} s")
-            await answer.break_off(error)
+            await answer.break_off(error, backend)
         finally:
             watcher.cancel()
             exchange.abort()
