@@ -8,6 +8,7 @@ from starlette.types import Scope, Send
 
 from honed.gateway import beginning
 from honed.gateway.backend import Backend
+from honed.gateway.browser import readable
 from honed.gateway.capture import Tape
 from honed.gateway.receipt import Stamp
 from honed.gateway.refusal import Refused, error_event, send_whole
@@ -28,7 +29,8 @@ class Answer:
     def __init__(self, scope: Scope, send: Send) -> None:
         self._path = scope["path"]
         self._collects = scope["http_version"] == "1.0"
-        self._is_to_page = any(name == b"origin" for name, _ in scope["headers"])
+        self._asked_with: Headers = scope["headers"]
+        self._is_to_page = any(name == b"origin" for name, _ in self._asked_with)
         self._send = send
         self._head: Head | None = None
         self._headers: Headers = []
@@ -101,7 +103,8 @@ class Answer:
         refusal = _refusal(error)
         if self._head is None or self._collects:
             body = refusal.body(self._path)
-            headers = refusal.headers() + (_version(backend) if backend else [])
+            headers = [*refusal.headers(), *readable(self._asked_with)]
+            headers += _version(backend) if backend else []
             await send_whole(self._send, refusal.status, headers, body)
         elif self.is_stream and self._ends_between_events and not self._is_unread:
             event = error_event(self._path, refusal.status, refusal.code, str(error))

@@ -10,6 +10,8 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from honed.gateway.upstream import Headers
+
 JSON: Final = (b"content-type", b"application/json")
 
 CLIENT_ERROR: Final = "invalid_request_error"
@@ -56,7 +58,7 @@ class Refused(Exception):
         """The answer's body, as a caller of `path` reads it."""
         return error_body(path, self.status, self.code, str(self))
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def headers(self) -> Headers:
         """The answer's headers besides its length."""
         headers = [JSON]
         if self.retry_after_s is not None:
@@ -97,21 +99,27 @@ def _error(path: str, status: int, code: str, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-async def send_whole(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> None:
+async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """Send a whole answer with its length."""
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_refusal(refusal: Refused, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a refusal, and see that it is read: a connection that is closed while the client still sends is reset,
-    and what was said to it is lost on the way.
+async def send_empty(send: Send, headers: Headers) -> None:
+    """Send an answer that is done with its headers (204), which have no length."""
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def send_refusal(
+    refusal: Refused, scope: Scope, receive: Receive, send: Send, *, beside: Headers
+) -> None:
+    """Send a refusal, with headers `beside` its own, and see that it is read: a connection that is closed while the
+    client still sends is reset, and what was said to it is lost on the way.
     """
     body = refusal.body(scope["path"])
-    headers = [*refusal.headers(), (b"content-length", b"%d" % len(body))]
+    headers = [*refusal.headers(), *beside, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": refusal.closes})
     if not refusal.closes:
@@ -133,6 +141,6 @@ async def _read_away(receive: Receive) -> None:
             return
 
 
-async def send_json(send: Send, value: Any) -> None:
-    """Send `value` as JSON with status 200."""
-    await send_whole(send, 200, [JSON], msgspec.json.encode(value))
+async def send_json(send: Send, value: Any, *, beside: Headers) -> None:
+    """Send `value` as JSON with status 200, and headers beside its own."""
+    await send_whole(send, 200, [JSON, *beside], msgspec.json.encode(value))

@@ -17,13 +17,13 @@ from starlette.types import Receive, Scope, Send
 from honed.gateway import listing, shadow
 from honed.gateway.answer import Answer, TimedOutError
 from honed.gateway.backend import Backend
-from honed.gateway.browser import BrowserGuard
+from honed.gateway.browser import BrowserGuard, preflight, readable
 from honed.gateway.capture import Tape
 from honed.gateway.keys import CARRIERS, ApiKeys
 from honed.gateway.labels import LABELLED, NOTHING, Labels, Said, read_labels, read_path
 from honed.gateway.lane import Lane
 from honed.gateway.merge import is_kept
-from honed.gateway.refusal import Refused, send_json, send_refusal, too_many
+from honed.gateway.refusal import Refused, send_empty, send_json, send_refusal, too_many
 from honed.gateway.request import ClientGoneError, read_body, read_request, request_headers
 from honed.gateway.room import Room, Share
 from honed.gateway.upstream import (
@@ -116,29 +116,25 @@ class Relay:
                 scope, said = _beyond_labels(scope)
             await self._answer(scope, receive, send, said)
         except Refused as refusal:
-            await send_refusal(refusal, scope, receive, send)
+            await send_refusal(refusal, scope, receive, send, beside=readable(scope["headers"]))
         except ClientGoneError:
             return
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, in_path: Said) -> None:
         method, path = scope["method"], scope["path"]
         self._guard.check(scope["headers"], over=scope.get("server"))
+        if method == "OPTIONS" and (permission := preflight(method, scope["headers"])) is not None:
+            await send_empty(send, permission)
+            return
         is_question = method in ("GET", "HEAD")
         if is_question and path in ("/health", "/v1/health"):
-            await send_json(send, self._health())
+            await send_json(send, self._health(), beside=readable(scope["headers"]))
             return
         if self._keys is not None:
             self._keys.check(scope["headers"])
-        if is_question and path.startswith(listing.PATHS):
-            if path in listing.PATHS:
-                await send_json(send, listing.listing(listing.names(self._lanes)))
-                return
-            if name := listing.asked_for(path):
-                is_there = name in listing.names(self._lanes)
-                await send_json(
-                    send, listing.card(name if is_there else self._named(name).scenario)
-                )
-                return
+        if is_question and (told := self._listed(path)) is not None:
+            await send_json(send, told, beside=readable(scope["headers"]))
+            return
         if (method, path.rstrip("/")) in _FORBIDDEN:
             raise Refused(403, "forbidden", f"{method} {path} is the gateway's own business")
         if self._open >= self._limits.max_requests:
@@ -155,6 +151,17 @@ class Relay:
                 await self._relay(scope, receive, send, lane, labels, wanted, request.onward)
         finally:
             self._open -= 1
+
+    def _listed(self, path: str) -> dict[str, object] | None:
+        """What is told of models at a path of theirs; None for a path that is none."""
+        if not path.startswith(listing.PATHS):
+            return None
+        names = listing.names(self._lanes)
+        if path in listing.PATHS:
+            return listing.listing(names)
+        if name := listing.asked_for(path):
+            return listing.card(name if name in names else self._named(name).scenario)
+        return None
 
     def _route(self, scenario: str | None, model: str | None) -> Lane:
         if scenario is not None:
