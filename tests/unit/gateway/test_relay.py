@@ -448,7 +448,7 @@ async def test_upstream_that_dies_before_its_head_is_a_503(tmp_path: Path, said:
         answer = await front.chat()
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "upstream_gone"
-    assert answer.headers["x-honed-model"] == "base", "which version had it"
+    assert answer.headers["x-honed-model"] == "tiny@3", "which version had it"
 
 
 async def test_stream_that_breaks_ends_with_an_error_event(tmp_path: Path) -> None:
