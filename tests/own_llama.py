@@ -1,9 +1,9 @@
 """A llama-server as somebody runs it himself: `python -m tests.own_llama PORT BASE [ADAPTER...]`, until SIGTERM.
 
-Its only line is its address. With adapters they are loaded and not applied. `--cache-ram MIB` is llama-server's;
-`--loads` adds the two routes of llama.cpp's pull request 22061 in front of a server that has all adapters: `POST
-/lora-adapters/load` ({"path", "scale"} -> {"id", "scale"}, 400 without a path) and `/unload` ({"id"} -> {"success"}),
-an unloaded one stays in the list with scale 0. As the pull request's own tests say
+Its only line is its address. With adapters they are loaded and not applied. `--cache-ram MIB` and `--api-key KEY` are
+llama-server's; `--loads` adds the two routes of llama.cpp's pull request 22061 in front of a server that has all
+adapters: `POST /lora-adapters/load` ({"path", "scale"} -> {"id", "scale"}, 400 without a path) and `/unload` ({"id"} ->
+{"success"}), an unloaded one stays in the list with scale 0. As the pull request's own tests say
 (tools/server/tests/unit/test_lora.py).
 """
 
@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.ui, params.fit_params = False, False
     params.cache_ram_mib = arguments.cache_ram
+    params.api_keys = arguments.api_key
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     server = xllamacpp.Server(params)
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("base")
     parser.add_argument("adapters", nargs="*")
     parser.add_argument("--cache-ram", type=int, default=8192)
+    parser.add_argument("--api-key", action="append", default=[])
     parser.add_argument("--loads", action="store_true")
     run(parser.parse_args(sys.argv[1:]))
 

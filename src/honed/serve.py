@@ -16,7 +16,7 @@ import anyio
 
 from honed import log, process
 from honed.activation import passed_unix
-from honed.config import Config, ServeSection
+from honed.config import Config, ServeSection, read_server_key
 from honed.config.values import is_loopback
 from honed.domain.serving import Registration, folder_id
 from honed.errors import ApplyError, ConfigError, ParityError, TrainingError
@@ -60,8 +60,9 @@ async def serve(
 
     Raises:
         SourceError: the address or the socket cannot be used.
-        ConfigError: another gateway runs on this folder, address or socket; the state file or the
-            keys of clients cannot be read, or the base model is not there.
+        ConfigError: another gateway runs on this folder, address or socket; the state file, the
+            keys of clients or that of the operator's server cannot be read, or the base model is
+            not there.
         TrainingError: the base model cannot be converted to GGUF, and there is nothing else to
             serve.
     """
@@ -72,6 +73,8 @@ async def serve(
         )
     section, around = config.serve, surroundings or Surroundings()
     keys = ApiKeys.load(section.api_keys)
+    if section.external_url is not None:
+        read_server_key()  # one that cannot be read is told at once
     gateway = Gateway(section, config.llama_dir)
     async with AsyncExitStack() as rooms:
         rooms.enter_context(

@@ -14,7 +14,7 @@ from honed.config.config import Config
 from honed.config.gpu import GpuSection
 from honed.config.load import config_paths, load_config
 from honed.config.redact import RedactSection
-from honed.config.secrets import read_secret
+from honed.config.secrets import check_key, read_secret, read_server_key
 from honed.config.sections import (
     ApplySection,
     ConsentSection,
@@ -42,7 +42,9 @@ __all__ = [
     "ServerSection",
     "TrainSection",
     "changed_keys",
+    "check_key",
     "config_paths",
     "load_config",
     "read_secret",
+    "read_server_key",
 ]

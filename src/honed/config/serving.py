@@ -37,7 +37,8 @@ class ServeSection(Section):
     """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
     external_url: str | None = Field(None, pattern=_URL, examples=["http://127.0.0.1:8081"])
     """A llama-server that you run yourself: the gateway never starts or stops it. Adapters are put into service only
-    as far as it can exchange them while it runs.
+    as far as it can exchange them while it runs. Its key, if it asks for one, is in the environment variable
+    HONED_SERVER_KEY or the systemd credential server-key.
     """
     base_model_path: Path | None = Field(None, examples=["/srv/models/base-f16.gguf"])
     """The base model as GGUF; default: converted once from `base_model` into `data_dir/llama`."""

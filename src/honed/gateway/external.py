@@ -5,7 +5,8 @@ from typing import Final
 import anyio
 
 from honed import log
-from honed.errors import ApplyError, HealthTimeoutError, ServerStartError
+from honed.config import read_server_key
+from honed.errors import ApplyError, ConfigError, HealthTimeoutError, ServerStartError
 from honed.gateway import runtime
 from honed.gateway.llama_server import LlamaServer, ServerPlan
 from honed.gateway.upstream import Address, UnreachableError, UpstreamError, fetch
@@ -92,7 +93,7 @@ async def connect(plan: ServerPlan) -> ExternalServer:
     """
     url = plan.section.external_url
     assert url is not None
-    address = Address.parse(url)
+    address = address_of(url)
     timeout_s = plan.section.startup_timeout.total_seconds()
     try:
         with anyio.fail_after(timeout_s):
@@ -112,6 +113,18 @@ async def connect(plan: ServerPlan) -> ExternalServer:
         )
     log.get(server=plan.name).info(log.SERVER_STARTED, pid=None, address=str(address))
     return ExternalServer(plan, address)
+
+
+def address_of(url: str) -> Address:
+    """Where the operator's server is, and the key that it is shown.
+
+    Raises:
+        ServerStartError: the key cannot be read.
+    """
+    try:
+        return Address.parse(url)._replace(key=read_server_key())
+    except ConfigError as error:
+        raise ServerStartError(str(error), advice=error.advice) from error
 
 
 async def _health(address: Address) -> int:

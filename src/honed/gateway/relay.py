@@ -290,7 +290,10 @@ class _Onward(NamedTuple):
         body = self.body
         if backend.dress is not None and self.method == "POST":
             body = backend.dress(self.path, body)
-        return request_bytes(self.method, self.target, self.headers, body)
+        headers = self.headers
+        if keys := backend.address.keys:  # a client's own key is none of that server
+            headers = keys + [header for header in headers if header[0] not in CARRIERS]
+        return request_bytes(self.method, self.target, headers, body)
 
 
 async def _head(exchange: Exchange, limit_s: float | None) -> Head:

@@ -257,6 +257,8 @@ async def _post(address: Address, path: str, order: object) -> bytes:
 def _refused(address: Address, method: str, path: str, status: int, body: bytes) -> ApplyError:
     said = body[:200].decode(errors="replace")
     advice = (
-        "start it without --api-key; the gateway asks for keys itself" if status == 401 else None
+        "put its key into HONED_SERVER_KEY (or the credential server-key)"
+        if status == 401
+        else None
     )
     return ApplyError(f"{method} {address}{path} answered with {status}: {said}", advice=advice)

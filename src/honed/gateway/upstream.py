@@ -37,10 +37,12 @@ class UnreachableError(UpstreamError):
 
 
 class Address(NamedTuple):
-    """Where a llama-server listens."""
+    """Where a server listens, and what it asks for."""
 
     host: str
     port: int
+    key: str | None = None
+    """Shown to it as a bearer token; never told."""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
@@ -50,8 +52,16 @@ class Address(NamedTuple):
         assert parts.port is not None
         return cls(parts.hostname, parts.port)
 
+    @property
+    def keys(self) -> Headers:
+        """The header that shows the key, where there is one."""
+        return [(b"authorization", b"Bearer " + self.key.encode())] if self.key else []
+
     def __str__(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"Address({self})"
 
 
 class Head(NamedTuple):
@@ -255,7 +265,7 @@ async def fetch(
     Raises:
         UpstreamError: no complete answer within `timeout_s`, or one beyond 64 MiB.
     """
-    headers = [(b"content-type", b"application/json")] if body else []
+    headers = [*address.keys, *([(b"content-type", b"application/json")] if body else [])]
     exchange = Exchange(method)
     try:
         async with asyncio.timeout(timeout_s):

@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 import anyio
 import msgspec
 
-from honed.errors import ApplyError, ConfigError
+from honed.config import check_key
+from honed.errors import ApplyError
 from honed.lean import without_colour
 
 with without_colour():
@@ -72,7 +73,7 @@ class Server:
         self.url = url.rstrip("/")
         self._uds = url.removeprefix(_UNIX) if url.startswith(_UNIX) else None
         self._base = "http://localhost" if self._uds else self.url
-        self._key = _checked(key)
+        self._key = check_key(key, "server-key")
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._timeout_s = timeout.total_seconds()
         # read once: the certificates of the system take 10 ms, and plain HTTP needs none
@@ -176,20 +177,6 @@ class Server:
         if self._key and status >= 400:
             content = content.replace(self._key.encode(), b"***")
         return Answer(status, content)
-
-
-def _checked(key: str | None) -> str | None:
-    """A key that can be sent; what refuses another one later would tell it in its error.
-
-    Raises:
-        ConfigError: a header cannot have it.
-    """
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise ConfigError(
-            "server-key has characters that no header can have: expected letters, digits and signs of ASCII, one line",
-            advice="write HONED_SERVER_KEY (or the credential server-key) anew, without a line's end in it",
-        )
-    return key
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -182,7 +182,7 @@ class Front:
         return await self.client.post(CHAT, json=body, **kwargs)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(*self.address)
+        return await asyncio.open_connection(self.address.host, self.address.port)
 
 
 @asynccontextmanager

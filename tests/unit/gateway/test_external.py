@@ -25,7 +25,7 @@ from honed.gateway.lane import Lane
 from honed.gateway.switch import switch
 from honed.gateway.upstream import Address, fetch
 from honed.gateway.wanted import ANY
-from tests.served import Load, is_serving, model, servers_of, serving, until
+from tests.served import CHAT, QUESTION, Load, is_serving, model, servers_of, serving, until
 from tests.unit.gateway.stub import Request, answering, remember, upstream
 
 pytestmark = pytest.mark.anyio
@@ -41,12 +41,18 @@ def quiet_port() -> int:
 
 @contextmanager
 def own_llama(
-    base: Path, *adapters: Path, port: int = 0, cache_ram: int = 0, loads: bool = False
+    base: Path,
+    *adapters: Path,
+    port: int = 0,
+    cache_ram: int = 0,
+    loads: bool = False,
+    key: str | None = None,
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Somebody's llama-server with these adapters loaded; its address."""
     command = [sys.executable, "-m", "tests.own_llama", str(port), str(base)]
     command += [str(folder / ADAPTER_GGUF) for folder in adapters]
     command += ["--cache-ram", str(cache_ram), *(["--loads"] if loads else [])]
+    command += ["--api-key", key] if key else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             assert server.stdout is not None
@@ -204,7 +210,8 @@ for name in ("-m", "--port", "--cache-ram"):
     parser.add_argument(name)
 args = vars(parser.parse_known_args()[0])
 run(argparse.Namespace(
-    base=args["m"], port=int(args["port"]), cache_ram=int(args["cache_ram"]), loads=True, adapters={adapters!r}))
+    base=args["m"], port=int(args["port"]), cache_ram=int(args["cache_ram"]), loads=True, api_key=[],
+    adapters={adapters!r}))
 """
 
 
@@ -249,7 +256,7 @@ async def test_router_is_told_apart(tmp_path: Path) -> None:
 
 
 async def test_server_with_a_key_says_what_to_do() -> None:
-    """The gateway has no key for it."""
+    """It is shown the operator's secret, once there is one."""
 
     async def script(request: Request, writer: object) -> None:
         writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")  # type: ignore[attr-defined]
@@ -257,7 +264,31 @@ async def test_server_with_a_key_says_what_to_do() -> None:
     async with upstream(script) as seen:
         with pytest.raises(ApplyError) as refused:
             await runtime.ask(seen.address)
-    assert refused.value.advice == "start it without --api-key; the gateway asks for keys itself"
+    assert (
+        refused.value.advice == "put its key into HONED_SERVER_KEY (or the credential server-key)"
+    )
+
+
+async def test_key_of_the_server_is_shown_to_it_alone(
+    tmp_path: Path,
+    tiny_gguf: Path,
+    tiny_adapters: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Switches and requests are let in with the operator's key, whatever keys the clients show; nothing tells it."""
+    key = "s3cret-of-the-server"
+    monkeypatch.setenv("HONED_SERVER_KEY", key)
+    with own_llama(tiny_gguf, tiny_adapters[0], key=key) as (url, _):
+        async with serving(tmp_path, tiny_gguf, external_url=url) as served:
+            await served.applier.apply(model(tiny_adapters[0]), previous=None)
+            async with served.client() as client:
+                for own in ({}, {"authorization": "Bearer mine"}, {"x-api-key": "mine"}):
+                    answer = await client.post(CHAT, json=QUESTION | {"max_tokens": 4}, headers=own)
+                    assert answer.status_code == 200, answer.text
+                    assert answer.headers["x-honed-model"] == "tiny@1"
+            lane = await served.lane()
+    assert key not in repr(lane)
+    assert key not in repr(Address.parse(url)._replace(key=key))
 
 
 async def test_slots_forget(tiny_gguf: Path) -> None:

@@ -138,7 +138,7 @@ async def test_client_that_leaves_waits_no_longer(tmp_path: Path) -> None:
     """Its place is free again."""
     lane = coming_up(tmp_path)
     async with fronted({"tiny": lane}) as address:
-        _, writer = await asyncio.open_connection(*address)
+        _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"POST /x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}")
         await until_held(lane, 1)
         writer.close()
