@@ -221,6 +221,7 @@ def canaries_of(
         is_shadow=section.shadow,
         max_tasks=section.max_tasks,
         interval_s=section.interval.total_seconds(),
+        max_age_s=section.max_age.total_seconds(),
         announce=announce,
         suspect=alarms,
     )

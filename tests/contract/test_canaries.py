@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from honed.client.wire import new_event_id
 from honed.domain.canary import Canary, Look, Requests
 from honed.errors import ValidationError
 from honed.ports import Done, Tasks
@@ -84,15 +85,72 @@ async def test_attempts_are_told_apart_by_the_version_that_answered(store: SqlSt
         None: Tasks(num=1, known=1, successes=1),
     }
     found = await store.canaries.done(mine, "airline@2", limit=9)
-    assert sorted(found, key=str) == sorted(
-        [Done(9_000, True, 1, 4, 400), Done(9_000, False, 0, 4, 400), Done(9_000, None, 0, 4, 400)],
-        key=str,
-    )
+    expected = [
+        Done(9_000, True, 1, 4, 400, 1.0),
+        Done(9_000, False, 0, 4, 400, 0.0),
+        Done(9_000, None, 0, 4, 400),
+    ]
+    assert sorted(found, key=str) == sorted(expected, key=str)
     assert len(await store.canaries.done(mine, "airline@2", limit=2)) == 2
     (base,) = await store.canaries.done(mine, None, limit=9)
     assert base.is_success
-    late = canary(2, started_at_ms=9_001)
-    assert await store.canaries.tasks(late) == {}
+
+
+async def test_a_clock_that_is_put_back_hides_no_task(store: SqlStore) -> None:
+    """What began when is told by the order of arrival; the clock may be wrong by an hour."""
+    await _attempt(store, "before", "airline@2", success(task_id="before"))
+    mark = await store.canaries.newest_record()
+    await _attempt(store, "a", "airline@2", success(task_id="a"))
+    await close_all(store, now_ms=9_000)
+    mine = canary(2, after_record=mark, started_at_ms=9_000 + 3_600_000)
+    assert await store.canaries.tasks(mine) == {"airline@2": Tasks(1, 1, 1)}
+    assert await store.canaries.tasks(canary(2, started_at_ms=9_001 + 3_600_000)) == {}
+
+
+async def test_what_both_versions_have_answered_is_nobody_s(store: SqlStore) -> None:
+    """Nor what somebody chose the version of, nor a call that belongs to nothing: the share did not decide those."""
+
+    def captured(adapter: str | None, **told: object) -> dict[str, object]:
+        receipt = new_event_id()
+        return call(**{"adapter_id": adapter, "receipt_id": receipt} | told) | {"event_id": receipt}
+
+    calls = {
+        "mixed": [captured("airline@1"), captured("airline@2")],
+        "mixed with the base": [captured(None), captured("airline@2")],
+        "pinned": [captured("airline@2", model="airline@2")],
+        "one": [captured("airline@2"), captured("airline@2")],
+        "the client told it, too": [captured("airline@2"), call(adapter_id=None)],
+        "the client names it": [call(adapter_id="airline@2", model="airline@2")],
+    }
+    for task, told in calls.items():
+        await store.append([incoming(each | {"task_id": task}) for each in told])
+        await store.append([incoming(success(task_id=task))])
+    alone = captured("airline@2")
+    said = success(receipt_id=alone["receipt_id"])
+    await store.append([incoming(alone), incoming(said)])
+    await close_all(store, now_ms=9_000)
+    found = await store.canaries.tasks(canary(2))
+    assert found == {"airline@2": Tasks(num=3, known=3, successes=3)}
+
+
+async def test_a_group_of_single_calls_counts_once(store: SqlStore) -> None:
+    """All of them have one version: whoever asks a thousand times under one name decides nothing. The newest of which
+    the end is known stands for it.
+    """
+    for says in (failure, failure, success, None):
+        one = call(adapter_id="airline@2", group_id="g", receipt_id=new_event_id())
+        ends = [says(receipt_id=one["receipt_id"])] if says else []
+        await store.append([incoming(event) for event in [one, *ends]])
+        await close_all(store, now_ms=9_000)
+    session = [call(adapter_id="airline@1", session_id="s", group_id="g2") for _ in range(3)]
+    await store.append([incoming(event) for event in [*session, failure(session_id="s")]])
+    await close_all(store, now_ms=9_000)
+    assert await store.canaries.tasks(canary(2)) == {
+        "airline@2": Tasks(num=1, known=1, successes=1),
+        "airline@1": Tasks(num=1, known=1),
+    }
+    (done,) = await store.canaries.done(canary(2), "airline@2", limit=9)
+    assert (done.is_success, done.score) == (True, 1.0)
 
 
 async def test_copies_are_paired_with_the_calls_that_they_repeat(store: SqlStore) -> None:

@@ -1,6 +1,6 @@
 """Commands about the model that is tried beside the one in service: canary, promote, withdraw."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
@@ -8,6 +8,7 @@ import typer
 from honed.cli.asking import AsJson, ConfigFile, ask_daemon, config_from, print_json
 from honed.cli.printing import say
 from honed.cli.review import me
+from honed.triggers.duration import format_duration, whole_seconds
 
 _PANEL: Final = "Learning"
 By = Annotated[str | None, typer.Option("--by", help="Who says so; default: the user.")]
@@ -103,12 +104,25 @@ def lines(now: dict[str, Any]) -> list[str]:
         told.append(f"{name}: {failed if now['is_shadow'] else f'{known}{more}; {failed}'}")
     if now["next_look"] is not None and now["state"] == "watching":
         each = "copies" if now["is_shadow"] else f"tasks of each, now {now['tasks_per_arm']}"
-        told.append(f"looked at next at {now['next_look']} {each}")
+        told.append(f"looked at next at {now['next_look']} {each}{_patience(now)}")
     if now["reason"]:
         told.append(now["reason"])
+    if now.get("server_problem"):
+        told.append(f"its server does not answer: {now['server_problem']}")
     if now["problem"]:
         told.append(f"cannot be looked at: {now['problem']}")
     return told
+
+
+def _patience(now: dict[str, Any]) -> str:
+    """How long that may take; a daemon from before does not say."""
+    if now.get("max_age_s") is None:
+        return ""
+    most, gone = (
+        format_duration(whole_seconds(timedelta(seconds=now[key])))
+        for key in ("max_age_s", "waited_s")
+    )
+    return f"; held if it takes {most}, {gone} have gone"
 
 
 def _decide(what: str, config: Any, by: str | None) -> Any:

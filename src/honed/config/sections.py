@@ -319,6 +319,9 @@ class CanarySection(Section):
     """Tasks of each, with an outcome, after which a model that is neither better nor worse is held for a person."""
     interval: Duration = Field(timedelta(seconds=30), gt=timedelta(0))
     """Between two looks at how it does."""
+    max_age: Duration = Field(timedelta(days=3), gt=timedelta(0))
+    """How long it waits for verdicts, since there were last enough to look at: then it is held for a person, and gives
+    way to the next model."""
 
     @model_validator(mode="after")
     def _leaves_something_to_compare_with(self) -> Self:

@@ -38,17 +38,20 @@ class Requests(Struct, frozen=True, kw_only=True):
     seen_failed: int = 0
 
     def is_behind(self, num: int, failed: int) -> bool:
-        """Whether less is counted than was already: then the counts have begun anew."""
-        return num < self.seen_num or failed < self.seen_failed
+        """Whether these counts do not go on from those that were seen: then they have begun anew. They may have passed
+        the former ones meanwhile, but not with more failures among what is new than there is.
+        """
+        more, more_failed = num - self.seen_num, failed - self.seen_failed
+        return more < 0 or more_failed < 0 or more_failed > more
 
     def told(self, num: int, failed: int, *, is_new: bool) -> "Requests":
         """The gateway has counted so many by now, or, if its counts are new, since it began."""
-        return Requests(
-            num=self.num + num - (0 if is_new else self.seen_num),
-            failed=self.failed + failed - (0 if is_new else self.seen_failed),
-            seen_num=num,
-            seen_failed=failed,
-        )
+        total = self.num + num - (0 if is_new else self.seen_num)
+        total_failed = self.failed + failed - (0 if is_new else self.seen_failed)
+        failed_of_them = min(
+            total, total_failed
+        )  # a failed one may have come in before the first look
+        return Requests(num=total, failed=failed_of_them, seen_num=num, seen_failed=failed)
 
 
 class Canary(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,6 +78,8 @@ class Canary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     live_requests: Requests | None = None
     """Since it began; None before the gateway was asked."""
     candidate_requests: Requests = Requests()
+    waited_s: float = 0.0
+    """For how long it was tried since there was last enough to look at; while nobody watches it does not wait."""
     decided_by: str | None = None
     """Who ended it, where that was a person."""
     ended_at_ms: int | None = None

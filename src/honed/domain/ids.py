@@ -107,6 +107,11 @@ def adapter_id(scenario: str, number: int) -> str:
     return f"{scenario}@{number}"
 
 
+def is_adapter_id(text: str) -> bool:
+    """Whether `text` has the form of an adapter id."""
+    return _ADAPTER.match(text) is not None
+
+
 def parse_adapter_id(text: str) -> tuple[str, int]:
     """The `(scenario, number)` of an adapter id.
 

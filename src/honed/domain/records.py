@@ -101,6 +101,16 @@ class LlmCallRecord(
     error: str | None = None
 
     @property
+    def is_captured(self) -> bool:
+        """Whether the gateway tells of it, which knows what answered: its events go by their receipts."""
+        return self.receipt_id is not None and self.receipt_id == self.event_id
+
+    @property
+    def names_version(self) -> bool:
+        """Whether it says what answered; that of the gateway without an adapter says that it was the base."""
+        return bool(self.adapter_id or self.lora) or self.is_captured
+
+    @property
     def is_success(self) -> bool:
         """Whether the call came back without an error and with a text or a tool call."""
         if self.error is not None:

@@ -1,4 +1,4 @@
-"""What can be counted of an episode without understanding it: tools used, length of the answer.
+"""What can be told of an episode without understanding it: tools used, length of the answer, whose it was.
 
 A reward that is gamed shows here first: successes go up while the work behind them vanishes (`rewards.alarms`).
 """
@@ -6,7 +6,8 @@ A reward that is gamed shows here first: successes go up while the work behind t
 from typing import NamedTuple
 
 from honed.domain.episode import Episode
-from honed.domain.records import ActionRecord, LlmCallRecord, Record
+from honed.domain.ids import is_adapter_id
+from honed.domain.records import ActionRecord, LlmCallRecord, Record, records_of
 
 
 class Traits(NamedTuple):
@@ -16,6 +17,9 @@ class Traits(NamedTuple):
     """Calls of tools by the model, and actions of the engine's workers."""
     answer_chars: int | None
     """Characters of the last answer that has text."""
+    unit: str | None
+    """What the gateway has one version answer as a whole: its task, else its session, else its group. None where
+    versions may not be compared by it: it belongs to nothing, several versions answered, or a call had named one."""
 
 
 def traits(episode: Episode) -> Traits:
@@ -23,9 +27,19 @@ def traits(episode: Episode) -> Traits:
     calls = [found for record in episode.records if (found := _answer(record)) is not None]
     num_actions = sum(isinstance(record, ActionRecord) for record in episode.records)
     if not calls and not num_actions:
-        return Traits(None, None)
+        return Traits(None, None, None)
     lengths = [chars for _, chars in calls if chars]
-    return Traits(num_actions + sum(num for num, _ in calls), lengths[-1] if lengths else None)
+    num_tools = num_actions + sum(num for num, _ in calls)
+    return Traits(num_tools, lengths[-1] if lengths else None, _unit(episode))
+
+
+def _unit(episode: Episode) -> str | None:
+    calls = records_of(episode.records, LlmCallRecord)
+    versions = {call.adapter_id or call.lora for call in calls if call.names_version}
+    if len(versions) > 1 or any(call.is_captured and is_adapter_id(call.model) for call in calls):
+        return None
+    named = [(each.task_id, each.session_id, each.group_id) for each in episode.records]
+    return next((unit for units in zip(*named, strict=True) for unit in units if unit), None)
 
 
 def _answer(record: Record) -> tuple[int, int] | None:

@@ -148,8 +148,12 @@ def episode(
 
 
 def _adapter_id(records: Sequence[Record]) -> str | None:
-    """The adapter behind the last call, else behind the last action that names one."""
+    """The adapter behind the last call that says what answered, else behind the last action that names one.
+
+    A client may report a call as well that the gateway has captured, without knowing the adapter.
+    """
     if calls := records_of(records, LlmCallRecord):
-        return calls[-1].adapter_id or calls[-1].lora
+        told = (call.adapter_id or call.lora for call in reversed(calls) if call.names_version)
+        return next(told, None)
     named = (action.lora for action in reversed(records_of(records, ActionRecord)))
     return next((lora for lora in named if lora), None)

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
-from honed.domain.canary import Canary
+from honed.domain.canary import Canary, Requests
+from honed.domain.serving import LaneStatus
 from honed.ports import Counted, Done, Opinion, Store, Tasks
-from honed.statistics.canary import Arm, Ruling, Sample, is_due, next_look, rule
+from honed.statistics.canary import Arm, Ruling, Sample, deciding, is_due, next_look, rule
 from honed.statistics.sequential import Share, evidence
+from honed.triggers.duration import format_duration, whole_seconds
 
 _VERDICTS: Final = 2_000
 """Newest verdicts of the store among which opinions are looked for."""
@@ -62,9 +66,10 @@ class Evidence:
         if not due:
             return None
         live, candidate = await self._done(canary)
+        is_graded = any(0 < (each.score or 0) < 1 for each in (*live, *candidate))
         found = rule(
-            _arm(seen.known[0], live_errors, live),
-            _arm(seen.known[1], candidate_errors, candidate),
+            _arm(seen.live, live_errors, live, is_graded=is_graded),
+            _arm(seen.candidate, candidate_errors, candidate, is_graded=is_graded),
             canary.looks,
             max_tasks=canary.max_tasks,
             is_shadow=canary.is_shadow,
@@ -77,6 +82,24 @@ class Evidence:
         if not alarms:
             return found
         return found._replace(decision="hold", reason="; but ".join((found.reason, *alarms)))
+
+    async def lacking(self, canary: Canary) -> str:
+        """What was waited for in vain."""
+        span = format_duration(whole_seconds(timedelta(seconds=canary.waited_s)))
+        at = next_look(canary.looks, max_tasks=canary.max_tasks, is_shadow=canary.is_shadow)
+        if canary.is_shadow:
+            num = canary.candidate_requests.num
+            few = f"only {num} copies were answered" if num else "no copies were answered"
+            return f"{few} in {span}" + (f", where {at} are looked at" if num and at else "")
+        seen = await self._seen(canary)
+        if not (seen.live.known or seen.candidate.known):
+            tasks = f"of {seen.candidate.num} tasks of {canary.model_id}"
+            return f"no verdicts came in {span}: not {tasks}, nor of {seen.live.num} others"
+        candidate, live = (f"{each.known} of {each.num}" for each in (seen.candidate, seen.live))
+        told = f"{candidate} tasks of {canary.model_id}, {live} others"
+        return f"too few verdicts came in {span}: {told}" + (
+            f"; it is looked at next at {at} of each" if at else ""
+        )
 
     def _copies(self, canary: Canary) -> int:
         """Copies that are worth reading."""
@@ -93,6 +116,7 @@ class Evidence:
         return {name: shown.get(name, getattr(canary, name)) for name in names} | {
             "state": canary.state,
             "reason": canary.reason,
+            "waited_s": canary.waited_s,
             "is_shadow": canary.is_shadow,
             "looks": msgspec.to_builtins(canary.looks),
             "tasks_per_arm": evidence(*seen.known),
@@ -130,6 +154,35 @@ class Evidence:
         return [str(alarm) for alarm in alarms]
 
 
+def counted(canary: Canary, lane: LaneStatus) -> Canary:
+    """With the requests that the gateway has counted since."""
+    candidate = lane.candidate
+    if candidate is None:
+        return canary
+    # in shadow the lane's counts are without the copies
+    part = (0, 0) if canary.is_shadow else (candidate.requests, candidate.failed)
+    live = lane.requests - part[0], lane.failed - part[1]
+    before = canary.live_requests
+    if before is None:
+        before = Requests(seen_num=live[0], seen_failed=live[1])
+    tried, tried_before = (candidate.requests, candidate.failed), canary.candidate_requests
+    is_new_gateway = before.is_behind(*live)
+    is_new = is_new_gateway or tried_before.is_behind(*tried)
+    return replace(
+        canary,
+        live_requests=before.told(*live, is_new=is_new_gateway),
+        candidate_requests=tried_before.told(*tried, is_new=is_new),
+    )
+
+
+def waited(canary: Canary, ruling: Ruling | None, elapsed_s: float) -> Canary:
+    """With the time that it waits for what decides: so much longer, or anew where there was enough to look at."""
+    family = deciding(is_shadow=canary.is_shadow)
+    before = canary.looks.get(family, ())
+    is_looked_at = ruling is not None and len(ruling.looks.get(family, ())) > len(before)
+    return replace(canary, waited_s=0.0 if is_looked_at else canary.waited_s + elapsed_s)
+
+
 def _errors(canary: Canary) -> tuple[Share, Share]:
     live, candidate = canary.live_requests, canary.candidate_requests
     return (
@@ -138,10 +191,13 @@ def _errors(canary: Canary) -> tuple[Share, Share]:
     )
 
 
-def _arm(success: Share, errors: Share, done: Sequence[Done]) -> Arm:
+def _arm(seen: Tasks, errors: Share, done: Sequence[Done], *, is_graded: bool) -> Arm:
+    scores = [each.score for each in done if each.score is not None]
     return Arm(
-        success=success,
+        success=Share(seen.successes, seen.known),
+        told=Share(seen.known, seen.num),
         errors=errors,
+        scores=Sample.of(scores if is_graded else ()),
         latency=Sample.of([math.log(each.latency_ms / 1000) for each in done if each.latency_ms]),
         length=Sample.of(
             [math.log1p(each.answer_chars) for each in done if each.answer_chars is not None]

@@ -6,19 +6,21 @@ What a ruling asks for is done first and written down then: after a crash betwee
 """
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import anyio
 from msgspec.structs import replace
 
 from honed import log
-from honed.domain.canary import Canary, Requests
+from honed.domain.canary import Canary
 from honed.domain.serving import LaneStatus
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import ApplyError, ControlError, HonedError, StoreError
-from honed.loop.canary_evidence import Evidence, Suspect
+from honed.loop.canary_evidence import Evidence, Suspect, counted, waited
+from honed.loop.canary_next import next_one
 from honed.loop.in_service import Announce, InService, Skipped, unproved
 from honed.ports import CanaryApplier, Store
 from honed.statistics.canary import Ruling
@@ -41,8 +43,10 @@ class CanaryWatch:
         is_shadow: bool,
         max_tasks: int,
         interval_s: float,
+        max_age_s: float,
         announce: Announce,
         suspect: Suspect,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Name what is tried, and by which rules.
 
@@ -55,8 +59,10 @@ class CanaryWatch:
             is_shadow: it answers copies of them, and nobody sees what it says.
             max_tasks: tasks of each after which it is held.
             interval_s: seconds between two looks.
+            max_age_s: seconds that it waits for enough verdicts to look at, after which it is held.
             announce: publishes events.
             suspect: alarms that hold a promotion.
+            clock: seconds that only rise.
         """
         self._store = store
         self._in_service = in_service
@@ -66,12 +72,17 @@ class CanaryWatch:
         self._is_shadow = is_shadow
         self._max_tasks = max_tasks
         self._interval_s = interval_s
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._looked_at_s: float | None = None
         self._announce = announce
         self._evidence = Evidence(store, suspect)
         self._lock = anyio.Lock()
         self._log = log.get(scenario=scenario)
         self.problem: str | None = None
         """Why it cannot be looked at now; None when it can."""
+        self._server_problem: str | None = None
+        """Why what is tried does not answer now, which is no fault of the watch."""
         if share and applier is not None:
             in_service.try_first = self.offer
 
@@ -158,7 +169,11 @@ class CanaryWatch:
         canary = await self._store.canaries.now(self._scenario)
         if canary is None:
             return None
-        return await self._evidence.told(canary) | {"problem": self.problem}
+        return await self._evidence.told(canary) | {
+            "problem": self.problem,
+            "server_problem": self._server_problem,
+            "max_age_s": self._max_age_s,
+        }
 
     async def list(self) -> Sequence[Canary]:
         """Canaries, newest first."""
@@ -174,6 +189,7 @@ class CanaryWatch:
         """
         if self._applier is None:
             return
+        elapsed_s = self._elapsed()
         async with self._lock:
             canary = await self._store.canaries.now(self._scenario)
             if canary is None:
@@ -181,25 +197,45 @@ class CanaryWatch:
                     await self._take_back()
                 await self._try_next()
                 return
-            if await self._is_over(canary):
+            if await self._is_over(canary) or await self._gave_way(canary):
                 return
             lane = await self._applier.lane()
             if lane.candidate is None or lane.candidate.model_id != canary.model_id:
+                if await self._was_ruled(canary, lane):
+                    return
                 model = await self._store.get_model(canary.model_id)
-                await self._serve(model, canary)
+                canary = await self._serve(model, canary)
                 lane = await self._applier.lane()
-            if lane.candidate is not None and lane.candidate.state == "withdrawn":
-                why = f"its server failed too often: {lane.candidate.error}"
+            trial = lane.candidate
+            if trial is not None and trial.state == "withdrawn":
+                why = f"its server failed too often: {trial.error}"
                 await self._end(canary, "rolled_back", why)
                 return
-            canary = _counted(canary, lane)
+            self._server_problem = trial.error if trial and trial.state != "active" else None
+            canary = counted(canary, lane)
             ruling = await self._evidence.ruling(canary)
+            await self._follow(waited(canary, ruling, elapsed_s), ruling)
+
+    def _elapsed(self) -> float:
+        """Seconds since it was looked last; while this process did not run, nothing waited."""
+        before, self._looked_at_s = self._looked_at_s, self._clock()
+        return 0.0 if before is None else max(0.0, self._looked_at_s - before)
+
+    async def _was_ruled(self, canary: Canary, lane: LaneStatus) -> bool:
+        """Do what a ruling asks for that the gateway has carried out, and that could not be written down: a version
+        that is rolled back does not get tasks once more to be rolled back again.
+        """
+        ruling = await self._evidence.ruling(canary)
+        decision = ruling.decision if ruling else "watch"
+        if decision == "roll_back" or (decision == "promote" and lane.model_id == canary.model_id):
             await self._follow(canary, ruling)
+            return True
+        return False
 
     async def _follow(self, canary: Canary, ruling: Ruling | None) -> None:
         """Do what the ruling says, and write it down."""
         if ruling is None:
-            await self._store.canaries.write(canary)
+            await self._go_on(canary)
             return
         canary = replace(canary, looks=ruling.looks)
         if ruling.decision == "roll_back":
@@ -209,10 +245,22 @@ class CanaryWatch:
         elif ruling.decision == "promote":
             await self._promote(canary, ruling.reason)
         elif ruling.decision == "hold":
-            await self._store.canaries.write(replace(canary, state="held", reason=ruling.reason))
-            self._tell(log.CANARY_HELD, canary, ruling.reason)
+            await self._hold(canary, ruling.reason)
         else:
-            await self._store.canaries.write(replace(canary, reason=ruling.reason))
+            await self._go_on(replace(canary, reason=ruling.reason))
+
+    async def _go_on(self, canary: Canary) -> None:
+        """Nothing is ruled: go on watching, unless it has waited for too long."""
+        if canary.state == "held" or canary.waited_s < self._max_age_s:
+            await self._store.canaries.write(canary)
+            return
+        lacking = await self._evidence.lacking(canary)
+        known = (lacking, canary.reason, self._server_problem)
+        await self._hold(canary, "; ".join(each for each in known if each))
+
+    async def _hold(self, canary: Canary, reason: str) -> None:
+        await self._store.canaries.write(replace(canary, state="held", reason=reason))
+        self._tell(log.CANARY_HELD, canary, reason)
 
     async def _is_over(self, canary: Canary) -> bool:
         """Whether something else was put into service, or taken out, than what it is compared with."""
@@ -242,17 +290,23 @@ class CanaryWatch:
 
     async def _try_next(self) -> None:
         """Begin with the newest model that waited for another one to be over."""
+        model = await self._next_one()
+        if model is not None:
+            await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+
+    async def _gave_way(self, canary: Canary) -> bool:
+        """Whether it was held, and another model has waited for it."""
+        model = await self._next_one() if canary.state == "held" else None
+        if model is None:
+            return False
+        await self._withdraw(canary, f"{model.id} takes its place")
+        await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+        return True
+
+    async def _next_one(self) -> TrainedModel | None:
         if self._in_service.try_first is None:
-            return
-        former = await self._store.canaries.list(self._scenario, limit=1)
-        current = await self._in_service.current()
-        current_id = current.id if current else None
-        for model in await self._store.list_models(self._scenario) if former else ():
-            if model.created_at_ms <= former[0].started_at_ms or model.id == former[0].model_id:
-                return
-            if unproved(model, current_id) is None:
-                await self._begin(model, share=self._share, is_shadow=self._is_shadow)
-                return
+            return None
+        return await next_one(self._store, self._in_service, self._scenario)
 
     # ------------------------------------------------------------ steps, under the lock
 
@@ -270,6 +324,9 @@ class CanaryWatch:
                 "only behind the gateway (apply.kind llama_server) can two versions answer"
             )
         current = await self._in_service.current()
+        former = await self._store.canaries.list(self._scenario, limit=1)
+        # a clock that was put back must not have it stand before, or in the place of, the former one
+        newest_ms = former[0].started_at_ms + 1 if former else 0
         canary = Canary(
             scenario=self._scenario,
             model_id=model.id,
@@ -278,7 +335,7 @@ class CanaryWatch:
             share=share,
             is_shadow=is_shadow,
             max_tasks=self._max_tasks,
-            started_at_ms=now_ms(),
+            started_at_ms=max(now_ms(), newest_ms),
             after_record=await self._store.canaries.newest_record(),
         )
         await self._store.canaries.write(canary)
@@ -301,7 +358,7 @@ class CanaryWatch:
             newest = await self._store.canaries.newest_record()
             if not canary.looks:  # what was looked at already stays as it was
                 canary = replace(canary, after_record=newest)
-            canary = _counted(canary, lane)
+            canary = counted(canary, lane)
             await self._store.canaries.write(canary)
         return canary
 
@@ -340,23 +397,3 @@ class CanaryWatch:
         told |= {"by": by} if by else {}
         self._announce(event, told)
         self._log.info(event, **told)
-
-
-def _counted(canary: Canary, lane: LaneStatus) -> Canary:
-    """With the requests that the gateway has counted since."""
-    candidate = lane.candidate
-    if candidate is None:
-        return canary
-    # in shadow the lane's counts are without the copies
-    part = (0, 0) if canary.is_shadow else (candidate.requests, candidate.failed)
-    live = lane.requests - part[0], lane.failed - part[1]
-    before = canary.live_requests
-    if before is None:
-        before = Requests(seen_num=live[0], seen_failed=live[1])
-    tried = candidate.requests, candidate.failed
-    is_new = before.is_behind(*live) or canary.candidate_requests.is_behind(*tried)
-    return replace(
-        canary,
-        live_requests=before.told(*live, is_new=is_new),
-        candidate_requests=canary.candidate_requests.told(*tried, is_new=is_new),
-    )

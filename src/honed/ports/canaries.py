@@ -9,7 +9,7 @@ from honed.domain.trained_model import TrainedModel
 
 
 class Tasks(NamedTuple):
-    """Attempts that one version has answered."""
+    """Tasks that one version has answered; a session, or a group, counts as one where nothing smaller is named."""
 
     num: int = 0
     known: int = 0
@@ -18,7 +18,7 @@ class Tasks(NamedTuple):
 
 
 class Done(NamedTuple):
-    """How one attempt was done; in shadow, one call."""
+    """How one task was done; in shadow, one call."""
 
     created_at_ms: int
     is_success: bool | None
@@ -27,6 +27,8 @@ class Done(NamedTuple):
     answer_chars: int | None
     latency_ms: int | None
     """That the model took for all calls of it."""
+    score: float | None = None
+    """What it was worth, 0..1; None while nobody has said."""
 
 
 class Canaries(Protocol):
@@ -45,10 +47,13 @@ class Canaries(Protocol):
         """The id of the newest record; 0 of none."""
 
     async def tasks(self, canary: Canary) -> Mapping[str | None, Tasks]:
-        """What has become of attempts that began after the canary did, by the version that answered them last."""
+        """What has become of tasks that began after the canary did, by the version that answered them. Of several
+        attempts at one the newest counts whose end is known. Those that are no version's, or somebody chose
+        the version of, are not there (`domain.traits`).
+        """
 
     async def done(self, canary: Canary, adapter_id: str | None, *, limit: int) -> Sequence[Done]:
-        """How one version did the newest attempts that began after the canary did, newest first."""
+        """How one version did the newest of these tasks, newest first."""
 
     async def copies(self, canary: Canary, *, limit: int) -> tuple[Sequence[Done], Sequence[Done]]:
         """The newest calls that were copied to the canary: as it answered them, and as they were answered."""

@@ -8,10 +8,14 @@ held.
 Beside it, whenever the evidence has doubled:
 
 - **errors**: more requests failed, by 2 points or more, and by a test at 0.0003: roll back.
+- **scores**: successes are told with scores of their own, and a task is worth 0.1 less in the mean, by 3.5 standard
+  errors: roll back.
 - **latency**: a typical task took half as long again, or more, and by 3.5 standard errors longer: roll back.
 - **length and tools**: a typical answer is half as long or twice as long, or half or twice as many tools are called,
   and by three standard errors: a change of how work is done, and no harm by itself. It keeps the candidate from
   promotion.
+- **verdicts**: of 10 points fewer of its tasks, or more, anybody has said how they ended, and by a test at 0.0013: then
+  successes may be all that is told of one of the two. It keeps the candidate from promotion, too.
 
 The schedule was chosen so that the tests find what they must (`benchmarks/canary.py`): the third look comes before 80
 tasks of each and spends most of the budget, for harm of 30 points is to be seen there; the fifth comes before 400.
@@ -38,6 +42,10 @@ SLOWER: Final = 1.5
 SLOWER_Z: Final = 3.5
 HALF: Final = 0.5
 SIGN_Z: Final = 3.0
+POORER: Final = 0.1
+TOLD_CHANGE: Final = 0.1
+TOLD_LEVEL: Final = 0.0013
+"""That of three standard errors, one-sided."""
 MIN_TOOL_CALLS: Final = 0.5
 """Calls for each task: of fewer nothing vanishes."""
 
@@ -74,7 +82,7 @@ class Arm(NamedTuple):
     """What one version has done since the canary began."""
 
     success: Share = Share(0, 0)
-    """Tasks with a known outcome."""
+    """Tasks done, of those with a known outcome."""
     errors: Share = Share(0, 0)
     """Requests without a complete answer."""
     latency: Sample = Sample()
@@ -83,6 +91,10 @@ class Arm(NamedTuple):
     """Logarithms of the characters of a task's last answer, and one."""
     tools: Sample = Sample()
     """Tools called for a task."""
+    told: Share = Share(0, 0)
+    """Tasks with a known outcome, of all."""
+    scores: Sample = Sample()
+    """What tasks with a known outcome were worth, 0..1; none where each is worth 0 or 1."""
 
 
 class Ruling(NamedTuple):
@@ -104,7 +116,7 @@ def rule(live: Arm, candidate: Arm, looks: Looks, *, max_tasks: int, is_shadow: 
         is_shadow: nobody sees its answers, so there is no success to compare; it is never promoted.
     """
     watch = _Watch(live, candidate, dict(looks), max_tasks)
-    harms = [*watch.errors(), *watch.worse(), *watch.slower()]
+    harms = [*watch.errors(), *watch.worse(), *watch.harmful_work()]
     changes = watch.changes()
     if harms:
         return Ruling("roll_back", "; ".join(harms), watch.looks)
@@ -120,6 +132,11 @@ def rule(live: Arm, candidate: Arm, looks: Looks, *, max_tasks: int, is_shadow: 
             )
         return Ruling("hold", "; ".join((seen, *changes)), watch.looks)
     return Ruling("watch", "; ".join(changes), watch.looks)
+
+
+def deciding(*, is_shadow: bool) -> Family:
+    """What must be looked at for anything to be decided but harm."""
+    return "work" if is_shadow else "worse"
 
 
 def next_look(looks: Looks, *, max_tasks: int, is_shadow: bool) -> int | None:
@@ -185,14 +202,23 @@ class _Watch:
             return []
         return [f"more requests failed: {one} against {other}, p {p:.2g}"]
 
-    def slower(self) -> list[str]:
-        """That its tasks take longer."""
+    def harmful_work(self) -> list[str]:
+        """That its tasks are worth less, or take longer."""
         num = evidence(
             *(Share(0, max(arm.length.num, arm.tools.num)) for arm in (self._live, self._candidate))
         )
         if num < _doubled(self.looks, "work", self._max_tasks):
             return []
         self._add("work", Look(num))
+        return [*self._poorer(), *self._slower()]
+
+    def _poorer(self) -> list[str]:
+        live, candidate = self._live.scores, self._candidate.scores
+        if live.mean - candidate.mean < POORER or live.above(candidate) < SLOWER_Z:
+            return []
+        return [f"lower scores: {candidate.mean:.2f} for a task against {live.mean:.2f}"]
+
+    def _slower(self) -> list[str]:
         live, candidate = self._live.latency, self._candidate.latency
         is_long = candidate.mean - live.mean >= math.log(SLOWER)
         if not is_long or candidate.above(live) < SLOWER_Z:
@@ -217,7 +243,16 @@ class _Watch:
             how = "more" if candidate.tools.mean == more else "fewer"
             told = f"{candidate.tools.mean:.3g} for a task against {live.tools.mean:.3g}"
             found.append(f"{how} tool calls: {told}")
-        return tuple(found)
+        return (*found, *self._otherwise_told())
+
+    def _otherwise_told(self) -> list[str]:
+        fewer, more = sorted((self._candidate.told, self._live.told), key=lambda each: each.value)
+        if not fewer.num or more.value - fewer.value < TOLD_CHANGE:
+            return []
+        if p_lower(fewer, more) > TOLD_LEVEL:
+            return []
+        how = "fewer" if fewer is self._candidate.told else "more"
+        return [f"{how} verdicts: of {self._candidate.told} tasks against {self._live.told}"]
 
     def _lower(self, family: Family, schedule: Schedule, one: Share, other: Share) -> str | None:
         """Look whether `one` is lower, if it is time; what was seen, if it is."""

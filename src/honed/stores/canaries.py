@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import Row, Select, case, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from honed.domain.canary import OPEN, Canary
@@ -21,6 +21,8 @@ _decode = msgspec.json.Decoder(Canary).decode
 _MS_DIGITS: Final = 13
 _TASKS_MAX: Final = 100_000
 """Newest episodes that are counted: beyond them a canary has long been decided."""
+_CLOCK_MS: Final = 3_600_000
+"""By which the clock may have been put back since a canary began."""
 _PAGE: Final = 50
 """Episodes whose calls are read at a time; one may hold a megabyte."""
 _SHADOW_OF: Final = "shadow_of"
@@ -80,9 +82,10 @@ class SqlCanaries:
             return await db.scalar(select(func.max(t.records.c.id))) or 0
 
     async def tasks(self, canary: Canary) -> dict[str | None, Tasks]:
-        """What has become of attempts that began after the canary did, by the version that answered them last."""
-        e = t.episodes.c
-        newest = _attempts(canary, e.adapter_id, e.outcome_type).limit(_TASKS_MAX).subquery().c
+        """What has become of tasks that began after the canary did, by the version that answered them. Of several
+        attempts at one the newest counts whose end is known.
+        """
+        newest = _tasks(canary).limit(_TASKS_MAX).subquery().c
         num = func.count()
         known = func.sum(case((newest.outcome_type != "unknown", 1), else_=0))
         good = func.sum(case((newest.outcome_type == "success", 1), else_=0))
@@ -92,16 +95,9 @@ class SqlCanaries:
         return {row[0]: Tasks(*map(int, row[1:])) for row in rows}
 
     async def done(self, canary: Canary, adapter_id: str | None, *, limit: int) -> Sequence[Done]:
-        """How one version did the newest attempts that began after the canary did, newest first."""
-        e = t.episodes.c
-        columns = (e.id, e.created_at_ms, e.outcome_type, e.num_tool_calls, e.answer_chars)
-        query = _attempts(canary, *columns)
-        # None is compared by IS
-        query = query.where(
-            e.adapter_id.is_(None) if adapter_id is None else e.adapter_id == adapter_id
-        )
+        """How one version did the newest of these tasks, newest first."""
         async with self._read() as db:
-            rows = (await db.execute(query.limit(limit))).all()
+            rows = (await db.execute(_tasks(canary, adapter_id).limit(limit))).all()
         waits: dict[str, int] = {}
         for start in range(0, len(rows), _PAGE):
             async with self._read() as db:
@@ -138,17 +134,26 @@ async def is_tried(db: AsyncConnection, model_id: str) -> bool:
     return any(_decode(body).model_id == model_id for body in (await db.execute(query)).scalars())
 
 
-def _attempts(canary: Canary, *columns: ColumnElement[Any]) -> Select[Any]:
-    """Episodes that are compared, newest first: with calls, and none of before."""
+def _tasks(canary: Canary, *adapter: str | None) -> Select[Any]:
+    """Tasks that are compared, of all versions or of one, each by one of its attempts, newest first."""
     e, parts = t.episodes.c, t.episode_records.c
     was_begun = exists().where(parts.episode_id == e.id, parts.record_id <= canary.after_record)
-    return (
-        select(*columns)
+    is_open = case((e.outcome_type == "unknown", 1), else_=0)
+    place = func.row_number().over(partition_by=e.unit, order_by=(is_open, e.id.desc()))
+    columns = (e.id, e.created_at_ms, e.adapter_id, e.outcome_type, e.score)
+    attempts = (
+        select(*columns, e.num_tool_calls, e.answer_chars, place.label("place"))
         .where(e.scenario == canary.scenario, e.learn_model == canary.learn_model)
-        .where(e.id >= f"{canary.started_at_ms:0{_MS_DIGITS}d}")
-        .where(e.num_tool_calls.is_not(None), ~was_begun)
-        .order_by(e.id.desc())
+        # what began when is told by the records; the ids only save looking at all episodes there are
+        .where(e.id >= f"{max(0, canary.started_at_ms - _CLOCK_MS):0{_MS_DIGITS}d}")
+        .where(e.num_tool_calls.is_not(None), e.unit.is_not(None), ~was_begun)
+        .subquery()
     )
+    query = select(attempts).where(attempts.c.place == 1).order_by(attempts.c.id.desc())
+    for version in adapter:  # None is compared by IS
+        is_of_base = attempts.c.adapter_id.is_(None)
+        query = query.where(is_of_base if version is None else attempts.c.adapter_id == version)
+    return query
 
 
 async def _waits(db: AsyncConnection, episode_ids: Sequence[str]) -> dict[str, int]:
@@ -171,6 +176,7 @@ def _done(row: Row[Any], latency_ms: int | None) -> Done:
         row.num_tool_calls,
         row.answer_chars,
         latency_ms,
+        None if said == "unknown" else row.score,
     )
 
 

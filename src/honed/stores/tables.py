@@ -140,6 +140,7 @@ episodes = Table(
     Column("tags", Text, nullable=False),
     Column("num_tool_calls", Integer),
     Column("answer_chars", Integer),
+    Column("unit", Text),
     Index("episodes_task", "task_id"),
     Index("episodes_group", "group_id", "id", sqlite_where=text("group_id IS NOT NULL")),
     Index("episodes_source", "source_group"),
@@ -153,8 +154,7 @@ episodes = Table(
     ),
 )
 """`number` counts from 1 within scenario and learn model; `outcome` is the verdict that stands.
-
-`num_tool_calls` and `answer_chars` are `domain.traits`; null in episodes of former versions.
+`num_tool_calls`, `answer_chars` and `unit` are `domain.traits`; null in episodes of former versions.
 """
 
 episode_records = Table(

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -13,8 +13,12 @@ from honed.domain.outcome import Failure, Success
 from honed.domain.trained_model import GateResult, Selection, TrainedModel
 from honed.domain.verdict import Seen
 from honed.errors import EmptyDataError, TrainingError
+from honed.loop.in_service import AppliedNow
 from honed.ports import HeldOut, OnProgress, Trained, TrainingSet, TrainRequest
 from honed.stores import SqlStore, open_store
+
+if TYPE_CHECKING:
+    from tests.unit.loop.trial import Trial
 
 SCENARIO = "airline"
 
@@ -156,3 +160,15 @@ def episode(number: int, *, success: bool = True) -> Episode:
         task_id=f"t{number}",
         outcome=Success() if success else Failure("no"),
     )
+
+
+@pytest.fixture
+async def trial(store: SqlStore) -> "Trial":
+    """One version is in service."""
+    from tests.unit.loop.trial import LIVE, Trial
+
+    made = Trial(store)
+    made.begin(share=0)
+    assert await made.service.offer(await made.add(LIVE, None)) == AppliedNow(LIVE, None)
+    made.begin()
+    return made

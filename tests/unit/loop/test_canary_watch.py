@@ -1,176 +1,17 @@
 """Canaries in the loop, on a real store: tried, ruled on by what was done, overruled, found again after a restart."""
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 import pytest
-from msgspec.structs import replace
 
 from honed.config import Config
-from honed.domain.canary import Canary
-from honed.domain.serving import CandidateStatus, LaneStatus
-from honed.domain.times import now_ms
-from honed.domain.trained_model import TrainedModel
 from honed.errors import ApplyError, ConfigError, ControlError
-from honed.loop import CanaryWatch, InService
 from honed.loop.in_service import AppliedNow, Skipped
-from honed.ports import Closing, EpisodeFilter
-from honed.rewards import alarms
+from honed.ports import EpisodeFilter
 from honed.rooms import canaries_of
-from honed.stores import SqlStore, open_store
-from tests.feed_parts import CHAT, call, failure, incoming, success
+from tests.feed_parts import call, failure, incoming, success
 from tests.unit.loop.conftest import SCENARIO, Serving, gate, model
+from tests.unit.loop.trial import LIVE, NEXT, TRIED, Trial
 
 pytestmark = pytest.mark.anyio
-
-LIVE, TRIED, NEXT = "airline@1", "airline@2", "airline@3"
-
-
-class Lane(Serving):
-    """An applier that has two versions answer, as the gateway does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.candidate: CandidateStatus | None = None
-        self.requests = self.failed = 0
-
-    async def lane(self) -> LaneStatus:
-        self._see()
-        return LaneStatus(
-            state="active",
-            model_id=self.served,
-            is_serving=True,
-            address=None,
-            in_flight=0,
-            requests=self.requests,
-            failed=self.failed,
-            captured={},
-            candidate=self.candidate,
-        )
-
-    async def canary(self, model: TrainedModel, *, share: float, is_shadow: bool) -> None:
-        self._see()
-        self.answered(model.id, share=share, is_shadow=is_shadow)
-
-    async def promote(self, model: TrainedModel) -> None:
-        self._see()
-        assert self.candidate is not None
-        assert self.candidate.model_id == model.id
-        self.served, self.candidate = model.id, None
-
-    async def withdraw(self, model: TrainedModel) -> None:
-        self._see()
-        if self.candidate is not None and self.candidate.model_id == model.id:
-            self.candidate = None
-
-    def answered(self, model_id: str, **told: Any) -> None:
-        """The candidate has answered so much."""
-        known: dict[str, Any] = {
-            "share": 0.1,
-            "is_shadow": False,
-            "state": "active",
-            "in_flight": 0,
-            "requests": 0,
-            "failed": 0,
-        }
-        self.candidate = CandidateStatus(model_id=model_id, **(known | told))
-
-    def _see(self) -> None:
-        if self.fault is not None:
-            raise self.fault
-
-
-class Trial:
-    """A watch with all that it needs; `begun` anew it is what a restart leaves."""
-
-    def __init__(self, store: SqlStore) -> None:
-        self.store, self.lane = store, Lane()
-        self.told: list[tuple[str, dict[str, Any]]] = []
-        self.begin()
-
-    def begin(self, *, share: float = 0.1, is_shadow: bool = False, max_tasks: int = 1_000) -> None:
-        self.service = InService(
-            self.store,
-            self.lane,
-            scenario=SCENARIO,
-            max_history=5,
-            auto=True,
-            announce=lambda *_: None,
-        )
-        self.watch = CanaryWatch(
-            self.store,
-            self.service,
-            self.lane,
-            scenario=SCENARIO,
-            share=share,
-            is_shadow=is_shadow,
-            max_tasks=max_tasks,
-            interval_s=30,
-            announce=lambda event, details: self.told.append((event, details)),
-            suspect=alarms,
-        )
-
-    async def add(self, model_id: str, incumbent: str | None = LIVE) -> TrainedModel:
-        """A model that the gate has passed."""
-        added = model(model_id, gate=gate("pass", incumbent), created_at_ms=now_ms() + 60_000)
-        await self.store.add_model(added)
-        return added
-
-    async def offer(self, model_id: str) -> Any:
-        return await self.service.offer(await self.add(model_id))
-
-    async def now(self) -> Canary:
-        canary = await self.store.canaries.now(SCENARIO)
-        assert canary is not None
-        return canary
-
-    async def newest(self) -> Canary:
-        return (await self.store.canaries.list(SCENARIO))[0]
-
-    async def work(
-        self, adapter: str | None, num: int, *, done: int, chars: int = 400, tools: int = 2
-    ) -> None:
-        """So many attempts with an outcome."""
-        calls = [
-            {"id": f"c{n}", "function": {"name": "f", "arguments": "{}"}} for n in range(tools)
-        ]
-        said = {"role": "assistant", "content": "x" * chars, "tool_calls": calls or None}
-        events = []
-        for number in range(num):
-            task = f"{adapter}-{now_ms()}-{number}"
-            told = {"task_id": task, "adapter_id": adapter, "latency_ms": 900 + number}
-            verdict = success if number < done else failure
-            events += [call(response_message=said, **told), verdict(task_id=task)]
-        await self.store.append([incoming(event) for event in events])
-        await _close(self.store)
-
-
-async def _close(store: SqlStore) -> None:
-    """Close all open groups, in one transaction."""
-    at_ms, closings = now_ms() + 1, []
-    groups = await store.open_groups(
-        settled_before_ms=at_ms, idle_before_ms=at_ms, now_ms=at_ms, limit=1_000
-    )
-    records = await store.group_records([group.id for group in groups])
-    for group in groups:
-        made = CHAT.build_episodes(records[group.id], now_ms=at_ms, final=True)
-        episodes = tuple(
-            replace(each, metadata=replace(each.metadata, scenario=SCENARIO)) for each in made
-        )
-        closings.append(Closing(group.id, episodes, len(records[group.id])))
-    assert await store.close_groups(closings)
-
-
-@pytest.fixture
-async def trial() -> AsyncIterator[Trial]:
-    """One version is in service."""
-    async with open_store("sqlite://") as store:
-        await store.start_scenario(SCENARIO, "chat", now_ms=1)
-        made = Trial(store)
-        made.begin(share=0)
-        assert await made.service.offer(await made.add(LIVE, None)) == AppliedNow(LIVE, None)
-        made.begin()
-        yield made
 
 
 async def test_a_model_that_may_go_live_is_tried_first(trial: Trial) -> None:

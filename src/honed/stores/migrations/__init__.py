@@ -25,6 +25,7 @@ from honed.stores.migrations import step_0010_episodes_in_order as step_0010
 from honed.stores.migrations import step_0011_held_texts as step_0011
 from honed.stores.migrations import step_0012_groups_in_order as step_0012
 from honed.stores.migrations import step_0013_canaries as step_0013
+from honed.stores.migrations import step_0014_units as step_0014
 from honed.stores.postgres.schema import translated
 
 STEPS: Final = (
@@ -41,6 +42,7 @@ STEPS: Final = (
     step_0011.STATEMENTS,
     step_0012.STATEMENTS,
     step_0013.STATEMENTS,
+    step_0014.STATEMENTS,
 )
 """Step n (from 1) leads from version n - 1 to version n."""
 
