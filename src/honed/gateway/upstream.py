@@ -105,7 +105,8 @@ class Exchange(asyncio.Protocol):
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 await loop.create_connection(lambda: self, address.host, address.port)
-        except ConnectionRefusedError as error:
+        except (ConnectionRefusedError, ConnectionResetError) as error:
+            # reset: it died while the connection waited to be accepted (docs/facts.md)
             raise UnreachableError(f"nobody listens at {address}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise UpstreamError(f"llama-server at {address} cannot be reached: {error}") from error

@@ -5,6 +5,7 @@ must.
 import asyncio
 import contextlib
 import functools
+import select
 import socket
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 
 from honed.errors import TrainingError
 from honed.gateway.lane import Lane
-from honed.gateway.upstream import Address
+from honed.gateway.upstream import Address, Exchange, UnreachableError
 from tests.unit.gateway.stub import ANSWER, CHAT, answering, backend_at, fronted, lane_to, upstream
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +70,21 @@ async def test_request_to_a_server_that_has_just_died_goes_to_the_next(tmp_path:
         lane.waiting.tell()
     assert answer.result().status_code == 200
     assert lane.failed == 0
+
+
+async def test_connection_that_nobody_accepted_before_the_end_counts_as_none() -> None:
+    """The kernel had taken it, the server died before accepting: reset, not refused, and nothing was sent either."""
+    exchange = Exchange("POST")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        opening = asyncio.ensure_future(
+            exchange.open(Address(*listener.getsockname()), b"POST / HTTP/1.1\r\n\r\n")
+        )
+        with anyio.fail_after(60):
+            while not select.select([listener], [], [], 0)[0]:
+                await asyncio.sleep(0)
+    # the loop has not looked at the connection since it was made
+    with pytest.raises(UnreachableError, match="nobody listens"):
+        await opening
 
 
 async def test_wait_is_bounded(tmp_path: Path) -> None:
