@@ -29,7 +29,7 @@ from honed.errors import ConfigError, ControlError, StoreError, TriggerError
 from honed.in_process import InProcess
 from honed.keeping import Keeper
 from honed.learn_models.learn_model import LearnModel
-from honed.listen import claim_unix_path, serving
+from honed.listen import claim_unix_path, serving, told_the_end
 from honed.loop import CanaryWatch, InService, Lines, TrainingRuns, TriggerLoop
 from honed.loop.in_service import AppliedNow
 from honed.loop.orders import TrainingNow
@@ -179,7 +179,7 @@ class LearningDaemon(InProcess):
             )
             alive = {"store's writer": store.beat, "trigger loop": loop.beat}
             more = [*review_routes(loop), *canary_routes(canaries)]
-            app = control_app(self, self._events, keeper, alive, more)
+            app = told_the_end(control_app(self, self._events, keeper, alive, more))
             await rooms.enter_async_context(serving(app, control, drain_s=1))
             await rooms.enter_async_context(feed.open())
             self._others = chosen_sources(config.events, sink, store, self._buses)

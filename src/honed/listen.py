@@ -1,7 +1,9 @@
 """Sockets that honed listens on: a claimed unix path, and an ASGI application served inside our own task group."""
 
+import asyncio
 import contextlib
 import errno
+import logging
 import os
 import resource
 import socket
@@ -22,6 +24,14 @@ GATEWAY_RUNS: Final = (
 UNIX_PATH_MAX: Final = 107
 """Bytes that Linux allows for the path of a unix socket (`sun_path`, 108 with the closing zero)."""
 _BACKLOG: Final = 2048
+_NO_NEWS: Final = (
+    "ASGI callable returned without completing response",
+    "Cancel %s running task(s)",
+)
+_STOPPING: Final = b'{"code": "STOPPING", "message": "the process that was asked is being stopped"}'
+"""As a refusal of the control APIs."""
+_LAST_WORDS_S: Final = 2
+"""From when what is still open is ended, until it has been told so."""
 
 
 def check_unix_path(path: Path) -> None:
@@ -125,6 +135,32 @@ class _Server(uvicorn.Server):
         yield
 
 
+def told_the_end(app: ASGIApp) -> ASGIApp:
+    """The application, with a 503 for requests that are ended with it before they have an answer."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_seen(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await app(scope, receive, send_seen)
+        except asyncio.CancelledError:
+            if not has_begun:
+                headers = [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", b"%d" % len(_STOPPING)),
+                    (b"connection", b"close"),
+                ]
+                await send({"type": "http.response.start", "status": 503, "headers": headers})
+                await send({"type": "http.response.body", "body": _STOPPING})
+
+    return answer
+
+
 class _Farewell:
     """The application; once `has_begun` is set, every answer ends its connection."""
 
@@ -153,7 +189,8 @@ async def serving(
     keep_alive_s: int = 5,
     farewell_s: float = 0.0,
 ) -> AsyncIterator[None]:
-    """Serve `app` on listening sockets while the context is open; closing waits `drain_s` for requests.
+    """Serve `app` on listening sockets while the context is open; closing waits `drain_s` for requests, then cancels
+    them. The application tells its clients what it still can; what it leaves half is cut.
 
     Args:
         app: the ASGI application; lifespan events are not sent.
@@ -177,7 +214,7 @@ async def serving(
         server_header=False,
         ws="none",
         timeout_keep_alive=keep_alive_s,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_graceful_shutdown=round(drain_s) + _LAST_WORDS_S,
     )
     for sock in sockets:
         if sock.family != socket.AF_UNIX:
@@ -186,8 +223,10 @@ async def serving(
             # Inherited.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server = _Server(config)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    has_ended = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_run_to_its_end, server, list(sockets))
+        tasks.start_soon(_run_to_its_end, server, list(sockets), has_ended)
         try:
             with anyio.fail_after(10):
                 while not server.started:  # noqa: ASYNC110 - uvicorn has no event to wait for
@@ -201,12 +240,29 @@ async def serving(
             await anyio.sleep(farewell_s)
         finally:
             server.should_exit = True
+            tasks.start_soon(_end_what_is_left, server, has_ended, drain_s)
     for sock in sockets:
         sock.close()
 
 
-async def _run_to_its_end(server: _Server, sockets: list[socket.socket]) -> None:
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's says what is not meant: an answer that is half is cut on purpose."""
+    return not str(record.msg).startswith(_NO_NEWS)
+
+
+async def _end_what_is_left(server: _Server, has_ended: anyio.Event, after_s: float) -> None:
+    """Cancel the requests that are open after so long."""
+    with anyio.move_on_after(after_s):
+        await has_ended.wait()
+    for task in list(server.server_state.tasks):
+        task.cancel()
+
+
+async def _run_to_its_end(
+    server: _Server, sockets: list[socket.socket], has_ended: anyio.Event
+) -> None:
     # Cancelled in the middle, uvicorn leaves its listeners and connections open, and closing uvloop
     # then hangs (seen with 0.23: an error elsewhere left a process that never ended).
     with anyio.CancelScope(shield=True):
         await server.serve(sockets)
+    has_ended.set()

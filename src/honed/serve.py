@@ -25,7 +25,14 @@ from honed.gateway.gateway import Gateway
 from honed.gateway.keys import ApiKeys
 from honed.gateway.relay import Limits, Relay
 from honed.gateway.upstream import Address, UpstreamError, fetch
-from honed.listen import GATEWAY_RUNS, allow_files, claim_unix_path, listen_on, serving
+from honed.listen import (
+    GATEWAY_RUNS,
+    allow_files,
+    claim_unix_path,
+    listen_on,
+    serving,
+    told_the_end,
+)
 from honed.notify import Supervisor
 from honed.process import Surroundings, only_one
 from honed.processors.base_model import ensure_base
@@ -90,7 +97,9 @@ async def serve(
         rooms.callback(listener.close)
         gateway.address = address_of(listener)
         await rooms.enter_async_context(gateway.open())
-        await rooms.enter_async_context(serving(control_app(gateway), control, drain_s=1))
+        await rooms.enter_async_context(
+            serving(told_the_end(control_app(gateway)), control, drain_s=1)
+        )
         listeners = [listener, *_agents_socket(section, rooms)]
         relay = Relay(
             gateway.lanes,
@@ -127,6 +136,7 @@ async def serve(
                 tasks.start_soon(around.supervisor.watch, alive)
                 tasks.start_soon(_tell_status, gateway, around.supervisor)
             await (stop or around.stop).wait()
+            gateway.turn_away()
             tasks.cancel_scope.cancel()
     logger.info(log.GATEWAY_STOPPED)
 

@@ -11,7 +11,7 @@ from honed.gateway.backend import Backend
 from honed.gateway.browser import readable
 from honed.gateway.capture import Tape
 from honed.gateway.receipt import Stamp
-from honed.gateway.refusal import Refused, error_event, send_whole
+from honed.gateway.refusal import Refused, error_event, send_whole, stopping
 from honed.gateway.request import answer_headers
 from honed.gateway.upstream import Exchange, Head, Headers, UpstreamError
 
@@ -21,6 +21,10 @@ _COLLECT_MAX: Final = 16 << 20
 
 class TimedOutError(UpstreamError):
     """The answer has not come in the time that the operator gives it."""
+
+
+class StoppingError(UpstreamError):
+    """The answer is broken off because the gateway's time is up."""
 
 
 class Answer:
@@ -116,6 +120,8 @@ class Answer:
 def _refusal(error: UpstreamError) -> Refused:
     if isinstance(error, TimedOutError):
         return Refused(504, "timeout", str(error), is_final=True)
+    if isinstance(error, StoppingError):
+        return stopping()
     return Refused(503, "upstream_gone", str(error), retry_after_s=1)
 
 

@@ -76,6 +76,11 @@ class Gateway:
             finally:
                 self._tasks.cancel_scope.cancel()
 
+    def turn_away(self) -> None:
+        """Tell those who wait for a server that this gateway stops; another one may take its place."""
+        for lane in self.lanes.values():
+            lane.waiting.end()
+
     def serving(self) -> Serving:
         """What is served, by scenario."""
         lanes = {scenario: lane.status() for scenario, lane in self.lanes.items()}

@@ -27,7 +27,7 @@ from honed.gateway.feed import FeedSender
 from honed.gateway.launch import Launch, see_files, warn_if_unsure
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.parity import check_server
-from honed.gateway.refusal import Refused, too_many
+from honed.gateway.refusal import Refused, stopping, too_many
 from honed.gateway.servers import Servers
 from honed.gateway.shelf import shelf_for
 from honed.gateway.waiting import Waiting
@@ -165,6 +165,8 @@ class Lane:
     def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""
         self.refused += 1
+        if self.waiting.has_ended:
+            return stopping()
         message = f"{self.scenario}: it is {self.state}{reason}"
         return Refused(503, "not_serving", message, retry_after_s=1)
 

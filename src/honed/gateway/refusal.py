@@ -75,6 +75,12 @@ def too_many(what: str) -> Refused:
     return Refused(429, "rate_limit_exceeded", f"too many requests: {what}", retry_after_s=1)
 
 
+def stopping(*, closes: bool = False) -> Refused:
+    """What a request is told that this gateway will not answer any more."""
+    message = "the gateway is being stopped; ask again, another one may take its place"
+    return Refused(503, "stopping", message, retry_after_s=1, closes=closes)
+
+
 def error_body(path: str, status: int, code: str, message: str) -> bytes:
     """An error as the clients of `path` read it."""
     return msgspec.json.encode(_error(path, status, code, message))
@@ -125,7 +131,7 @@ async def send_refusal(
     if not refusal.closes:
         return
     if all(name != b"expect" for name, _ in scope["headers"]):  # that client has not begun to send
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, asyncio.CancelledError):  # that of the gateway's end
             async with asyncio.timeout(_DRAIN_S):
                 await _read_away(receive)
     await send({"type": "http.response.body", "body": b""})

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from starlette.types import Receive, Scope, Send
 
 from honed.gateway import listing, shadow
-from honed.gateway.answer import Answer, TimedOutError
+from honed.gateway.answer import Answer, StoppingError, TimedOutError
 from honed.gateway.backend import Backend
 from honed.gateway.browser import BrowserGuard, preflight, readable
 from honed.gateway.capture import Tape
@@ -23,7 +23,7 @@ from honed.gateway.keys import CARRIERS, ApiKeys
 from honed.gateway.labels import LABELLED, NOTHING, Labels, Said, read_labels, read_path
 from honed.gateway.lane import Lane
 from honed.gateway.merge import is_kept
-from honed.gateway.refusal import Refused, send_empty, send_json, send_refusal, too_many
+from honed.gateway.refusal import Refused, send_empty, send_json, send_refusal, stopping, too_many
 from honed.gateway.request import ClientGoneError, read_body, read_request, request_headers
 from honed.gateway.room import Room, Share
 from honed.gateway.upstream import (
@@ -230,13 +230,15 @@ class Relay:
                 await answer.pass_on(exchange, tape, backend)
                 if head.status >= 500:
                     lane.failed_at(backend)
-        except (UpstreamError, TimeoutError) as error:
+        except (UpstreamError, TimeoutError, asyncio.CancelledError) as error:
             if watcher.done():  # the client went first; that is what broke it
                 return
             lane.failed_at(backend)
             exchange.abort()  # before the client is told, which may take its time to hear
             if isinstance(error, TimeoutError):
                 error = TimedOutError(f"no whole answer within {limits.request_s:g} s")
+            elif isinstance(error, asyncio.CancelledError):  # nobody else ends this task
+                error = StoppingError(str(stopping()))
             await answer.break_off(error, backend)
         finally:
             watcher.cancel()

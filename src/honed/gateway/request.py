@@ -10,7 +10,7 @@ from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from honed.gateway.labels import NOTHING, PREFIX, Said, read_metadata
-from honed.gateway.refusal import Refused
+from honed.gateway.refusal import Refused, stopping
 from honed.gateway.room import Share, no_room
 from honed.gateway.upstream import Headers
 
@@ -69,7 +69,8 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share)
     """The request's body, counted into `share` part by part.
 
     Raises:
-        Refused: it is longer than `limit`, compressed, did not come in time, or has no room.
+        Refused: it is longer than `limit`, compressed, did not come in time, has no room, or comes to a gateway that
+            ends.
         ClientGoneError: the connection was closed in the middle.
     """
     headers = dict(scope["headers"])
@@ -108,6 +109,8 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, share: Share)
             f"the body did not come within {BODY_TIMEOUT_S:.0f} s",
             closes=True,
         ) from None
+    except asyncio.CancelledError:  # the gateway's time is up
+        raise stopping(closes=True) from None
 
 
 def _too_long(limit: int, *, closes: bool = True) -> Refused:

@@ -31,7 +31,7 @@ from starlette.routing import Route
 
 from honed import log
 from honed.errors import ConfigError, HonedError, StoreError, ValidationError
-from honed.listen import serving
+from honed.listen import serving, told_the_end
 from honed.ports import DataSink
 from honed.sources import otlp
 
@@ -139,7 +139,7 @@ class HttpSource:
             routes.append(Route("/v1/traces", self._guarded(self._traces), methods=["POST"]))
         app = Starlette(routes=routes)
         address = self.address
-        async with serving(app, self._listener, drain_s=_DRAIN_S):
+        async with serving(told_the_end(app), self._listener, drain_s=_DRAIN_S):
             log.get().info(log.SOURCE_OPENED, address=address)
             yield
         log.get().info(log.SOURCE_CLOSED, address=address)
