@@ -350,13 +350,13 @@ class CanaryWatch:
         return canary
 
     async def _serve(self, model: TrainedModel, canary: Canary) -> Canary:
-        """Have the gateway give it its share; attempts that are under way then are not compared."""
+        """Have the gateway give it its share; attempts that are under way when it gets it first are not compared."""
         assert self._applier is not None
         with anyio.CancelScope(shield=True):
             await self._applier.canary(model, share=canary.share, is_shadow=canary.is_shadow)
             lane = await self._applier.lane()
-            newest = await self._store.canaries.newest_record()
-            if not canary.looks:  # what was looked at already stays as it was
+            if canary.live_requests is None:
+                newest = await self._store.canaries.newest_record()
                 canary = replace(canary, after_record=newest)
             canary = counted(canary, lane)
             await self._store.canaries.write(canary)

@@ -9,6 +9,7 @@ from honed.domain.canary import Canary
 from honed.domain.serving import CandidateStatus, LaneStatus
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
+from honed.errors import ApplyError
 from honed.loop import CanaryWatch, InService
 from honed.ports import Closing
 from honed.rewards import alarms
@@ -27,6 +28,8 @@ class Lane(Serving):
         super().__init__()
         self.candidate: CandidateStatus | None = None
         self.requests = self.failed = 0
+        self.num_tried = 0
+        """How often a version was given its share."""
 
     async def lane(self) -> LaneStatus:
         self._see()
@@ -44,11 +47,16 @@ class Lane(Serving):
 
     async def canary(self, model: TrainedModel, *, share: float, is_shadow: bool) -> None:
         self._see()
+        if self.served == model.id:
+            raise ApplyError(f"{model.id} is live already")
+        self.num_tried += 1
         self.answered(model.id, share=share, is_shadow=is_shadow)
 
     async def promote(self, model: TrainedModel) -> None:
         self._see()
-        assert self.candidate is not None
+        if self.candidate is None:
+            assert self.served == model.id, "as the gateway: what is live already is nothing"
+            return
         assert self.candidate.model_id == model.id
         self.served, self.candidate = model.id, None
 
