@@ -6,6 +6,7 @@ and stop it when that is gone.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -31,20 +32,44 @@ def begin(path: Path) -> IO[bytes]:
 
 
 def cut(path: Path, *, max_bytes: int = MAX_BYTES) -> bool:
-    """Put aside what stands in a file that has grown large; returns whether it had.
+    """Put aside what stands in a file that has grown large; returns whether this did it.
+
+    A file that is being cut already is left to whoever does, and one whose name the next server has taken meanwhile
+    is left as it is: `begin` has put it aside whole.
 
     Raises:
         OSError: it is not there, or there is no room for the copy; it is cut then all the same.
     """
-    if path.stat().st_size < max_bytes:
-        return False
-    aside = path.with_suffix(".log.tmp")
+    with path.open("rb+") as lines:
+        if os.fstat(lines.fileno()).st_size < max_bytes or not _is_ours(lines):
+            return False
+        aside = path.with_suffix(".log.tmp")
+        try:
+            with aside.open("wb") as copy:
+                shutil.copyfileobj(lines, copy)
+            if not _is_at(path, lines):
+                return False
+            aside.replace(_former(path))
+            return True
+        finally:
+            if _is_at(path, lines):
+                lines.truncate(0)  # what comes between the copy and this is lost
+            aside.unlink(missing_ok=True)
+
+
+def _is_at(path: Path, lines: IO[bytes]) -> bool:
+    """Whether an open file is the one that is found at `path`."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lines.fileno()), path.stat())
+    return False
+
+
+def _is_ours(lines: IO[bytes]) -> bool:
+    """Whether nobody else is cutting this file; it stays ours until it is closed."""
     try:
-        shutil.copyfile(path, aside)
-        aside.replace(_former(path))
-    finally:
-        os.truncate(path, 0)  # what comes between the copy and this is lost
-        aside.unlink(missing_ok=True)
+        fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

@@ -112,8 +112,10 @@ class Servers:
 
     async def _keep_log_small(self, server: LlamaServer) -> None:
         """Cut the log of a server when it has grown large, until it ends."""
-        while not server.has_ended:
+        while True:
             await anyio.sleep(server_log.CHECK_EVERY_S)
+            if server.has_ended:  # the file may be the next server's
+                return
             try:
                 await to_thread.run_sync(server_log.cut, server.plan.log_path)
             except OSError as error:

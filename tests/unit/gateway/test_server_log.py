@@ -1,8 +1,11 @@
 """A server's log stays small while the server writes on, and keeps what is worth a second look."""
 
+import fcntl
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import anyio
 import pytest
@@ -59,6 +62,39 @@ def test_log_without_room_for_a_copy_is_cut_all_the_same(tmp_path: Path) -> None
     with pytest.raises(OSError, match="directory"):
         server_log.cut(path, max_bytes=5)
     assert path.read_text() == ""
+
+
+def test_log_that_is_being_cut_is_left_to_whoever_does(tmp_path: Path) -> None:
+    """Two copies at a time would mix, and what came after the first one's cut would be lost by the second's."""
+    path = tmp_path / "tiny-blue.log"
+    path.write_text("0.1 E before\n")
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert not server_log.cut(path, max_bytes=5)
+    assert path.read_text() == "0.1 E before\n"
+    assert server_log.cut(path, max_bytes=5)
+    assert not server_log.cut(path, max_bytes=5)
+    assert (tmp_path / "tiny-blue.log.1").read_text() == "0.1 E before\n"
+
+
+def test_next_server_that_begins_within_a_cut_keeps_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former one's is put aside whole, by its beginning; the cut leaves both alone."""
+    path = tmp_path / "tiny-blue.log"
+    path.write_text("0.1 E of the former\n")
+    copy = shutil.copyfileobj
+
+    def copy_slowly(lines: IO[bytes], aside: IO[bytes]) -> None:
+        copy(lines, aside)
+        with server_log.begin(path) as stderr:
+            stderr.write(b"0.2 E of the next\n")
+
+    monkeypatch.setattr(shutil, "copyfileobj", copy_slowly)
+    assert not server_log.cut(path, max_bytes=5)
+    assert path.read_text() == "0.2 E of the next\n"
+    assert (tmp_path / "tiny-blue.log.1").read_text() == "0.1 E of the former\n"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.anyio
