@@ -4,7 +4,8 @@ The history in the store is the truth; the gateway is asked to follow it. A mode
 after the server serves it, and only if the adapter it was measured against is still the one in service.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import anyio
@@ -26,9 +27,9 @@ from honed.ports import Applier, Store
 Announce = Callable[[str, dict[str, Any]], None]
 """Publishes an event on the daemon's stream; never blocks."""
 
-_FIRST_RETRY_S = 1.0
+_FIRST_LOOK_S = 1.0
 _LOOK_S = 15.0
-"""How often the gateway is asked what it serves."""
+"""How often the gateway is asked what it serves; sooner after a change, and after an order that has failed."""
 _IS_CONTROL = "it is a control, trained without looking at outcomes"
 
 
@@ -69,6 +70,7 @@ class InService:
         self._auto = auto
         self._announce = announce
         self._lock = anyio.Lock()
+        self._is_in_doubt = anyio.Event()
         self._log = log.get(scenario=scenario)
         self.problem: str | None = None
         """Why the gateway does not serve what it should; None when it does."""
@@ -134,7 +136,7 @@ class InService:
                 return Skipped(model_id, reason)
             # From here on the switch is finished even if the daemon stops: half of it would leave the
             # history behind what the gateway serves.
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), self._doubting():
                 await self._applier.apply(model, previous=previous)
                 pushed = await self._store.push_applied(
                     self._scenario,
@@ -155,7 +157,7 @@ class InService:
             current_id = current.id if current else None
             if current_id != over:
                 return Skipped(model.id, f"{current_id or 'the base model'} is in service now")
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), self._doubting():
                 await switch()
                 pushed = await self._store.push_applied(
                     self._scenario,
@@ -193,7 +195,7 @@ class InService:
                     f"{self._scenario}: the base model is in service, there is nothing to go back to"
                 )
             current = await self._store.get_model(history[-1].model_id)
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), self._doubting():
                 former, given_up = await self._apply_former(history, current)
                 for model_id in given_up:
                     popped = await self._store.pop_applied(self._scenario, expected=model_id)
@@ -223,11 +225,12 @@ class InService:
 
     async def follow(self) -> None:
         """Keep the gateway at what the history says, whichever of the two is started again; until cancelled."""
-        wait_s = _FIRST_RETRY_S
+        wait_s = _FIRST_LOOK_S
         while True:
+            before, self._is_in_doubt = self.problem, anyio.Event()
             try:
                 await self.reconcile()
-                self.problem, self.base_problem, wait_s = None, None, _LOOK_S
+                self.problem = self.base_problem = None
             except (ApplyError, StoreError) as error:
                 if self.problem != str(error):  # told once, not every time
                     self._log.warning(log.GATEWAY_AWAITED, error=str(error), advice=error.advice)
@@ -236,8 +239,22 @@ class InService:
                     self.base_problem = str(error)
                 elif isinstance(error, ForeignAdapterError):
                     self.base_problem = None  # the gateway has this base; the adapter is of another
-                wait_s = min(_LOOK_S, wait_s * 2)
-            await anyio.sleep(wait_s)
+            is_news = (before is None) != (self.problem is None)
+            wait_s = _FIRST_LOOK_S if is_news else min(_LOOK_S, wait_s * 2)
+            with anyio.move_on_after(wait_s):
+                await self._is_in_doubt.wait()
+                wait_s = _FIRST_LOOK_S
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """Look at once at what the gateway has made of an order that failed: one that died may serve it when it is
+        back, although nobody was told.
+        """
+        try:
+            yield
+        except ApplyError:
+            self._is_in_doubt.set()
+            raise
 
     async def reconcile(self) -> None:
         """Have the gateway serve what the history says.

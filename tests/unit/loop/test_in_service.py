@@ -148,7 +148,7 @@ async def test_a_gateway_that_forgot_is_told_again(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the next look, and at once by `honed apply`; meanwhile status says why."""
-    monkeypatch.setattr(in_service, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(in_service, "_FIRST_LOOK_S", 0.01)
     monkeypatch.setattr(in_service, "_LOOK_S", 0.01)
     serving = Serving()
     service = _in_service(store, serving)
@@ -166,6 +166,72 @@ async def test_a_gateway_that_forgot_is_told_again(
             serving.fault = None
             while serving.served != "airline@1" or service.problem:
                 await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+
+
+class Unheard(Serving):
+    """A gateway that dies after it has switched: it serves what was ordered when it is back, and nobody was told."""
+
+    is_dying = False
+
+    async def apply(self, model: TrainedModel | None, *, previous: TrainedModel | None) -> None:
+        await super().apply(model, previous=previous)
+        if self.is_dying:
+            self.is_dying = False
+            raise ApplyError("the connection was lost")
+
+
+async def test_an_order_that_was_not_answered_is_looked_after_at_once(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the gateway has made of it unseen is put right, long before the next look."""
+    monkeypatch.setattr(in_service, "_FIRST_LOOK_S", 3_600)
+    monkeypatch.setattr(in_service, "_LOOK_S", 3_600)
+    serving = Unheard()
+    service = _in_service(store, serving)
+    await _added(store, 1, "pass", None)
+    await service.apply("airline@1")
+    await _added(store, 2, "pass", "airline@1")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.follow)
+        await anyio.wait_all_tasks_blocked()
+        serving.is_dying = True
+        with pytest.raises(ApplyError):
+            await service.apply("airline@2")
+        with anyio.fail_after(60):
+            while serving.served != "airline@1":
+                await anyio.sleep(0.005)
+        tasks.cancel_scope.cancel()
+
+
+class Looked(Serving):
+    """It notes that it was asked what it serves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = anyio.Event()
+
+    async def current(self) -> str | None:
+        self.is_asked.set()
+        return await super().current()
+
+
+async def test_a_gateway_that_goes_away_is_looked_for_soon(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long all had been well: it is asked again after the first wait, not after the longest."""
+    monkeypatch.setattr(in_service, "_FIRST_LOOK_S", 0.01)
+    monkeypatch.setattr(in_service, "_LOOK_S", 3_600)
+    serving = Looked()
+    service = _in_service(store, serving)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.follow)
+        await serving.is_asked.wait()
+        for fault, problem in ((ApplyError("it is away"), "it is away"), (None, None)):
+            serving.fault = fault
+            with anyio.fail_after(60):
+                while service.problem != problem:
+                    await anyio.sleep(0.005)
         tasks.cancel_scope.cancel()
 
 
@@ -238,7 +304,7 @@ async def test_another_base_in_service_is_a_problem_of_the_base(
 ) -> None:
     """An adapter of a former base is not: the base that is served is then the one that is trained on."""
     monkeypatch.setattr(in_service, "_LOOK_S", 0.01)
-    monkeypatch.setattr(in_service, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(in_service, "_FIRST_LOOK_S", 0.01)
     serving = Serving()
     service = _in_service(store, serving)
 
