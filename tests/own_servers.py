@@ -9,17 +9,19 @@ import json
 import math
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -109,16 +111,28 @@ class OwnServer:
         self.faults: dict[str, Handler] = {}
         """Path to what is answered there instead."""
         self.url = ""
+        self.key: str | None = None
+        """What it asks for (`--api-key`)."""
+        self.weights: dict[str, str] = {}
+        """Adapter's name to its weights, as they were when it was loaded."""
+        self.in_use: Counter[str] = Counter()
+        """Answers that are being given, by the adapter's name."""
+        self.dropped_in_use: list[str] = []
+        """Names of adapters that were unloaded while somebody was answered by them."""
+        self.chats: list[dict[str, Any]] = []
+        """Bodies of the chats that it was asked for."""
+        self.gate: anyio.Event | None = None
+        """What answers wait for before their last words."""
         self._released = anyio.Event()
 
     def routes(self) -> list[Route]:
         raise NotImplementedError
 
     @asynccontextmanager
-    async def open(self, path: Path | None = None) -> AsyncIterator[Server]:
-        """Listen on a free port, or on the unix socket `path`."""
+    async def open(self, path: Path | None = None, *, port: int = 0) -> AsyncIterator[Server]:
+        """Listen on a port, 0 is a free one, or on the unix socket `path`."""
         if path is None:
-            listener = listen_on("127.0.0.1", 0)
+            listener = listen_on("127.0.0.1", port)
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         else:
             listener = socket.socket(socket.AF_UNIX)
@@ -143,6 +157,9 @@ class OwnServer:
             request = Request(scope, receive)
             self.asked.append(f"{scope['method']} {scope['path']}")
             self.keys.append(request.headers.get("authorization"))
+            if self.key and scope["path"] != "/health" and self.keys[-1] != f"Bearer {self.key}":
+                await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
+                return
             if (fault := self.faults.get(scope["path"])) is None:
                 await inner(scope, receive, send)
                 return
@@ -156,6 +173,55 @@ class OwnServer:
 
         return app
 
+    def restart(self) -> None:
+        """Forget what was loaded, as a new process has."""
+        self.weights.clear()
+
+    async def _health(self, request: Request) -> Response:
+        return Response()
+
+    def _loaded(self, name: str, path: str) -> None:
+        self.weights[name] = (Path(path) / ADAPTER_WEIGHTS).read_text()
+
+    def _drop(self, name: str) -> None:
+        if self.in_use[name]:
+            self.dropped_in_use.append(name)
+        self.weights.pop(name, None)
+
+    def _said(self, body: dict[str, Any], name: str | None, weights: str) -> Response:
+        """An answer that tells the weights that give it, streamed or not."""
+        self.chats.append(body)
+        whole = {"id": "c-1", "object": "chat.completion", "created": 0, "model": body["model"]}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+        async def chunks() -> AsyncIterator[bytes]:
+            with self._using(name):
+                for delta in ({"role": "assistant", "content": ""}, {"content": weights[:3]}):
+                    yield _chunk(whole, delta)
+                await self._wait()
+                yield _chunk(whole, {"content": weights[3:]})
+                yield _chunk(whole, {}, finish_reason="stop")
+                yield b"data: [DONE]\n\n"
+
+        if body.get("stream"):
+            return StreamingResponse(chunks(), media_type="text/event-stream")
+        message = {"role": "assistant", "content": weights}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return JSONResponse(whole | {"choices": [choice], "usage": usage})
+
+    @contextmanager
+    def _using(self, name: str | None) -> Iterator[None]:
+        self.in_use[name or ""] += 1
+        try:
+            yield
+        finally:
+            self.in_use[name or ""] -= 1
+
+    async def _wait(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+
     async def hang(self, request: Request) -> Response:
         """A fault: no answer while the server runs."""
         await self._released.wait()
@@ -164,6 +230,12 @@ class OwnServer:
 
 class Gone(Exception):
     """Raised in a fault: the server's process ends in the middle of its answer."""
+
+
+def _chunk(whole: dict[str, Any], delta: dict[str, str], **more: str) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": more.get("finish_reason")}
+    chunk = whole | {"object": "chat.completion.chunk", "choices": [choice]}
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
 async def gone(request: Request) -> Response:
@@ -192,10 +264,20 @@ class VllmServer(OwnServer):
         """Adapter's name to the folder whose answers it gives instead of its own; None is the base."""
         self.salts: list[str | None] = []
         self.inplace: list[str] = []
+        self.states: dict[tuple[str, ...], str] = {}
+        """Its prefix cache, by adapter's name, salt and prompt: the weights by which states were made."""
+
+    def restart(self) -> None:
+        """Forget what was loaded, and all states."""
+        super().restart()
+        self.adapters.clear()
+        self.states.clear()
 
     def routes(self) -> list[Route]:
         routes = [
+            Route("/health", self._health),
             Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._complete, methods=["POST"]),
         ]
         if self.updating:
@@ -230,6 +312,7 @@ class VllmServer(OwnServer):
                 404, "NotFoundError", f"Loading lora {name} failed: No adapter found for {path}"
             )
         self.adapters[name] = path
+        self._loaded(name, path)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     async def _unload(self, request: Request) -> Response:
@@ -237,7 +320,18 @@ class VllmServer(OwnServer):
         if name not in self.adapters:
             return _vllm_error(404, "NotFoundError", f"The lora adapter '{name}' cannot be found.")
         del self.adapters[name]
+        self._drop(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.json()
+        name = body["model"]
+        if name != BASE and name not in self.adapters:
+            return _vllm_error(404, "NotFoundError", f"The model `{name}` does not exist.")
+        prompt = json.dumps(body["messages"])
+        states = (name, body.get("cache_salt") or "", prompt)
+        weights = self.states.setdefault(states, self.weights.get(name, "base"))
+        return self._said(body, name, weights)
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
@@ -297,9 +391,16 @@ class SglangServer(OwnServer):
         self.answers_as: dict[str, str | None] = {}
         """Adapter's name to the folder whose answers it gives instead of its own; None is the base."""
 
+    def restart(self) -> None:
+        """Forget what was loaded."""
+        super().restart()
+        self.adapters.clear()
+
     def routes(self) -> list[Route]:
         return [
+            Route("/health", self._health),
             Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/load_lora_adapter", self._load, methods=["POST"]),
             Route("/unload_lora_adapter", self._unload, methods=["POST"]),
             Route("/generate", self._generate, methods=["POST"]),
@@ -327,17 +428,33 @@ class SglangServer(OwnServer):
         if not (Path(path) / ADAPTER_CONFIG).is_file():
             return self._told(f"Failed to load LoRA adapter {name}: {path} does not exist")
         self.adapters[name] = path
+        self._loaded(name, path)
         return self._told()
 
     async def _unload(self, request: Request) -> Response:
         name = (await request.json())["lora_name"]
         if self.adapters.pop(name, None) is None:
             return self._told(f"LoRA with name {name} does not exist.")
+        self._drop(name)
         return self._told()
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.json()
+        base, _, named = body["model"].partition(":")
+        name = named or body.get("lora_path")
+        if base != BASE or (name and name not in self.adapters):
+            message = f"The following requested LoRA adapters are not loaded: {name}"
+            error = {"object": "error", "message": message, "type": "BadRequestError", "code": 400}
+            return JSONResponse(error, 400)
+        return self._said(body, name, self.weights[name] if name else "base")
 
     async def _generate(self, request: Request) -> Response:
         body = await request.json()
-        name = body["lora_path"]
+        name = body.get("lora_path")
+        if name and name not in self.adapters:
+            return JSONResponse({"error": {"message": f"LoRA {name} is not loaded"}}, 400)
+        if "text" in body:
+            return JSONResponse({"text": self.weights[name] if name else "base", "meta_info": {}})
         path = self.answers_as.get(name, self.adapters[name]) if name else None
         values = logprobs_of(path, tuple(body["input_ids"]))
         assert body["return_logprob"]

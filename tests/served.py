@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import httpx
@@ -161,11 +161,17 @@ def servers_of(folder: Path) -> list[int]:
     return found
 
 
+class Asked(Protocol):
+    """What clients ask."""
+
+    def client(self) -> httpx.AsyncClient: ...
+
+
 @dataclass
 class Load:
     """Clients that ask without a pause, half of them streaming."""
 
-    served: Served
+    served: Asked
     answers: list[tuple[str, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 

@@ -173,7 +173,8 @@ def gate_of(config: Config) -> Gate | None:
 def base_of(config: Config) -> BaseModel | None:
     """The base model that is trained on and served; None where honed serves nothing itself, or none is named."""
     gguf = config.serve.base_model_path
-    if config.apply.kind != "llama_server" or (config.base_model is None and gguf is None):
+    is_ours = config.apply.kind == "llama_server" and config.serve.lora_server is None
+    if not is_ours or (config.base_model is None and gguf is None):
         return None
     return BaseModel(config.base_model, config.llama_dir, gguf=gguf)
 

@@ -191,7 +191,8 @@ async def _tell_status(gateway: Gateway, supervisor: Supervisor) -> None:
 
 async def _serve_own_base(gateway: Gateway, config: Config) -> None:
     """Make the lane of the config's own scenario, once its base model is there as GGUF."""
-    if config.serve.base_model_path is None and config.base_model is None:
+    is_named = config.serve.base_model_path is not None or config.base_model is not None
+    if config.serve.lora_server or not is_named:  # such a server has its base, and not as GGUF
         if config.serve.external_url is not None:
             await gateway.register(config.scenario, Registration())
         return

@@ -5,10 +5,17 @@ The text under a key is what `honed config reference` and the JSON schema say ab
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    model_validator,
+)
 
 from honed.config.values import Address, ConsentRule, Duration, LearnModels, PlainFile, Size
 from honed.domain.consent import Consent
@@ -335,9 +342,13 @@ class ApplySection(Section):
 
     mode: Literal["manual", "auto"] = "manual"
     """auto: what the gate has passed goes live by itself; manual: `honed apply`."""
-    kind: Literal["none", "llama_server", "vllm", "sglang", "ollama", "folder"] = "llama_server"
-    """llama_server: through the gateway; vllm, sglang, ollama, folder: in a server that you run yourself (`[server]`,
-    docs/servers.md); none: adapters are only written down."""
+    kind: Annotated[
+        Literal["none", "llama_server", "vllm", "sglang", "ollama", "folder"],
+        BeforeValidator(lambda kind: "llama_server" if kind == "gateway" else kind),
+    ] = "llama_server"
+    """llama_server, or gateway, which is the same: through the gateway, whatever server is behind it; vllm, sglang,
+    ollama, folder: in a server that you run yourself, without the gateway (`[server]`, docs/servers.md); none: adapters
+    are only written down."""
     max_history: int = Field(5, ge=2)
     """Adapters that were in service and can be gone back to; the oldest falls out."""
     canary: CanarySection = CanarySection()

@@ -12,7 +12,9 @@ from honed.config.values import Duration, check_host, url_parts
 UNIX: Final = "unix:"
 """What the url of a unix socket begins with."""
 
-OwnServer = Literal["vllm", "sglang", "ollama"]
+LoraServer = Literal["vllm", "sglang"]
+"""Kinds of servers that load adapters while they run, under names."""
+OwnServer = LoraServer | Literal["ollama"]
 """Kinds of servers that are spoken to over HTTP."""
 OwnKind = OwnServer | Literal["folder"]
 """Values of `apply.kind` with which the operator runs the server."""

@@ -2,11 +2,12 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from honed.config.sections import Section
+from honed.config.server import LoraServer
 from honed.config.values import Duration, Size
 
 Strategy = Literal["auto", "blue_green", "hold", "in_place"]
@@ -36,10 +37,16 @@ class ServeSection(Section):
     llama_server: Path | None = Field(None, examples=["/usr/local/bin/llama-server"])
     """Executable of llama.cpp's server; default: the one bundled with the extra `serve`."""
     external_url: str | None = Field(None, pattern=_URL, examples=["http://127.0.0.1:8081"])
-    """A llama-server that you run yourself: the gateway never starts or stops it. Adapters are put into service only
+    """A server that you run yourself: the gateway never starts or stops it. Into a llama-server adapters are put only
     as far as it can exchange them while it runs. Its key, if it asks for one, is in the environment variable
     HONED_SERVER_KEY or the systemd credential server-key.
     """
+    external_kind: Literal["llama_server"] | LoraServer = "llama_server"
+    """What answers at `external_url`. vllm, sglang: each version is loaded under a name of its own, and the gateway
+    puts that name into the requests (docs/servers.md)."""
+    external_adapters_at: Path | None = Field(None, examples=["/mnt/adapters"])
+    """vllm, sglang: where the server sees the folder with the adapters, for one in a container; default: at the same
+    path."""
     base_model_path: Path | None = Field(None, examples=["/srv/models/base-f16.gguf"])
     """The base model as GGUF; default: converted once from `base_model` into `data_dir/llama`."""
     ctx_size: int = Field(4096, ge=64)
@@ -83,3 +90,16 @@ class ServeSection(Section):
     first_byte_timeout: Duration = timedelta(0)
     """How long a server may take until its answer begins (504); an answer that is not streamed begins when it is
     done. 0 as long as the whole may take."""
+
+    @model_validator(mode="after")
+    def _says_where_it_is(self) -> Self:
+        if self.external_kind != "llama_server" and self.external_url is None:
+            raise ValueError(
+                f'external_kind is "{self.external_kind}": expected external_url, the address of a server that you run'
+            )
+        return self
+
+    @property
+    def lora_server(self) -> LoraServer | None:
+        """Which kind of server takes adapters under names while it runs; None for a llama-server."""
+        return None if self.external_kind == "llama_server" else self.external_kind

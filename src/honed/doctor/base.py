@@ -21,7 +21,8 @@ def base_model(patient: Patient) -> Found:
     folder = patient.base_folder()
     if folder is None:
         return _absent(config.base_model)
-    served = () if config.own_server else _gguf(patient)
+    needs_gguf = config.own_server is None and config.serve.lora_server is None
+    served = _gguf(patient) if needs_gguf else ()
     return together([*_files(folder, patient), *served])
 
 

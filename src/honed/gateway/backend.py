@@ -59,7 +59,7 @@ class Backend:
     is_felt: bool = False
     """Whether its pulse is felt."""
     idle: anyio.Event = field(default_factory=anyio.Event)
-    """Set when the last request has gone; made anew by whoever waits for it."""
+    """Set when the last request has gone; made anew by the first who waits for it."""
 
     @property
     def is_crowded(self) -> bool:
@@ -84,7 +84,8 @@ class Backend:
     async def drained(self) -> None:
         """Wait until its last request has gone."""
         while self.in_flight:
-            self.idle = anyio.Event()
+            if self.idle.is_set():  # else somebody waits for it as well
+                self.idle = anyio.Event()
             await self.idle.wait()
 
     async def feel_pulse(

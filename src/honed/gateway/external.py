@@ -85,10 +85,17 @@ class ExternalServer(LlamaServer):
 
 
 async def connect(plan: ServerPlan) -> ExternalServer:
-    """Find the server that the config names, healthy.
+    """Find the llama-server that the config names; raises as `find`."""
+    address = await find(plan, "llama-server")
+    log.get(server=plan.name).info(log.SERVER_STARTED, pid=None, address=str(address))
+    return ExternalServer(plan, address)
+
+
+async def find(plan: ServerPlan, what: str) -> Address:
+    """Where the server is that the config names, once it is healthy; `what` it is called in messages.
 
     Raises:
-        ServerStartError: nobody answers there, or not as llama-server does.
+        ServerStartError: nobody answers there, or not as such a server does.
         HealthTimeoutError: it still loads its model after `startup_timeout`.
     """
     url = plan.section.external_url
@@ -97,22 +104,21 @@ async def connect(plan: ServerPlan) -> ExternalServer:
     timeout_s = plan.section.startup_timeout.total_seconds()
     try:
         with anyio.fail_after(timeout_s):
-            status = await _health(address)
+            status = await _health(address, what)
             while status == 503:  # it loads its model
                 await anyio.sleep(_CONNECT_EVERY_S)
-                status = await _health(address)
+                status = await _health(address, what)
     except TimeoutError:
         raise HealthTimeoutError(
-            f"the llama-server at {address} still loads after {timeout_s:.0f} s",
+            f"{what} at {address} still loads after {timeout_s:.0f} s",
             advice="raise serve.startup_timeout for a large model",
         ) from None
     if status != 200:
         raise ServerStartError(
-            f"what answers at {address} is no llama-server: GET /health answered with {status}",
-            advice="set serve.external_url to the address of llama-server itself",
+            f"what answers at {address} is not {what}: GET /health answered with {status}",
+            advice=f"set serve.external_url to the address of {what} itself",
         )
-    log.get(server=plan.name).info(log.SERVER_STARTED, pid=None, address=str(address))
-    return ExternalServer(plan, address)
+    return address
 
 
 def address_of(url: str) -> Address:
@@ -127,12 +133,12 @@ def address_of(url: str) -> Address:
         raise ServerStartError(str(error), advice=error.advice) from error
 
 
-async def _health(address: Address) -> int:
+async def _health(address: Address, what: str) -> int:
     try:
         status, _ = await fetch(address, "GET", "/health")
     except UpstreamError as error:
         raise ServerStartError(
-            f"the llama-server of serve.external_url does not answer: {error}",
+            f"{what} of serve.external_url does not answer: {error}",
             advice="start it; honed does not, and asks again by itself",
         ) from error
     return status

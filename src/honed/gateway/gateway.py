@@ -65,7 +65,8 @@ class Gateway:
             for scenario, known in remembered.scenarios.items():
                 self._restore(scenario, known)
             for scenario, order in remembered.candidates.items():
-                may_try = self.section.external_url is None and self.section.strategy != "hold"
+                by_name = self.section.lora_server is not None
+                may_try = by_name or (not self._has_one_place and self.section.strategy != "hold")
                 if may_try and (lane := self.lanes.get(scenario)):
                     self._tasks.start_soon(canary.keep_up, lane, canary.restore(lane, order))
             try:
@@ -168,7 +169,7 @@ class Gateway:
             NotFoundError: the scenario is not registered.
             ApplyError: it could not be put beside the live one, which answers everything, as before.
         """
-        if self.section.external_url is not None:
+        if self._has_one_place:
             raise ApplyError(
                 f"{scenario}: a version beside the live one takes a second server, and this one is the operator's own",
                 advice="leave starting llama-server to honed: without serve.external_url",
@@ -215,6 +216,11 @@ class Gateway:
         if lane.backend is None:
             raise ApplyError(f"{scenario}: nothing is served now, the lane is {lane.state}")
         return await vitals(lane.backend)
+
+    @property
+    def _has_one_place(self) -> bool:
+        """Whether there is one server, the operator's own, that has one adapter at a time."""
+        return self.section.external_url is not None and not self.section.lora_server
 
     def _lane(self, scenario: str) -> Lane:
         lane = self.lanes.get(scenario)

@@ -299,8 +299,7 @@ class Lane:
     async def see_files(self, adapter: AdapterRef | None) -> Launch:
         """Look at everything that a server of this adapter is launched with; raises as `launch.see_files`."""
         files = (self.base_gguf, self.base_facts, adapter)
-        needs_base = self.section.external_url is None
-        return await see_files(self.scenario, *files, needs_base=needs_base)
+        return await see_files(self.scenario, self.section, *files)
 
     def _failed(self, error: ApplyError) -> None:
         self.error = str(error)

@@ -75,20 +75,19 @@ class Launch:
 
 async def see_files(
     scenario: str,
+    section: ServeSection,
     base_gguf: Path | None,
     base_facts: Path | None,
     adapter: AdapterRef | None,
-    *,
-    needs_base: bool = True,
 ) -> Launch:
     """Look at everything that a server is launched with; nothing is started.
 
     Args:
         scenario: whose server it is.
+        section: what the server is; one that the operator has started needs no base model of ours.
         base_gguf: the base model.
         base_facts: file with the facts about it.
         adapter: what it is to have.
-        needs_base: False for a server that the operator has started.
 
     Raises:
         BaseMismatchError: the base model is another one than its facts say.
@@ -97,10 +96,13 @@ async def see_files(
         ApplyError: there is no base model yet.
     """
 
+    if section.lora_server is not None:
+        base_gguf = None  # it has its own
+
     def look() -> Launch:
         facts = facts_for(base_gguf, base_facts, scenario=scenario) if base_gguf else None
         fingerprint = see_adapter(adapter, facts) if adapter else None
-        if base_gguf is None and needs_base:
+        if base_gguf is None and section.external_url is None:
             raise ApplyError(
                 f"{scenario}: the gateway has no base model for it yet",
                 advice="set base_model or serve.base_model_path",

@@ -44,6 +44,14 @@ _FORBIDDEN: Final = frozenset(
         "/lora-adapters",
         "/lora-adapters/load",
         "/lora-adapters/unload",
+        "/load_lora_adapter",
+        "/load_lora_adapter_from_tensors",
+        "/unload_lora_adapter",
+        "/update_weights_from_disk",
+        "/update_weights_from_distributed",
+        "/update_weights_from_tensor",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
         "/models/load",
         "/models/unload",
         "/props",
@@ -290,7 +298,7 @@ class _Onward(NamedTuple):
     def to(self, backend: Backend) -> bytes:
         """As bytes for this server; raises Refused when it cannot be asked like this."""
         body = self.body
-        if backend.dress is not None and self.method == "POST":
+        if backend.dress is not None and self.method in ("POST", "PUT"):
             body = backend.dress(self.path, body)
         headers = self.headers
         if keys := backend.address.keys:  # a client's own key is none of that server

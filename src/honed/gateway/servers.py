@@ -13,6 +13,7 @@ from honed.gateway import external, in_place, llama_server, server_log
 from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
+from honed.gateway.own_server import LoadedVersion, OwnServer
 
 
 class Servers:
@@ -35,6 +36,7 @@ class Servers:
         self._scenario = scenario
         self.section = section
         """What servers are started with from now on."""
+        self._own = OwnServer(scenario, section) if section.lora_server else None
         self._folder = folder
         self._died = died
         self._is_in_service = is_in_service
@@ -59,13 +61,16 @@ class Servers:
         is_ours = self.section.external_url is None
         self._names.add(plan.name)
         try:
-            server = await (llama_server.start(plan) if is_ours else external.connect(plan))
+            if self._own is not None:
+                server: LlamaServer = await self._own.start(plan, launch)
+            else:
+                server = await (llama_server.start(plan) if is_ours else external.connect(plan))
         except BaseException:
             self._names.discard(plan.name)
             raise
         self._running.add(server)
         try:
-            backend = await (launch.examine(server) if is_ours else in_place.take(launch, server))
+            backend = await _seen(server, launch)
         except BaseException:
             await self.stop(server)
             raise
@@ -137,3 +142,10 @@ class Servers:
         )
         await self.stop(server)
         self._died(server, server.verdict or f"{server.plan.name} ended with status {status}")
+
+
+async def _seen(server: LlamaServer, launch: Launch) -> Backend:
+    """A server that is healthy, seen to be what it should be; raises ApplyError."""
+    if isinstance(server, LoadedVersion):
+        return server.backend
+    return await (in_place.take(launch, server) if server.is_external else launch.examine(server))

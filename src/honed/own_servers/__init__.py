@@ -2,7 +2,7 @@
 
 from honed.own_servers.dialect import Dialect
 from honed.own_servers.runtime_lora import Listed, RuntimeLora
-from honed.own_servers.server import Answer, Server, UnansweredError
+from honed.own_servers.server import Answer, NobodyThereError, Server, UnansweredError
 from honed.own_servers.sglang import Sglang
 from honed.own_servers.vllm import Vllm
 
@@ -10,6 +10,7 @@ __all__ = [
     "Answer",
     "Dialect",
     "Listed",
+    "NobodyThereError",
     "RuntimeLora",
     "Server",
     "Sglang",

@@ -198,5 +198,6 @@ class RuntimeLora:
         answer = await self.server.ask(
             "POST", self.dialect.unload_path, {"lora_name": name}, within=self._load_timeout
         )
-        if not answer.is_good and answer.status != 404:
+        is_there = answer.status != 404 and "does not exist" not in answer.told()
+        if not answer.is_good and is_there:
             raise self.server.refusal(answer, f"unloading {name}")

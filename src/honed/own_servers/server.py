@@ -27,6 +27,10 @@ class UnansweredError(ApplyError):
     """Nobody answers there, or not in time; whether the server has done what was asked is not known."""
 
 
+class NobodyThereError(UnansweredError):
+    """Nobody listens there: whatever was asked has not been done."""
+
+
 class Answer(NamedTuple):
     """What a server has said."""
 
@@ -121,7 +125,7 @@ class Server:
                 advice="see its log; server.timeout and server.load_timeout say how long is waited",
             ) from None
         except httpx.ConnectError as error:
-            raise UnansweredError(
+            raise NobodyThereError(
                 f"nobody answers as {self}: {error}", advice="start it, or correct server.url"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

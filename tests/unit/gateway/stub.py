@@ -1,6 +1,8 @@
 """A scripted llama-server on a real socket, and a relay served in front of it."""
 
 import asyncio
+import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -144,6 +146,14 @@ async def stream(request: Request, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
         await asyncio.sleep(0)
     writer.write(b"0\r\n\r\n")
+
+
+def quiet_port() -> int:
+    """A free port that the kernel gives to nobody by itself, so that it stays free while its server is away."""
+    for port in range(20_000 + os.getpid() % 9_000, 30_000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 async def remember() -> None:

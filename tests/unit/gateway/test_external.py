@@ -1,10 +1,8 @@
 """A llama-server that the operator runs: relayed to, never ended, its adapters exchanged only as far as it can."""
 
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -26,17 +24,9 @@ from honed.gateway.switch import switch
 from honed.gateway.upstream import Address, fetch
 from honed.gateway.wanted import ANY
 from tests.served import CHAT, QUESTION, Load, is_serving, model, servers_of, serving, until
-from tests.unit.gateway.stub import Request, answering, remember, upstream
+from tests.unit.gateway.stub import Request, answering, quiet_port, remember, upstream
 
 pytestmark = pytest.mark.anyio
-
-
-def quiet_port() -> int:
-    """A free port that the kernel gives to nobody by itself, so that it stays free while its server is away."""
-    for port in range(20_000 + os.getpid() % 9_000, 30_000):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port is free")
 
 
 @contextmanager

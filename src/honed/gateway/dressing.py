@@ -1,0 +1,80 @@
+"""How a request names one version to a server that has several under names: put into its JSON body, whatever the client
+wrote there. All other values stay byte-equal.
+"""
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from honed.gateway.backend import Dress
+from honed.gateway.refusal import Refused
+
+_SALTED: Final = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
+"""Paths where vLLM takes a `cache_salt`."""
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def for_vllm(model: str, digest: str | None) -> Dress:
+    """Names the model `model`; its prefix cache is shared by requests to the same weights alone.
+
+    Args:
+        model: the adapter's name, or the base model's.
+        digest: of the adapter's files; None for the base model, which stays the same. vLLM's cache goes by the
+            adapter's name, so other weights under a name that was used before would be answered from the states of the
+            former ones.
+    """
+
+    def dress(path: str, body: bytes) -> bytes:
+        members = _read(body)
+        if members is None:
+            return body
+        members["model"] = _raw(model)
+        if digest is not None and path in _SALTED:
+            members["cache_salt"] = _raw(_salt(digest, members.get("cache_salt")))
+        return msgspec.json.encode(members)
+
+    return dress
+
+
+def for_sglang(model: str, adapter: str | None) -> Dress:
+    """Names the model `model`; on SGLang's own `/generate`, which has no such field, the adapter.
+
+    Args:
+        model: what OpenAI's paths call it, `BASE:ADAPTER`, or the base model.
+        adapter: the adapter's name; None for the base model.
+    """
+
+    def dress(path: str, body: bytes) -> bytes:
+        members = _read(body)
+        if members is None:
+            return body
+        members.pop("lora_path", None)  # it names an adapter too
+        if path != "/generate":
+            members["model"] = _raw(model)
+        elif adapter is not None:
+            members["lora_path"] = _raw(adapter)
+        return msgspec.json.encode(members)
+
+    return dress
+
+
+def _read(body: bytes) -> dict[str, msgspec.Raw] | None:
+    """The members of the object, the last one where a name stands twice; None where there is no body."""
+    if not body:
+        return None
+    try:
+        return _members.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "invalid_json", f"the body cannot be read: {error}") from None
+
+
+def _raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(text))
+
+
+def _salt(digest: str, own: msgspec.Raw | None) -> str:
+    """The version's; with a client's own, one that is as hard to guess as that, and no longer than vLLM takes."""
+    if own is None or bytes(own) == b"null":
+        return f"honed:{digest}"
+    return "honed:" + hashlib.sha256(digest.encode() + b"\0" + bytes(own)).hexdigest()
