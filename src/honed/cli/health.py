@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from honed.config import Config, load_config
+from honed.domain.serving import captured_problems
 from honed.errors import ConfigError
 from honed.machine import neighbours
 
@@ -73,7 +74,9 @@ def main(argv: list[str]) -> int:
     if arguments.serving and (reason := _not_serving(config, answer)):
         return _say(EXIT_FAILED, reason)
     sys.stdout.write(f"{arguments.part} answers\n")
-    for suspicion in answer.get("suspicions") or ():  # it answers all the same
+    lane = answer.get("scenarios", {}).get(config.scenario, {})
+    problems = captured_problems(lane.get("captured", {}))
+    for suspicion in [*(answer.get("suspicions") or ()), *problems]:  # it answers all the same
         sys.stdout.write(f"suspicious: {suspicion}\n")
     return 0
 

@@ -11,6 +11,7 @@ from honed.cli.asking import (
     ConfigFile,
     ask_daemon,
     ask_gateway,
+    ask_if_running,
     ask_server,
     config_from,
     print_json,
@@ -20,6 +21,7 @@ from honed.cli.figures import naming
 from honed.cli.printing import say
 from honed.config import Config
 from honed.domain.processing import OFFLINE_IS_MISSING
+from honed.domain.serving import captured_problems
 from honed.domain.times import now_ms
 
 _FAULTS = {
@@ -43,7 +45,9 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     Its totals count all that ever came, also what is cleared away or forgotten since.
     """
     found = config_from(config)
-    answer: dict[str, Any] = ask_daemon(found, "GET", "/v1/status")
+    answer = ask_if_running(found, "/v1/status")
+    if answer is None:
+        answer = _without_daemon(found, as_json)
     answer["gateway"] = ask_gateway(found) if found.own_server is None else None
     answer["server"] = ask_server(found) if answer["gateway"] else None
     if as_json:
@@ -77,6 +81,8 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say(f"gateway     {_gateway(answer['gateway'], answer['scenario'])}")
     else:
         say(f"server      {_own_server(found)}")
+    for told in captured_lines(answer["gateway"], answer["scenario"]):
+        say(f"captured    {told}")
     if answer["server"]:
         say(f"server      {_server(answer['server'])}")
     if answer["gateway_problem"]:
@@ -107,6 +113,19 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
         say(f"trigger of {judged['learn_model']}" if lines else "trigger")
         for row in judged["trigger"]["explain"].splitlines():
             say(f"  {row}")
+
+
+def _without_daemon(config: Config, as_json: bool) -> dict[str, Any]:
+    """What the gateway does while the daemon is away; then leave, as nobody listens."""
+    serving = ask_gateway(config) if config.own_server is None else None
+    if as_json:
+        print_json({"scenario": config.scenario, "gateway": serving})
+    elif serving is not None:
+        say(f"gateway     {_gateway(serving, config.scenario)}")
+        for told in captured_lines(serving, config.scenario):
+            say(f"captured    {told}")
+    answer: dict[str, Any] = ask_daemon(config, "GET", "/v1/status")
+    return answer
 
 
 def _unused(answer: dict[str, Any]) -> str:
@@ -167,6 +186,21 @@ def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
     if lane is None:
         return "running, does not know this scenario"
     return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"
+
+
+def captured_lines(serving: dict[str, Any] | None, scenario: str) -> list[str]:
+    """The calls that wait for the daemon, and what was lost of them; nothing where all is well."""
+    lane = serving["scenarios"].get(scenario) if serving else None
+    if lane is None:
+        return []
+    captured = lane["captured"]
+    problems = captured_problems(captured)
+    if not captured["spooled"]:
+        return problems
+    told = f"on disk until the daemon has them: {captured['spooled']}"
+    if "spooled_bytes" in captured:  # a gateway from before does not tell
+        told += f", {captured['spooled_bytes'] / 1e6:.1f} MB, since {_time(captured['spooled_since_ms'])} UTC"
+    return [told, *problems]
 
 
 def _own_server(config: Config) -> str:

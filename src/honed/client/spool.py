@@ -146,6 +146,14 @@ class Spool:
         return sum(segment.size for segment in self._segments)
 
     @property
+    def since_ns(self) -> int | None:
+        """When the oldest of what waits began to, Unix nanoseconds; None where nothing waits."""
+        if not self._segments:
+            return None
+        begun, _, _ = self._segments[0].path.name.partition("-")
+        return int(begun) if begun.isdecimal() else None
+
+    @property
     def num_lines(self) -> int:
         """Events in this process's segments."""
         return sum(segment.num_lines for segment in self._segments)

@@ -8,6 +8,7 @@ from typing import Any
 import honed
 from honed.doctor.finding import Found, fail, ok, together, warn
 from honed.doctor.patient import Patient
+from honed.domain.serving import captured_problems
 from honed.machine import neighbours
 
 
@@ -113,6 +114,14 @@ def lane_findings(lane: dict[str, Any]) -> Iterator[Found]:
         yield warn(
             "not compared with the base model that is trained on",
             "set base_model to the folder of the GGUF's checkpoint, and start daemon and gateway again",
+        )
+    captured = lane.get("captured") or {}
+    if waiting := captured.get("spooled"):
+        yield ok(f"captured calls that wait on disk for the daemon: {waiting}")
+    for lost in captured_problems(captured):
+        yield warn(
+            lost,
+            "calls that are lost teach nothing: see that the daemon runs and the disk has room",
         )
     if error := lane.get("error"):
         yield warn(str(error), "see llama/*.log in data_dir; the gateway tries again by itself")

@@ -18,6 +18,7 @@ An error is a Refusal; its `code` names the error class in `CODES`.
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -183,7 +184,10 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     held: int = 0
     """Requests that wait for a server to come up."""
     captured: dict[str, int]
-    """Captured calls: `queued`, `spooled` (on disk), `sent`, `dropped`, `refused`, `skipped`, `damaged`."""
+    """Captured calls: `queued`, `spooled` (on disk), `sent`, `dropped`, `refused`, `skipped`, `damaged`; of what is on
+    disk its `spooled_bytes`, since when it waits (`spooled_since_ms`, 0 where nothing does), and whether the disk takes
+    no more (`spool_failing`, 0 or 1).
+    """
     error: str | None = None
     """Why nothing is served, or why the last start failed."""
     is_compared: bool = False
@@ -194,6 +198,29 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """
     candidate: CandidateStatus | None = None
     """The version beside the live one."""
+
+
+def captured_problems(captured: Mapping[str, int]) -> list[str]:
+    """What of a scenario's calls is lost, or about to be; a gateway of a former version tells less."""
+    found = []
+    if captured.get("spool_failing"):
+        found.append(
+            "captured calls find no room on disk (`spool.failed` in the gateway's log says why; serve.spool_max)"
+        )
+    if dropped := captured.get("dropped"):
+        found.append(
+            f"{dropped} captured calls were dropped since the gateway started, for want of room or because they were"
+            " too long (`capture.dropped` in its log)"
+        )
+    if refused := captured.get("refused"):
+        found.append(
+            f"{refused} captured calls were refused by the daemon (`capture.refused` in the gateway's log)"
+        )
+    if damaged := captured.get("damaged"):
+        found.append(
+            f"{damaged} pieces of captured calls were damaged on disk and set aside (`*.broken`)"
+        )
+    return found
 
 
 class ServerVitals(Struct, frozen=True, kw_only=True):

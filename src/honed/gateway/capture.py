@@ -136,6 +136,11 @@ class Captured:
         """Taken from the queue by the sender, in memory, not yet acknowledged."""
         self.spooled = 0
         """On disk, not yet acknowledged."""
+        self.spooled_bytes = 0
+        self.spooled_since_ms = 0
+        """When the oldest of these went there, Unix milliseconds; 0 where there is none."""
+        self.is_spool_failing = False
+        """Whether the disk takes no more of them."""
         self._calls: deque[Call] = deque()
         self._size_bytes = 0
         self._arrived = anyio.Event()
@@ -230,6 +235,9 @@ class Captured:
             "refused": self.refused,
             "skipped": self.skipped,
             "damaged": self.damaged,
+            "spooled_bytes": self.spooled_bytes,
+            "spooled_since_ms": self.spooled_since_ms,
+            "spool_failing": int(self.is_spool_failing),
         }
 
 

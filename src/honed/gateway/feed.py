@@ -180,6 +180,7 @@ class FeedSender:
             return True
         num = len(self._window)
         if not await self._shelf.put(list(self._window)):
+            self._note_shelf()
             return False
         for _ in range(num):
             self._forget(self._window.popleft())
@@ -190,6 +191,9 @@ class FeedSender:
         assert self._shelf is not None
         self._captured.damaged = self._shelf.num_broken
         self._captured.spooled = self._shelf.num_lines
+        self._captured.spooled_bytes = self._shelf.size
+        self._captured.spooled_since_ms = self._shelf.since_ms or 0
+        self._captured.is_spool_failing = self._shelf.is_failing
         self._captured.move()
 
     # ------------------------------------------------------------ to the daemon

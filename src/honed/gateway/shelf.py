@@ -1,10 +1,13 @@
 """Events of one scenario that wait on disk while its daemon is away, in files of the gateway's folder.
 
 The files are those of `honed.client.spool`: whole segments are deleted when all of a segment has been
-acknowledged, what is sent twice after a crash the daemon knows by its id. All disk work happens in a
+acknowledged, what is sent twice after a crash the daemon knows by its id. What they hold is not redacted: kinds and
+secret are each daemon's own, and an event that went raw to the daemon before it came here would be another one under
+the same id, which is refused. So only the gateway's user can read them. All disk work happens in a
 thread, one piece at a time, so a slow disk delays nobody but what waits for it.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +39,7 @@ class Shelf:
     """Keeps lines on disk, hands them back in order."""
 
     def __init__(self, folder: Path, *, scenario: str, max_bytes: int) -> None:
+        self._folder = folder
         self._spool = Spool(folder, max_bytes=max_bytes)
         self._scenario = scenario
         self._limiter = CapacityLimiter(1)
@@ -59,6 +63,22 @@ class Shelf:
         return self._spool.num_lines
 
     @property
+    def size(self) -> int:
+        """Bytes that wait here."""
+        return self._spool.size
+
+    @property
+    def since_ms(self) -> int | None:
+        """When the oldest of what waits here began to, Unix milliseconds; None where nothing waits."""
+        since_ns = self._spool.since_ns
+        return None if since_ns is None else since_ns // 1_000_000
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it takes no more, for want of room or because of its disk."""
+        return self._problem is not None
+
+    @property
     def num_broken(self) -> int:
         """Pieces that are no events any more and were set aside."""
         return self._spool.num_broken
@@ -66,6 +86,7 @@ class Shelf:
     async def look(self) -> None:
         """Take over what a gateway that has ended left here."""
         try:
+            await self._in_thread(self._see_that_it_is_private)
             await self._in_thread(self._spool.look)
         except OSError as error:
             self._fail(str(error))
@@ -113,12 +134,19 @@ class Shelf:
             await self._in_thread(self._spool.drop_oldest)
         except OSError as error:  # it is sent once more by the next gateway, and known by its ids
             self._fail(str(error))
+        self._problem = None  # there is room again
         if self.is_empty:
             log.get(scenario=self._scenario).info(log.CAPTURE_UNSPOOLED)
 
     async def close(self) -> None:
         """Let go of the files; the next gateway takes them over."""
         await self._in_thread(self._spool.close)
+
+    def _see_that_it_is_private(self) -> None:
+        """Runs in the thread. What was said waits here as it was said: whoever made the folder, only we may enter."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._folder.stat().st_mode & 0o077:
+                self._folder.chmod(0o700)
 
     def _whole_lines(self) -> list[bytes]:
         """Runs in the thread."""

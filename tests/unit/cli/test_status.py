@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from honed.cli.status import _server
+from honed.cli.status import _server, captured_lines
 
 VITALS: dict[str, Any] = {
     "pid": 7,
@@ -29,3 +29,42 @@ def test_what_a_server_does_not_tell_is_left_out() -> None:
     """One of the operator's own has no process of ours; one that hangs says nothing."""
     unknown = dict.fromkeys(VITALS) | {"address": "http://127.0.0.1:1", "is_healthy": False}
     assert _server(unknown) == "your own at http://127.0.0.1:1, does not answer its health check"
+
+
+CAPTURED = {
+    "queued": 0,
+    "spooled": 0,
+    "sent": 9,
+    "dropped": 0,
+    "refused": 0,
+    "skipped": 1,
+    "damaged": 0,
+}
+
+
+def told(**counts: int) -> list[str]:
+    return captured_lines({"scenarios": {"tiny": {"captured": CAPTURED | counts}}}, "tiny")
+
+
+def test_calls_that_wait_for_the_daemon_are_told() -> None:
+    """How many, how much, since when; a gateway from before knows only how many."""
+    whole = told(spooled=1_200, spooled_bytes=3_140_000, spooled_since_ms=1_000)
+    assert whole == [
+        "on disk until the daemon has them: 1200, 3.1 MB, since 1970-01-01 00:00:01 UTC"
+    ]
+    assert told(spooled=2) == ["on disk until the daemon has them: 2"]
+    assert told() == []
+    assert captured_lines(None, "tiny") == captured_lines({"scenarios": {}}, "tiny") == []
+
+
+def test_calls_that_are_lost_are_told() -> None:
+    """And where the log says why."""
+    lines = told(spool_failing=1, dropped=3, refused=2, damaged=1)
+    assert [line.split()[:2] for line in lines] == [
+        ["captured", "calls"],
+        ["3", "captured"],
+        ["2", "captured"],
+        ["1", "pieces"],
+    ]
+    assert "serve.spool_max" in lines[0]
+    assert "capture.dropped" in lines[1]

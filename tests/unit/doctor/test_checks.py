@@ -453,9 +453,12 @@ def test_an_address_that_another_program_has_fails(patient: Make) -> None:
         ({"is_serving": True, "is_compared": False}, "warn", "not compared"),
         ({"base_problem": "another vocabulary"}, "fail", "another vocabulary"),
         ({"is_compared": True, "error": "it died"}, "warn", "it died"),
+        ({"captured": {"spooled": 7}}, "ok", "wait on disk for the daemon: 7"),
+        ({"captured": {"spooled": 7, "spool_failing": 1}}, "warn", "no room on disk"),
+        ({"captured": {"dropped": 2}}, "warn", "2 captured calls were dropped"),
     ],
 )
-def test_the_gateway_tells_whether_it_serves_the_right_base(
+def test_the_gateway_tells_what_it_serves_and_what_is_lost(
     lane: dict[str, Any], status: str, words: str
 ) -> None:
     """As far as its version knows."""

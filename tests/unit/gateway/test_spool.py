@@ -3,6 +3,7 @@ the daemon has each of them once.
 """
 
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from honed.client.spool import Spool
 from honed.client.synchronous import HonedClient
+from honed.domain.times import now_ms
 from honed.gateway import capture, feed
 from honed.gateway.capture import Captured
 from honed.gateway.feed import FeedSender
@@ -75,15 +77,18 @@ async def test_calls_wait_on_disk_for_the_daemon(tmp_path: Path) -> None:
         for each in calls[:200]:
             captured.offer(each)
         await kept(captured)
-        assert captured.counts()["spooled"] == 200
-        assert captured.counts()["queued"] == 0
-        assert segments(tmp_path)
+        counts = captured.counts()
+        assert (counts["spooled"], counts["queued"]) == (200, 0)
+        assert counts["spooled_bytes"] == sum(each.stat().st_size for each in segments(tmp_path))
+        assert 0 < counts["spooled_since_ms"] <= now_ms()
         async with daemon.open():
             for each in calls[200:]:
                 captured.offer(each)
             await emptied(captured)
     assert ids_in(daemon.lines) == [each.receipt_id for each in calls]
     assert (captured.sent, captured.spooled) == (300, 0)
+    counts = captured.counts()
+    assert (counts["spooled_bytes"], counts["spooled_since_ms"]) == (0, 0)
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -219,6 +224,7 @@ async def test_a_full_spool_keeps_what_it_has(
         counts = captured.counts()
         assert counts["spooled"] > 0
         assert counts["spooled"] + counts["queued"] == 40
+        assert counts["spool_failing"] == 1
         assert sum(path.stat().st_size for path in segments(tmp_path)) <= 4_000
         monkeypatch.setattr(capture, "QUEUE_MAX", 0)
         captured.offer(call("too much"))
@@ -227,6 +233,19 @@ async def test_a_full_spool_keeps_what_it_has(
         async with daemon.open():
             await emptied(captured)
     assert ids_in(daemon.lines) == [each.receipt_id for each in calls]
+    assert captured.counts()["spool_failing"] == 0
+
+
+async def test_only_the_gateways_user_reads_what_waits(tmp_path: Path) -> None:
+    """Nothing of it is redacted yet; also in a folder that others could enter before."""
+    (tmp_path / "spool").mkdir(mode=0o755)
+    async with gateway(tmp_path) as captured:
+        captured.offer(call("a secret"))
+        await kept(captured)
+        [segment] = segments(tmp_path)
+        assert b"a secret" in segment.read_bytes()
+        assert stat.S_IMODE(segment.stat().st_mode) == 0o600
+        assert stat.S_IMODE(segment.parent.stat().st_mode) == 0o700
 
 
 async def test_a_disk_that_fails_leaves_calls_in_memory(
