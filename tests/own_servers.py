@@ -205,7 +205,7 @@ class OwnServer:
 
         if body.get("stream"):
             return StreamingResponse(chunks(), media_type="text/event-stream")
-        message = {"role": "assistant", "content": weights}
+        message = {"role": "assistant", "content": weights, "tool_calls": [], "reasoning": None}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return JSONResponse(whole | {"choices": [choice], "usage": usage})
 

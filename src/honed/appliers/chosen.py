@@ -10,7 +10,7 @@ from honed.appliers.none import NoApplier
 from honed.appliers.ollama import OllamaApplier
 from honed.appliers.runtime_lora import RuntimeLoraApplier
 from honed.config import Config, OwnServer, read_secret
-from honed.own_servers import Server, Sglang, Vllm
+from honed.own_servers import Server, dialect_of
 from honed.ports import Applier
 
 
@@ -34,7 +34,7 @@ def chosen_applier(
                 make_base=make_base,
             )
         case "vllm" | "sglang":
-            dialect = Vllm() if kind == "vllm" else Sglang()
+            dialect = dialect_of(kind)
             return RuntimeLoraApplier(
                 _own_server(config, kind, dialect.what),
                 dialect,

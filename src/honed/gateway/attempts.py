@@ -11,6 +11,8 @@ MISMATCH_WAIT_S: Final = 300.0
 """For a server of another base model: it takes an operator, and loading it again may be heavy."""
 LAST_CRASH_WAIT_S: Final = 5.0
 """For a server that comes up and dies; whoever waits for it should not wait for long."""
+ASK_AGAIN_S: Final = 5.0
+"""For a server that the operator starts: asking for it costs nothing, and it may be back at any time."""
 LIVED_S: Final = 10.0
 """A server that served this long and died is started again without waiting."""
 HOPELESS: Final = 3
@@ -20,7 +22,9 @@ HOPELESS: Final = 3
 class Attempts:
     """The starts of one lane: how many failed in a row, and how long to wait before the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_ours: bool = True) -> None:
+        """`is_ours`: whether it is started; else only asked for."""
+        self._last_wait_s = LAST_WAIT_S if is_ours else ASK_AGAIN_S
         self._num_failed = 0
         self._wait_s = FIRST_WAIT_S
         self._served_at_s = -LIVED_S
@@ -61,7 +65,7 @@ class Attempts:
         return min(LAST_CRASH_WAIT_S, self._next_wait())
 
     def _next_wait(self) -> float:
-        wait_s, self._wait_s = self._wait_s, min(LAST_WAIT_S, self._wait_s * 2)
+        wait_s, self._wait_s = self._wait_s, min(self._last_wait_s, self._wait_s * 2)
         return wait_s
 
 

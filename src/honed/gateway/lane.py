@@ -81,7 +81,7 @@ class Lane:
         self._starting = anyio.Lock()
         self._switching = anyio.Lock()
         self._changed = anyio.Event()
-        self._attempts = Attempts()
+        self._attempts = Attempts(is_ours=section.external_url is None)
         self._drained_by = 0.0
         """Until when the server that was withdrawn may finish, on anyio's clock."""
 

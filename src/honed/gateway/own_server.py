@@ -169,9 +169,10 @@ class OwnServer:
 
     def _loras(self, address: Address) -> "RuntimeLora":
         # httpx is not loaded by a gateway that has no such server
-        from honed.own_servers import RuntimeLora, Server, Sglang, Vllm
+        from honed.own_servers import RuntimeLora, Server, dialect_of
 
-        dialect = Vllm() if self._section.lora_server == "vllm" else Sglang()
+        assert self._section.lora_server is not None
+        dialect = dialect_of(self._section.lora_server)
         return RuntimeLora(
             Server(dialect.what, str(address), key=address.key, timeout=_ANSWER),
             dialect,

@@ -6,6 +6,12 @@ from honed.own_servers.server import Answer, NobodyThereError, Server, Unanswere
 from honed.own_servers.sglang import Sglang
 from honed.own_servers.vllm import Vllm
 
+
+def dialect_of(kind: str) -> Dialect:
+    """How a server of this kind speaks: `vllm` or `sglang`."""
+    return Vllm() if kind == "vllm" else Sglang()
+
+
 __all__ = [
     "Answer",
     "Dialect",
@@ -16,4 +22,5 @@ __all__ = [
     "Sglang",
     "UnansweredError",
     "Vllm",
+    "dialect_of",
 ]

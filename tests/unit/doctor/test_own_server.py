@@ -13,7 +13,7 @@ from honed.doctor.finding import Found
 from honed.doctor.patient import Patient
 from honed.errors import ConfigError
 from honed.serve import serve
-from tests.own_servers import VllmServer
+from tests.own_servers import BASE, VllmServer
 
 
 def _patient(place: Path, kind: str, **section: Any) -> Patient:
@@ -51,6 +51,24 @@ def test_a_server_that_answers_says_what_it_serves(tmp_path: Path) -> None:
         True,
         True,
     )
+
+
+def test_a_server_behind_the_gateway_says_what_it_has(tmp_path: Path) -> None:
+    """It is asked past the gateway, which need not run."""
+    fake = VllmServer()
+    file = tmp_path / "made.toml"
+    file.touch()
+    with (
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(fake.open()) as opened,
+    ):
+        serve = {"external_url": opened.url, "external_kind": "vllm"}
+        found = Patient(load_config(file, scenario="airline", data_dir=tmp_path, serve=serve))
+        told = f"vLLM at {opened.url}, behind the gateway, has {BASE} with "
+        assert own_server.own_server(found) == Found("ok", f"{told}no adapter")
+        fake.adapters = {"airline@2": "/a", "theirs": "/b"}
+        assert own_server.own_server(found) == Found("ok", f"{told}airline@2, theirs")
+    assert own_server.own_server(found).status == "fail"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,12 @@ def test_waits_grow_to_a_limit_and_begin_anew() -> None:
     assert tried.wait_after(FAULT) == 0.2
 
 
+def test_server_of_the_operators_own_is_asked_for_every_5_s() -> None:
+    """Asking costs nothing, and it may be back at any time."""
+    tried = Attempts(is_ours=False)
+    assert [tried.wait_after(FAULT) for _ in range(7)] == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
 def test_hope_ends_with_the_third_failure_and_comes_back_with_a_server() -> None:
     """One or two may pass; a server of another base model does not by itself."""
     tried = Attempts()

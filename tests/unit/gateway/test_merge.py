@@ -34,6 +34,23 @@ def test_pieces_of_text_become_one_turn() -> None:
     assert answered == whole(message)
 
 
+def test_reasoning_has_one_name() -> None:
+    """vLLM calls it otherwise; its answers have fields without a value, and an empty list of calls."""
+    empty = {"refusal": None, "annotations": None, "audio": None, "function_call": None}
+    told = {"role": "assistant", "content": "purge", "reasoning": "it is full", "tool_calls": []}
+    expected = whole({"role": "assistant", "content": "purge", "reasoning_content": "it is full"})
+    assert whole(empty | told) == expected
+    assert expected == streamed(
+        delta(role="assistant", content="", reasoning=None, tool_calls=None),
+        delta(reasoning="it is "),
+        delta(reasoning="full"),
+        delta(content="purge"),
+        delta(finish_reason="stop"),
+    )
+    asked = read_asked(msgspec.json.encode({"messages": [told]}))
+    assert asked.messages == (expected.message,)
+
+
 def test_pieces_of_tool_calls_become_calls() -> None:
     """Arguments arrive bit by bit, interleaved by index."""
     answered = streamed(

@@ -204,6 +204,30 @@ async def test_swaps_under_load_lose_and_mix_nothing(front: Front) -> None:
     assert front.loaded == {models[0].id}
 
 
+@pytest.mark.long
+async def test_ten_thousand_requests_across_ten_swaps(front: Front) -> None:
+    """16 clients, half of them streaming: none fails, none is cut, none mixed, each is of the version it names."""
+    models = [front.published(number) for number in range(1, 11)]
+    await front.apply(models[-1])
+    load = Load(front)
+    async with anyio.create_task_group() as clients:
+        for i in range(16):
+            clients.start_soon(load.client, i % 2 == 0)
+        for version in models:
+            with anyio.fail_after(300):
+                while len(load.answers) < 1000 * (models.index(version) + 1):
+                    await anyio.sleep(0.1)
+            await front.apply(version)
+        clients.cancel_scope.cancel()
+    expected = {model.id: weights(number) for number, model in enumerate(models, 1)}
+    assert load.failures == []
+    assert [each for each in load.answers if expected[each[0]] != each[1]] == []
+    assert {name for name, _ in load.answers} == set(expected)
+    assert len(load.answers) >= 10_000
+    assert front.fake.dropped_in_use == []
+    assert front.loaded == {models[-1].id}
+
+
 async def test_version_is_unloaded_after_its_last_request(front: Front) -> None:
     """Until then the server has both: what runs ends as it began, what comes gets the new one, nobody waits."""
     first, second = front.published(1), front.published(2)
@@ -317,6 +341,19 @@ async def test_adapters_of_others_are_left_alone(tmp_path: Path) -> None:
             await front.apply(front.published(number))
         await front.apply(None)
         assert fake.adapters == others
+
+
+async def test_two_scenarios_share_a_server(vllm: Front) -> None:
+    """Each has its own versions there, and its own alias."""
+    second = "tau"
+    await vllm.gateway.register(second, Registration())
+    for number, scenario in ((1, SCENARIO), (2, second), (3, SCENARIO)):
+        model = vllm.published(number)
+        adapter = msgspec.structs.replace(order(model), model_id=f"{scenario}@{number}")
+        await vllm.gateway.switch(scenario, adapter)
+    assert await vllm.said() == (f"{SCENARIO}@3", weights(3))
+    assert await vllm.said(model=second) == (f"{second}@2", weights(2))
+    assert vllm.loaded == {f"{SCENARIO}@3", f"{second}@2"}
 
 
 async def test_server_without_room_refuses_and_the_former_serves_on(tmp_path: Path) -> None:

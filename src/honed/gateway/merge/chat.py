@@ -18,8 +18,26 @@ from honed.gateway.merge.said import (
 from honed.gateway.merge.tokens import Logprobs, TokenTape
 
 
+class _Turn(Message, frozen=True, kw_only=True):
+    """A turn as servers and clients write it."""
+
+    reasoning: str | None = None
+    """What vLLM calls `reasoning_content` since 0.11."""
+
+    def as_message(self) -> Message:
+        """The same under one name."""
+        return Message(
+            role=self.role,
+            content=self.content,
+            tool_calls=self.tool_calls or None,
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+            reasoning_content=self.reasoning_content or self.reasoning,
+        )
+
+
 class _Body(Struct):
-    messages: tuple[Message, ...]
+    messages: tuple[_Turn, ...]
     tools: tuple[Tool, ...] | None = None
     model: str | None = None
 
@@ -51,13 +69,14 @@ class _ToolCallDelta(Struct):
 class _Delta(Struct):
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[_ToolCallDelta] | None = None
 
 
 class _Choice(Struct):
     index: int = 0
     delta: _Delta | None = None
-    message: Message | None = None
+    message: _Turn | None = None
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
 
@@ -82,7 +101,8 @@ def read_call(request: bytes, answer: bytes, *, is_stream: bool) -> tuple[Asked,
 def read_asked(body: bytes) -> Asked:
     """The request; raises UnreadableError."""
     asked = decode(_body_decoder, body, "request")
-    return Asked(messages=asked.messages, tools=asked.tools, model=asked.model)
+    messages = tuple(turn.as_message() for turn in asked.messages)
+    return Asked(messages=messages, tools=asked.tools, model=asked.model)
 
 
 def read_answered(body: bytes, *, is_stream: bool) -> Answered:
@@ -97,7 +117,9 @@ def _read_whole(body: bytes) -> Answered:
         raise UnreadableError("answer: no finished choice")
     tokens = TokenTape()
     tokens.add(choice.logprobs)
-    return _answered(choice.message, choice.finish_reason, chunk, tokens, is_stream=False)
+    return _answered(
+        choice.message.as_message(), choice.finish_reason, chunk, tokens, is_stream=False
+    )
 
 
 def _read_stream(body: bytes) -> Answered:
@@ -118,7 +140,7 @@ def _read_stream(body: bytes) -> Answered:
             tokens.add(choice.logprobs)
             if delta := choice.delta:
                 content.append(delta.content or "")
-                reasoning.append(delta.reasoning_content or "")
+                reasoning.append(delta.reasoning_content or delta.reasoning or "")
                 for call in delta.tool_calls or ():
                     calls.setdefault(call.index, _ToolCallParts()).add(call)
     if finish_reason is None:
