@@ -151,6 +151,9 @@ async def test_calls_arrive_as_events_in_order(tmp_path: Path) -> None:
         "refused": 0,
         "skipped": 0,
         "damaged": 0,
+        "spooled_bytes": 0,
+        "spooled_since_ms": 0,
+        "spool_failing": 0,
     }
 
 
