@@ -212,6 +212,7 @@ async def serving(
         log_level="error",  # below it are lines about what peers do wrong, in plain text, as many as they please
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks who the client is; one layer less for each request
         ws="none",
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=round(drain_s) + _LAST_WORDS_S,

@@ -5,9 +5,9 @@ disk what the daemon does not take happen elsewhere, in `FeedSender`. Nothing he
 grows without bound: a full queue drops the newest call and counts it.
 """
 
+import asyncio
 import os
 import time
-import uuid
 from collections import deque
 from typing import Final
 
@@ -28,6 +28,13 @@ QUEUE_MAX_BYTES: Final = 64 << 20
 BEHIND: Final = 1_000
 BEHIND_BYTES: Final = 8 << 20
 _FLUSH_S: Final = 2.0
+_GATHER_S: Final = 0.02
+"""How long the first call that is queued waits for company. A call by itself wakes the sender twice, for its line and
+for the daemon's answer; 200 calls/s that went one by one took 0.1 ms more core time each (measured, of 0.66 ms).
+Longer saves nothing more.
+"""
+_GATHER_MAX: Final = 16
+"""Calls that wait for no others: merging more at a time would keep streams waiting."""
 
 
 def uuid7() -> str:
@@ -37,7 +44,8 @@ def uuid7() -> str:
     value = (
         ms << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
     )
-    return str(uuid.UUID(int=value))
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -144,6 +152,8 @@ class Captured:
         self._calls: deque[Call] = deque()
         self._size_bytes = 0
         self._arrived = anyio.Event()
+        self._gathering: asyncio.TimerHandle | None = None
+        """Ends the wait for more calls; None while nobody has to be told of any."""
         self._moved = anyio.Event()
 
     def offer(self, call: Call) -> None:
@@ -156,6 +166,15 @@ class Captured:
             return
         self._calls.append(call)
         self._size_bytes += call.size_bytes
+        if len(self._calls) >= _GATHER_MAX:
+            self._tell()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_GATHER_S, self._tell)
+
+    def _tell(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         self._arrived.set()
 
     def drop(self, reason: str) -> None:
@@ -176,7 +195,7 @@ class Captured:
         return call
 
     async def wait_for_call(self) -> None:
-        """Wait until one is queued."""
+        """Wait until one is queued, and then a moment for others; one that is found queued is not waited for."""
         while not self._calls:
             self._arrived = anyio.Event()
             await self._arrived.wait()

@@ -122,10 +122,7 @@ class FeedSender:
         call = await self._captured.take()
         self._captured.move(in_memory=1)
         try:
-            # Cancelled half-way (the connection was lost), the call would be in neither queue nor
-            # window.
-            with anyio.CancelScope(shield=True):
-                line = await _line(call)
+            line = await _line(call)
         except UnreadableError as error:
             self._captured.move(in_memory=-1)
             self._captured.skipped += 1
@@ -295,10 +292,13 @@ class FeedSender:
 
 
 async def _line(call: Call) -> bytes:
-    # Merging a long stream takes milliseconds, which the other streams would feel.
-    if call.size_bytes > _INLINE_BYTES:
-        return await to_thread.run_sync(call.event) + b"\n"
-    return call.event() + b"\n"
+    if call.size_bytes <= _INLINE_BYTES:
+        return call.event() + b"\n"
+    # Merging a long stream takes milliseconds, which the other streams would feel. Cancelled half-way (the connection
+    # was lost), the call would be in neither queue nor window.
+    with anyio.CancelScope(shield=True):
+        event = await to_thread.run_sync(call.event)
+    return event + b"\n"
 
 
 def _reason(group: BaseExceptionGroup[BaseException]) -> str:

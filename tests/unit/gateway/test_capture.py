@@ -162,6 +162,28 @@ async def test_full_queue_drops_the_newest(monkeypatch: pytest.MonkeyPatch) -> N
     assert await captured.take() is third
 
 
+async def test_calls_go_to_the_sender_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first waits for company, until there are enough or a moment has passed."""
+    monkeypatch.setattr(capture, "_GATHER_S", 60)
+    monkeypatch.setattr(capture, "_GATHER_MAX", 2)
+    captured = Captured("tiny")
+    waiting = asyncio.ensure_future(captured.wait_for_call())
+    await asyncio.sleep(0)
+    captured.offer(first := a_call())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    captured.offer(second := a_call())
+    await asyncio.wait_for(waiting, 5)
+    assert [await captured.take() for _ in range(2)] == [first, second]
+
+    monkeypatch.setattr(capture, "_GATHER_S", 0.001)
+    waiting = asyncio.ensure_future(captured.wait_for_call())
+    await asyncio.sleep(0)
+    captured.offer(a_call())
+    await asyncio.wait_for(waiting, 5)
+
+
 def test_ids_rise_with_time() -> None:
     """uuid7: a million years of order in the first 48 bits, version and variant as the RFC says."""
     ids = [uuid.UUID(uuid7()) for _ in range(1000)]
