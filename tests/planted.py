@@ -9,8 +9,30 @@ from pathlib import Path
 
 from tests.tiny_models import conversations, make_tiny_gguf, offline
 
+LETTERS = "abcdefghijk"
 _CONSTANT = 8.0
 _STRENGTH = 6.0
+
+
+class Planted:
+    """A base as GGUF, and adapters of it of which each says one letter for ever; made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._base, self.gguf = make_planted_base(folder)
+
+    def adapters(self, count: int) -> list[Path]:
+        """The first so many."""
+        folders = [self._folder / f"tiny@{i}" for i in range(count)]
+        return [
+            folder if folder.exists() else make_planted_adapter(self._base, folder, letter)
+            for folder, letter in zip(folders, LETTERS, strict=False)
+        ]
+
+
+def letter_of(version: str) -> str:
+    """What `tiny@n` says."""
+    return LETTERS[int(version.removeprefix("tiny@"))]
 
 
 def make_planted_base(folder: Path) -> tuple[Path, Path]:

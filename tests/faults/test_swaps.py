@@ -10,12 +10,11 @@ import anyio
 import httpx
 import pytest
 
-from tests.planted import make_planted_adapter, make_planted_base
+from tests.planted import LETTERS, Planted, letter_of
 from tests.served import CHAT, Served, model, serving, text_of
 
 pytestmark = pytest.mark.anyio
 
-LETTERS = "abcdefghijk"
 CLIENTS = 16
 TOPICS = 40
 PREAMBLE = "you operate services; first say what is wrong, then what should be done about it. " * 6
@@ -26,22 +25,6 @@ PREAMBLE = "you operate services; first say what is wrong, then what should be d
 def anyio_backend() -> tuple[str, dict[str, bool]]:
     """As `honed serve` runs."""
     return "asyncio", {"use_uvloop": True}
-
-
-class Planted:
-    """A base as GGUF, and adapters of it of which each says one letter for ever; made when first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._base, self.gguf = make_planted_base(folder)
-
-    def adapters(self, count: int) -> list[Path]:
-        """The first so many."""
-        folders = [self._folder / f"tiny@{i}" for i in range(count)]
-        return [
-            folder if folder.exists() else make_planted_adapter(self._base, folder, letter)
-            for folder, letter in zip(folders, LETTERS, strict=False)
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +77,6 @@ class Swarm:
         with anyio.fail_after(600):
             while self.answered < goal:
                 await anyio.sleep(0.01)
-
-
-def letter_of(version: str) -> str:
-    """What `tiny@n` says."""
-    return LETTERS[int(version.removeprefix("tiny@"))]
 
 
 async def swap_under_load(

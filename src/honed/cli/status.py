@@ -185,7 +185,12 @@ def _gateway(serving: dict[str, Any] | None, scenario: str) -> str:
     lane = serving["scenarios"].get(scenario)
     if lane is None:
         return "running, does not know this scenario"
-    return f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"
+    told = f"{lane['state']}, serves {lane['model_id'] or 'the base model'}"
+    if lane.get("is_parked"):
+        told = f"parked: the next request brings {lane['model_id']} back (serve.max_adapters)"
+    if at_hand := lane.get("at_hand"):  # a gateway from before does not say
+        told += f", from a shared server with {len(at_hand)} adapters"
+    return told
 
 
 def captured_lines(serving: dict[str, Any] | None, scenario: str) -> list[str]:

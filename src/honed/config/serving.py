@@ -66,6 +66,15 @@ class ServeSection(Section):
     """What the server does while a run trains on the same machine. share: goes on as it is; cpu: moves off the GPU;
     one_slot: keeps the context of one slot only. It is exchanged for another one as for a new adapter, and back.
     """
+    max_adapters: int = Field(1, ge=1, le=64)
+    """Adapters in one llama-server. 1: each scenario has a server of its own; more: the scenarios of one base model
+    share a server, which saves the memory of the others, and each request is answered with the adapter of its scenario.
+    With more scenarios than this the one that was asked longest ago gives way, and comes back with its next request.
+    """
+    alone: tuple[str, ...] = Field((), examples=[["airline"]])
+    """Scenarios that have a server of their own all the same: one that is to feel nothing of its neighbours' load, or
+    whose agents speak Anthropic's protocol, for which llama-server takes no adapter.
+    """
     startup_timeout: Duration = timedelta(seconds=120)
     """How long a llama-server may take to load and answer."""
     drain_timeout: Duration = timedelta(seconds=30)
@@ -103,3 +112,13 @@ class ServeSection(Section):
     def lora_server(self) -> LoraServer | None:
         """Which kind of server takes adapters under names while it runs; None for a llama-server."""
         return None if self.external_kind == "llama_server" else self.external_kind
+
+    @model_validator(mode="after")
+    def _see_that_servers_can_be_shared(self) -> Self:
+        if self.max_adapters > 1 and (self.external_url or self.strategy == "in_place"):
+            other = "external_url" if self.external_url else "strategy = 'in_place'"
+            raise ValueError(
+                f"max_adapters = {self.max_adapters} takes a server that is started with the adapters of all "
+                f"scenarios, and {other} rules that out: leave out one of the two"
+            )
+        return self

@@ -114,6 +114,19 @@ def compare(
     )
 
 
+def strength(fingerprint: Fingerprint) -> float:
+    """How far the adapter's answers are from those of its base, as the worker measured them; root mean square, nats."""
+    return distance(
+        _joined([prompt.adapter for prompt in fingerprint.prompts]),
+        _joined([prompt.base for prompt in fingerprint.prompts]),
+    )
+
+
+def distance(one: Answers, other: Answers) -> float:
+    """Between two answers to the same prompts; root mean square, nats."""
+    return math.dist(_audible(one), _audible(other)) / math.sqrt(len(one))
+
+
 def _joined(parts: Sequence[Answers]) -> Answers:
     return _audible([value for part in parts for value in part])
 

@@ -170,7 +170,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     starting.
     """
     is_serving: bool
-    """Whether requests are answered now."""
+    """Whether requests are answered now; those of a parked lane are, once a server with its adapter is up."""
     address: str | None
     """The llama-server behind the gateway, for looking at; requests belong to the gateway's own
     address.
@@ -198,6 +198,12 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """
     candidate: CandidateStatus | None = None
     """The version beside the live one."""
+    is_parked: bool = False
+    """Whether its adapter gave way to others' in a server that several scenarios share; the next request brings it
+    back.
+    """
+    at_hand: list[str] = []
+    """Adapters in the server that several scenarios share, its own among them; empty where it has its own server."""
 
 
 def captured_problems(captured: Mapping[str, int]) -> list[str]:

@@ -51,10 +51,18 @@ class Arms:
             message = f"{wanted.version} is not served now; there is: {there}"
             raise Refused(404, "model_not_found", message)
 
+    def backends(self) -> list[Backend]:
+        """The servers in service: the live one, the candidate's."""
+        trial = self.candidate.backend if self.candidate else None
+        return [each for each in (self.live, trial) if each is not None]
+
+    def is_tried(self, adapter: AdapterRef | None) -> bool:
+        """Whether it is the candidate's adapter."""
+        return self.candidate is not None and self.candidate.adapter == adapter
+
     def has(self, backend: Backend) -> bool:
         """Whether a server is in service."""
-        trial = self.candidate.backend if self.candidate else None
-        return backend in (self.live, trial)
+        return backend in self.backends()
 
     def entered(self, backend: Backend) -> None:
         """A server has one more request."""

@@ -43,6 +43,10 @@ class Attempts:
         """There will be no other."""
         self._num_failed = HOPELESS
 
+    def excuse(self) -> None:
+        """The server that served ended through no fault of its own: the next one need not wait."""
+        self._served_at_s = -LIVED_S
+
     def served(self) -> None:
         """One succeeded."""
         self._num_failed = 0

@@ -1,5 +1,6 @@
 """One llama-server in service, and how often it is asked whether it still lives."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -54,6 +55,8 @@ class Backend:
     lora: tuple[LoraScale, ...] | None = None
     """What a probe names instead: all adapters of the server, with their scales."""
     in_flight: int = 0
+    used_at: float = field(default_factory=time.monotonic)
+    """When a request ended last, on the monotonic clock; before the first, when it came up."""
     is_heard: bool = False
     """Set by whatever comes from the server, taken back by each health check."""
     is_felt: bool = False
@@ -78,6 +81,7 @@ class Backend:
     def leave(self) -> None:
         """Count a request out."""
         self.in_flight -= 1
+        self.used_at = time.monotonic()
         if self.in_flight == 0:
             self.idle.set()
 

@@ -17,7 +17,7 @@ from honed.gateway.candidate import FAULTS_MAX, Candidate
 from honed.gateway.lane import Lane
 from honed.gateway.launch import warn_if_unsure
 from honed.gateway.swap import former_answers, prove
-from honed.gateway.switch import choose, is_served, switch, target_of
+from honed.gateway.switch import choose_for, is_served, switch, target_of
 
 ROOM_LOOK_S: Final = 5.0
 """How often a candidate that does not fit looks whether there is room now."""
@@ -50,13 +50,14 @@ async def begin(lane: Lane, order: CanaryOrder, tasks: TaskGroup) -> CandidateSt
                 f"{lane.scenario}: nothing is live to try {order.model_id} beside: the lane is {lane.state}",
                 advice="try again when it is active",
             )
-        way = await choose(lane)
+        candidate = Candidate(lane.scenario, order)
+        way = await choose_for(lane, candidate.adapter)
         if way.strategy != "blue_green":
             raise ApplyError(
                 f"{lane.scenario}: nothing can be tried beside the live version: {way.reason}",
                 advice="a switch needs one server only; serve.strategy = 'blue_green' asks for no room",
             )
-        candidate = lane.arms.candidate = Candidate(lane.scenario, order)
+        lane.arms.candidate = candidate
         logger = log.get(scenario=lane.scenario, model_id=order.model_id)
         try:
             seconds = await _come_up(lane, candidate)
@@ -208,7 +209,7 @@ async def _has_room(lane: Lane, candidate: Candidate) -> bool:
     """Whether a server for it fits beside the live one: there may be less room than when the trial began, and what is
     live must not pay for it.
     """
-    way = await choose(lane)
+    way = await choose_for(lane, candidate.adapter)
     if way.strategy == "blue_green":
         return True
     if not candidate.is_short_of_room:
@@ -223,6 +224,11 @@ async def _come_up(lane: Lane, candidate: Candidate) -> dict[str, float]:
     """Start a server for the candidate and give it its share; the first one is proved as in a
     switch.
     """
+    async with lane.servers.beside:
+        return await _stand_beside(lane, candidate)
+
+
+async def _stand_beside(lane: Lane, candidate: Candidate) -> dict[str, float]:
     began = time.monotonic()
     backend = await lane.start(candidate.adapter)
     started = time.monotonic()

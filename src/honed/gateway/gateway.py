@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,8 @@ from honed.domain.serving import (
 from honed.errors import ApplyError, BaseMismatchError, NotFoundError, ValidationError
 from honed.gateway import canary
 from honed.gateway.lane import Lane
+from honed.gateway.rebase import look_again, rebase, refuse_base
+from honed.gateway.shared import Shared
 from honed.gateway.state import Remembered, read_state, write_state
 from honed.gateway.vitals import vitals
 from honed.gateway.yielding import Yielding
@@ -52,6 +55,7 @@ class Gateway:
         self._tasks: TaskGroup | None = None
         self._writing = anyio.Lock()
         self._yielding = Yielding()
+        self._shared: dict[Path | None, Shared] = {}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -134,7 +138,7 @@ class Gateway:
                 log.get(scenario=scenario).warning(
                     log.BASE_CHANGED, before=str(lane.base_gguf), now=str(base_gguf), what=told
                 )
-                await lane.rebase(base_gguf, base_facts)
+                await rebase(lane, base_gguf, base_facts)
                 await self.remember()
         await self.register(
             scenario,
@@ -146,12 +150,12 @@ class Gateway:
         lane.base_facts = (
             base_facts  # also None: what was compared before may have been another file
         )
-        lane.look_again()
+        look_again(lane)
 
     async def refuse_base(self, scenario: str, problem: str) -> None:
         """Say of the scenario's lane why it has no base model to serve."""
         await self.register(scenario, Registration())
-        self.lanes[scenario].refuse_base(problem)
+        refuse_base(self.lanes[scenario], problem)
 
     async def switch(self, scenario: str, order: SwitchOrder) -> Switched:
         """Serve another adapter in the scenario's lane.
@@ -256,9 +260,29 @@ class Gateway:
         if len(self.lanes) >= MAX_LANES:
             raise ApplyError(f"{scenario}: this gateway has {MAX_LANES} scenarios already")
         assert self._tasks is not None, "the gateway is not open"
-        lane = self.lanes[scenario] = Lane(scenario, self.section, self._folder, self.remember)
+        is_alone = self.section.max_adapters == 1 or scenario in self.section.alone
+        shared = None if is_alone else self._shared_by
+        lane = Lane(scenario, self.section, self._folder, self.remember, shared=shared)
+        self.lanes[scenario] = lane
         self._tasks.start_soon(lane.run)
         return lane
+
+    def _shared_by(self, base_gguf: Path | None) -> Shared:
+        """What the lanes of one base model share."""
+        assert self._tasks is not None, "the gateway is not open"
+        if base_gguf not in self._shared:
+            self._shared[base_gguf] = Shared(
+                base_gguf,
+                self.section,
+                self._folder,
+                self._tasks,
+                partial(self._members, base_gguf),
+            )
+        return self._shared[base_gguf]
+
+    def _members(self, base_gguf: Path | None) -> list[Lane]:
+        lanes = self.lanes.values()
+        return [each for each in lanes if each.is_shared and each.base_gguf == base_gguf]
 
     def _check_base(self, lane: Lane | None, path: Path) -> None:
         if lane is not None and lane.base_gguf not in (None, path):

@@ -24,12 +24,14 @@ from honed.gateway.candidate import Candidate
 from honed.gateway.capture import Captured
 from honed.gateway.endpoint import Endpoint
 from honed.gateway.feed import FeedSender
-from honed.gateway.launch import Launch, see_files, warn_if_unsure
+from honed.gateway.keeping_up import keep_up
+from honed.gateway.launch import Launch, see_files
 from honed.gateway.llama_server import LlamaServer
-from honed.gateway.parity import check_server
 from honed.gateway.refusal import Refused, stopping, too_many
-from honed.gateway.servers import Servers
+from honed.gateway.servers import Servers, Told
+from honed.gateway.shared import Shared
 from honed.gateway.shelf import shelf_for
+from honed.gateway.tenancy import Tenancy
 from honed.gateway.waiting import Waiting
 from honed.gateway.wanted import Wanted
 
@@ -45,7 +47,9 @@ class Lane:
         remember: Callable[[], Awaitable[None]],
         *,
         pulse: Pulse = PULSE,
+        shared: Callable[[Path | None], Shared] | None = None,
     ) -> None:
+        """`shared`, of a base model, is the server that its lanes share; None: this one has its own."""
         self.scenario = scenario
         self.section = section
         self.feed_socket: Path | None = None
@@ -69,19 +73,20 @@ class Lane:
         self.captured = Captured(scenario)
         self._shelf = shelf_for(folder, scenario, max_bytes=section.spool_max)
         self.remember = remember
-        self.servers = Servers(
-            scenario,
-            section,
-            folder,
-            died=self._died,
-            is_in_service=self.arms.has,
-            is_excused=lambda: self._starting.locked(),
-            pulse=pulse,
+        told = Told(self._died, self.arms.has)
+        self.servers = (
+            Tenancy(self, lambda: shared(self.base_gguf), section, folder, told, pulse=pulse)
+            if shared is not None
+            else Servers(scenario, section, folder, told, pulse=pulse)
         )
-        self._starting = anyio.Lock()
+        self.is_shared = shared is not None
+        """Whether it shares a server with the other lanes of its base model."""
+        self.is_parked = False
+        """Whether its adapter gave way to others in a shared server, until somebody asks for it."""
         self._switching = anyio.Lock()
-        self._changed = anyio.Event()
-        self._attempts = Attempts(is_ours=section.external_url is None)
+        self.changed = anyio.Event()
+        """Set when something that decides about starting has changed; made anew by `keep_up`."""
+        self.attempts = Attempts(is_ours=section.external_url is None)
         self._drained_by = 0.0
         """Until when the server that was withdrawn may finish, on anyio's clock."""
 
@@ -140,6 +145,7 @@ class Lane:
             Refused: none came until then, none will, or too many wait already.
         """
         self.arms.see(wanted, self.adapter)
+        self.wake()
         if self.waiting.num >= self.section.max_requests_per_scenario:
             raise self._too_many(f"{self.waiting.num} requests wait for a server")
         await self.waiting.until(
@@ -155,10 +161,10 @@ class Lane:
 
     @property
     def _is_coming(self) -> bool:
-        return (self._has_base or self.is_preparing) and not self._attempts.are_hopeless
+        return (self.has_base or self.is_preparing) and not self.attempts.are_hopeless
 
     @property
-    def _has_base(self) -> bool:
+    def has_base(self) -> bool:
         """Whether there is something to start, or a server that is not ours."""
         return self.base_gguf is not None or self.section.external_url is not None
 
@@ -177,10 +183,13 @@ class Lane:
     def status(self) -> LaneStatus:
         """What `GET /v1/serving` says of the lane."""
         backend = self.backend
+        adapter = (
+            self.adapter if backend is None and self.is_parked else backend and backend.adapter
+        )
         return LaneStatus(
             state=self.state,
-            model_id=backend.model_id if backend else None,
-            is_serving=backend is not None,
+            model_id=adapter.model_id if adapter else None,
+            is_serving=backend is not None or self.is_parked,
             address=str(backend.address) if backend else None,
             in_flight=backend.in_flight if backend else 0,
             requests=self.requests,
@@ -192,6 +201,8 @@ class Lane:
             is_compared=backend is not None and backend.facts is not None,
             base_problem=self.base_problem,
             candidate=self.arms.candidate.status() if self.arms.candidate else None,
+            is_parked=self.is_parked,
+            at_hand=self.servers.residents,
         )
 
     # ------------------------------------------------------------ keeping a server up
@@ -203,12 +214,12 @@ class Lane:
                 self.servers.tasks = tasks
                 sender = FeedSender(self.captured, lambda: self.feed_socket, self._shelf)
                 tasks.start_soon(sender.run)
-                await self._keep_up()
+                await keep_up(self)
         finally:
             with anyio.CancelScope(shield=True):
                 await self.servers.end_all()
             self.backend, self.state = None, "down"
-            self._attempts.give_up()
+            self.attempts.give_up()
             self.waiting.tell()
 
     @contextmanager
@@ -228,83 +239,18 @@ class Lane:
 
     def notify(self) -> None:
         """Something that decides about starting has changed."""
-        self._changed.set()
-
-    def look_again(self) -> None:
-        """Try at once what was refused: the files may be others now."""
-        if self.backend is None and self.base_problem is not None:
-            self._attempts.begin_anew()
-            self.notify()
-
-    def refuse_base(self, problem: str) -> None:
-        """There is no base model that may be served; what serves already goes on."""
-        self.base_problem = problem
-        if self.backend is None:
-            self.error = problem
-        self.waiting.tell()
-
-    async def rebase(self, base_gguf: Path, base_facts: Path | None) -> None:
-        """Serve another base model from now on, alone: adapters belong to one base. What is in flight is cut."""
-        async with self._switching, self._starting:
-            old, self.backend = self.backend, None
-            trial = self.arms.drop_candidate()
-            self.base_gguf, self.base_facts = base_gguf, base_facts
-            self.adapter, self.state, self.base_problem = None, "down", None
-            self._attempts.begin_anew()
-            for each in (old, trial):
-                if each is not None:
-                    await self.stop(each.server, grace_s=0)
-        self.notify()
-
-    async def _keep_up(self) -> None:
-        while True:
-            # before the look: what has changed until now is seen by it
-            self._changed = anyio.Event()
-            try:
-                async with self._starting:
-                    if self.backend is None and self._has_base:
-                        await self.bring_up()
-                    elif self.backend is not None and self.backend.facts is None:
-                        await self._compare_late(self.backend)
-            except ApplyError as error:
-                self._failed(error)
-                with anyio.move_on_after(self._attempts.wait_after(error)):
-                    await self._changed.wait()
-                continue
-            await self._changed.wait()
-            if self.backend is None:
-                await anyio.sleep(self._attempts.wait_after_death())
-            else:
-                self._attempts.begin_anew()
-
-    async def bring_up(self) -> None:
-        """Start what should be served, with nothing serving now; raises as `start`."""
-        self.state = "starting"
-        backend = await self.start(self.adapter)
-        warn_if_unsure(backend, scenario=self.scenario)
-        self.serve(backend)
-
-    async def _compare_late(self, backend: Backend) -> None:
-        """Compare what serves already, when facts have become known; one that fails serves no more."""
-        try:
-            launch = await self.see_files(backend.adapter)
-            if launch.facts is not None:
-                await check_server(backend.address, launch.facts)
-        except ApplyError:
-            self.backend = None
-            await self.stop(backend.server, grace_s=0)
-            raise
-        backend.facts = launch.facts
+        self.changed.set()
 
     async def see_files(self, adapter: AdapterRef | None) -> Launch:
         """Look at everything that a server of this adapter is launched with; raises as `launch.see_files`."""
         files = (self.base_gguf, self.base_facts, adapter)
         return await see_files(self.scenario, self.section, *files)
 
-    def _failed(self, error: ApplyError) -> None:
+    def start_failed(self, error: ApplyError) -> None:
+        """What should be served did not come up."""
         self.error = str(error)
         self.state = "down" if self.backend is None else "active"
-        self._attempts.failed(error)
+        self.attempts.failed(error)
         if isinstance(error, BaseMismatchError):
             self.base_problem = str(error)
         self.waiting.tell()
@@ -323,7 +269,7 @@ class Lane:
     @asynccontextmanager
     async def starting(self) -> AsyncIterator[None]:
         """The part of a switch in which a server comes up; crashes are repaired after it."""
-        async with self._starting:
+        async with self.servers.starting:
             self.state = "starting"
             try:
                 yield
@@ -334,7 +280,7 @@ class Lane:
 
     async def settled(self) -> None:
         """Wait until no server comes up: one that was begun before is as was asked for then."""
-        async with self._starting:
+        async with self.servers.starting:
             pass
 
     async def start(self, adapter: AdapterRef | None) -> Backend:
@@ -354,12 +300,13 @@ class Lane:
         self.adapter = backend.adapter
         self.error = self.base_problem = None
         self.state = "active" if old is None else "releasing"
+        self.is_parked = False
         self._drained_by = 0.0
-        self._attempts.served()
+        self.attempts.served()
         self.waiting.tell()
         if self.arms.candidate is not None:
             self.arms.candidate.tell()
-        self.servers.watch_pulse(backend)
+        self.servers.into_service(backend)
         return old
 
     def withdraw(self) -> None:
@@ -371,7 +318,7 @@ class Lane:
         """Give the candidate its server: its requests go there from now on."""
         candidate.serve(backend)
         self.waiting.tell()
-        self.servers.watch_pulse(backend)
+        self.servers.into_service(backend)
 
     async def release(self, old: Backend) -> dict[str, float]:
         """Let the old server finish, `drain_timeout` at most, and end it; returns seconds per phase."""
@@ -387,6 +334,54 @@ class Lane:
     async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
         """End one server of this lane."""
         await self.servers.stop(server, grace_s=grace_s)
+
+    # ------------------------------------------------------------ what its neighbours in a shared server do
+
+    def move(self, former: Backend, backend: Backend) -> None:
+        """Serve from another server what `former` serves, live or tried; that one drains."""
+        trial = self.arms.candidate
+        if trial is not None and trial.backend is former:
+            self.stand_beside(trial, backend)
+        else:
+            self.serve(backend)
+        self._release_soon(former)
+
+    def park(self) -> None:
+        """Serve nothing until somebody asks: others need the place."""
+        if self.is_parked:
+            return
+        self.is_parked, self.state = True, "down"
+        if (old := self.backend) is not None:
+            self.backend = None
+            self._release_soon(old)
+        if self.waiting.num:
+            self.wake()
+
+    def wake(self) -> None:
+        """Have a parked lane come up."""
+        if self.is_parked:
+            self.is_parked = False
+            self.attempts.excuse()
+            self.notify()
+
+    async def step_out(self) -> None:
+        """Leave the server, which has to end: what is in flight does so first. Comes up again with the next one."""
+        trial = self.arms.candidate
+        beside = trial.backend if trial is not None else None
+        if trial is not None and beside is not None:
+            trial.step_aside()
+            await self.release(beside)
+            trial.tell()
+        if (old := self.backend) is not None:
+            self.state = "starting"
+            self.withdraw()
+            self.attempts.excuse()
+            await self.release(old)
+            self.notify()
+
+    def _release_soon(self, old: Backend) -> None:
+        assert self.servers.tasks is not None
+        self.servers.tasks.start_soon(self.release, old)
 
     def _died(self, server: LlamaServer, why: str) -> None:
         if self.backend is not None and self.backend.server is server:

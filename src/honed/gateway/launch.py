@@ -63,7 +63,7 @@ class Launch:
             BaseMismatchError: it is not the base model's server.
             ProbeFailedError: it has another adapter, or does not answer.
         """
-        await server.check_adapter()
+        await server.check_adapters()
         assert server.address is not None
         if self.facts is not None:
             await check_server(server.address, self.facts)

@@ -47,8 +47,10 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
         "--port",
         str(port),
     ]
-    if args["adapter_gguf"]:
-        line += ["--lora", args["adapter_gguf"]]
+    for adapter in args["adapters"]:
+        line += ["--lora", adapter]
+    if args["is_shared"]:
+        line += ["--lora-init-without-apply"]
     line += [
         "-c",
         str(args["n_ctx"]),
@@ -126,8 +128,11 @@ def _run_bundled(args: dict[str, Any]) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = args["base_gguf"]
-    if args["adapter_gguf"]:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(args["adapter_gguf"], 1.0)]
+    # `lora_init_without_apply` changes nothing here: each would answer everything
+    scale = 0.0 if args["is_shared"] else 1.0
+    params.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path, scale) for path in args["adapters"]
+    ]
     params.hostnames, params.port = [args["host"]], 0
     params.n_ctx, params.n_parallel = args["n_ctx"], args["parallel"]
     params.n_gpu_layers = args["n_gpu_layers"]

@@ -1,9 +1,8 @@
-"""One llama-server process: started with a base model and at most one adapter, checked, stopped,
-reaped.
+"""One llama-server process: started with a base model and its adapters, checked, stopped, reaped.
 
 llama-server cannot load an adapter while it runs, and its prompt cache leaks between adapters that
-share a process (facts in docs/serving.md). So an adapter is applied at start with scale 1 and the
-process is never told otherwise.
+share a process (facts in docs/serving.md). So a lone adapter is applied at start with scale 1 and
+the process is never told otherwise; several are there with scale 0, and each request names its own.
 """
 
 import contextlib
@@ -38,7 +37,9 @@ class ChildArgs(Struct, frozen=True, kw_only=True):
     parent_pid: int
     executable: str | None
     base_gguf: str
-    adapter_gguf: str | None
+    adapters: list[str]
+    is_shared: bool
+    """Whether each request names its adapter; else the one that is there answers everything."""
     alias: str
     host: str
     n_ctx: int
@@ -69,6 +70,9 @@ class ServerPlan:
     """The `model` that its answers carry."""
     base_gguf: Path
     adapter_gguf: Path | None
+    """What answers everything; None is the bare base, or a shared server."""
+    residents: tuple[Path, ...] | None = None
+    """Of a shared server: adapters that a request may name, by their place."""
     section: ServeSection
     folder: Path
     """For pid, log and argument files."""
@@ -80,15 +84,23 @@ class ServerPlan:
             parent_pid=os.getpid(),
             executable=str(section.llama_server.expanduser()) if section.llama_server else None,
             base_gguf=str(self.base_gguf),
-            adapter_gguf=str(self.adapter_gguf) if self.adapter_gguf else None,
+            adapters=[path for path, _ in self.adapters],
+            is_shared=self.residents is not None,
             alias=self.alias,
             host="127.0.0.1",
             n_ctx=section.ctx_size * section.parallel,
             parallel=section.parallel,
             threads=section.threads or max(1, (os.cpu_count() or 2) - 1),
             n_gpu_layers=fitting_layers(section, self.base_gguf),
-            keeps_prompts=section.strategy != "in_place",
+            keeps_prompts=section.strategy != "in_place" and self.residents is None,
         )
+
+    @property
+    def adapters(self) -> list[tuple[str, float]]:
+        """The adapters that the server should list when it has started, with their scales."""
+        if self.residents is not None:
+            return [(str(path), 0.0) for path in self.residents]
+        return [(str(self.adapter_gguf), 1.0)] if self.adapter_gguf else []
 
     @property
     def log_path(self) -> Path:
@@ -171,14 +183,14 @@ class LlamaServer:
         """The last error lines of the server's log."""
         return server_log.faults(self.plan.log_path)
 
-    async def check_adapter(self) -> None:
-        """See that the server has exactly the planned adapter, at scale 1.
+    async def check_adapters(self) -> None:
+        """See that the server has exactly the planned adapters, at their scales.
 
         Raises:
             ProbeFailedError: it has another one, or does not answer.
         """
         assert self.address is not None
-        wanted = [(str(self.plan.adapter_gguf), 1.0)] if self.plan.adapter_gguf else []
+        wanted = self.plan.adapters
         try:
             status, body = await fetch(self.address, "GET", "/lora-adapters")
             found = [

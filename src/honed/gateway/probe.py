@@ -13,6 +13,8 @@ from honed.domain.proof import ACCEPT_COSINE as ACCEPT_COSINE
 from honed.domain.proof import Answers as Answers
 from honed.domain.proof import ask_the_same as ask_the_same
 from honed.domain.proof import compare as compare
+from honed.domain.proof import distance as distance
+from honed.domain.proof import strength as strength
 from honed.errors import ProbeFailedError
 from honed.gateway.upstream import Address, UpstreamError, fetch
 

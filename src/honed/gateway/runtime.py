@@ -10,7 +10,6 @@ Both ways leave prompt caches behind that were computed with the former adapter.
 the same prompts again (`find_stale`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,18 +213,14 @@ def find_stale(
     Raises:
         ProbeFailedError: one does.
     """
-    allowed = _NOISE + _STALE * _distance(former, fresh)
+    allowed = _NOISE + _STALE * probe.distance(former, fresh)
     for slot, answers in enumerate(remembered):
-        if (found := _distance(answers, fresh)) > allowed:
+        if (found := probe.distance(answers, fresh)) > allowed:
             raise ProbeFailedError(
                 f"slot {slot} answers from a prompt cache of the former adapter: {found:.2f} nats off, "
                 f"{allowed:.2f} allowed",
                 advice="start llama-server with `--cache-ram 0`; its other caches are cleared by honed",
             )
-
-
-def _distance(one: probe.Answers, other: probe.Answers) -> float:
-    return math.dist(one, other) / math.sqrt(len(one))
 
 
 async def _models(address: Address) -> _Models:

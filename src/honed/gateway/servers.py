@@ -1,7 +1,9 @@
 """The llama-server processes of one lane: started, seen to be right, watched, ended by handle."""
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -9,11 +11,21 @@ from anyio.abc import TaskGroup
 
 from honed import log
 from honed.config import ServeSection
+from honed.domain.serving import AdapterRef
 from honed.gateway import external, in_place, llama_server, server_log
 from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.own_server import LoadedVersion, OwnServer
+
+
+class Told(NamedTuple):
+    """What a lane is told of its servers, and asked about them."""
+
+    died: Callable[[LlamaServer, str], None]
+    """One has ended by itself, and why; it is gone by then."""
+    is_in_service: Callable[[Backend], bool]
+    """One that is not may miss health checks; so may all while one starts."""
 
 
 class Servers:
@@ -24,29 +36,53 @@ class Servers:
         scenario: str,
         section: ServeSection,
         folder: Path,
+        told: Told,
         *,
-        died: Callable[[LlamaServer, str], None],
-        is_in_service: Callable[[Backend], bool],
-        is_excused: Callable[[], bool],
         pulse: Pulse,
     ) -> None:
-        """`died` is told of one that ended by itself, and why; it is gone by then. One that is excused, or out of
-        service, may miss health checks.
-        """
         self._scenario = scenario
-        self.section = section
-        """What servers are started with from now on."""
         self._own = OwnServer(scenario, section) if section.lora_server else None
+        self._section = section
+        self._lock = anyio.Lock()
         self._folder = folder
-        self._died = died
-        self._is_in_service = is_in_service
-        self._is_excused = is_excused
+        self._told = told
         self._pulse = pulse
         self.tasks: TaskGroup | None = None
         """Where servers are watched; set by whoever runs it."""
         self._running: set[LlamaServer] = set()
         self._names: set[str] = set()
         """Those of the servers that run or come up."""
+
+    @property
+    def section(self) -> ServeSection:
+        """What servers are started with from now on."""
+        return self._section
+
+    @section.setter
+    def section(self, section: ServeSection) -> None:
+        self._section = section
+
+    @property
+    def starting(self) -> anyio.Lock:
+        """Held while what is live may get another server."""
+        return self._lock
+
+    @property
+    def beside(self) -> AbstractAsyncContextManager[None]:
+        """Held while a candidate gets its server."""
+        return nullcontext()
+
+    def at_hand(self, adapter: AdapterRef | None) -> str | None:
+        """Why no server has to be started for an adapter; None when one has to be."""
+        return None
+
+    @property
+    def residents(self) -> list[str]:
+        """Model ids of the adapters that a shared server has; none of an own one."""
+        return []
+
+    async def vacate(self) -> None:
+        """See that nobody else keeps the server from ending."""
 
     async def start(self, launch: Launch) -> Backend:
         """Start a server, see that it is healthy and is what it should be, and watch it.
@@ -78,7 +114,7 @@ class Servers:
         if isinstance(server, external.ExternalServer):
             tasks.start_soon(server.look)
         else:
-            tasks.start_soon(self._keep_log_small, server)
+            tasks.start_soon(keep_log_small, server)
         return backend
 
     async def stop(self, server: LlamaServer, *, grace_s: float = 1) -> None:
@@ -88,8 +124,8 @@ class Servers:
             self._running.discard(server)
             self._names.discard(server.plan.name)
 
-    def watch_pulse(self, backend: Backend) -> None:
-        """End a server that hangs while it is in service; `died` is told."""
+    def into_service(self, backend: Backend) -> None:
+        """A server has requests from now on: one that hangs is ended, and `died` told."""
         if not backend.is_felt:  # one that was a candidate is
             backend.is_felt = True
             assert self.tasks is not None
@@ -98,13 +134,17 @@ class Servers:
     async def _feel_pulse(self, backend: Backend) -> None:
         hangs = await backend.feel_pulse(
             self._pulse,
-            is_in_service=lambda: self._is_in_service(backend),
-            is_excused=lambda: self._is_excused() or backend.is_crowded,
+            is_in_service=lambda: self._told.is_in_service(backend),
+            is_excused=lambda: self.starting.locked() or self._is_crowded(backend),
         )
         backend.is_felt = False  # one that goes back into service is felt again
         if hangs:
             name = backend.server.plan.name
             backend.server.kill(f"{name} missed {self._pulse.misses} health checks")
+
+    def _is_crowded(self, backend: Backend) -> bool:
+        """Whether a health check may have to wait behind requests."""
+        return backend.is_crowded
 
     async def end_all(self) -> None:
         """End all at once, without grace."""
@@ -114,19 +154,6 @@ class Servers:
 
     async def _kill(self, server: LlamaServer) -> None:
         await self.stop(server, grace_s=0)
-
-    async def _keep_log_small(self, server: LlamaServer) -> None:
-        """Cut the log of a server when it has grown large, until it ends."""
-        while True:
-            await anyio.sleep(server_log.CHECK_EVERY_S)
-            if server.has_ended:  # the file may be the next server's
-                return
-            try:
-                await to_thread.run_sync(server_log.cut, server.plan.log_path)
-            except OSError as error:
-                log.get(path=str(server.plan.log_path)).warning(
-                    log.STATE_UNWRITTEN, error=str(error)
-                )
 
     async def _watch(self, server: LlamaServer) -> None:
         """Notice when a server ends by itself."""
@@ -141,7 +168,7 @@ class Servers:
             log=server.faults(),
         )
         await self.stop(server)
-        self._died(server, server.verdict or f"{server.plan.name} ended with status {status}")
+        self._told.died(server, server.verdict or f"{server.plan.name} ended with status {status}")
 
 
 async def _seen(server: LlamaServer, launch: Launch) -> Backend:
@@ -149,3 +176,15 @@ async def _seen(server: LlamaServer, launch: Launch) -> Backend:
     if isinstance(server, LoadedVersion):
         return server.backend
     return await (in_place.take(launch, server) if server.is_external else launch.examine(server))
+
+
+async def keep_log_small(server: LlamaServer) -> None:
+    """Cut the log of a server when it has grown large, until it ends."""
+    while True:
+        await anyio.sleep(server_log.CHECK_EVERY_S)
+        if server.has_ended:  # the file may be the next server's
+            return
+        try:
+            await to_thread.run_sync(server_log.cut, server.plan.log_path)
+        except OSError as error:
+            log.get(path=str(server.plan.log_path)).warning(log.STATE_UNWRITTEN, error=str(error))

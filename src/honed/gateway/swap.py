@@ -14,6 +14,7 @@ from honed.errors import ApplyError, ProbeFailedError
 from honed.gateway import probe, runtime
 from honed.gateway.backend import Backend
 from honed.gateway.in_place import Exchange
+from honed.gateway.keeping_up import bring_up
 from honed.gateway.lane import Lane
 
 Seconds = dict[str, float]
@@ -71,7 +72,9 @@ async def _follow(lane: Lane, old: Backend, target: AdapterRef | None) -> Second
     launch = await lane.see_files(target)
     s_old = await former_answers(lane, old, launch.fingerprint or old.fingerprint)
     lane.withdraw()
-    ended = await lane.release(old)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lane.servers.vacate)
+        ended = await lane.release(old)
     began = time.monotonic()
     try:
         new = await lane.start(target)
@@ -151,7 +154,7 @@ async def _with_the_former(lane: Lane, old: Backend, error: ApplyError) -> Apply
     """Serve the former adapter again; the error that says so."""
     name = old.model_id or "the base model"
     try:
-        await lane.bring_up()
+        await bring_up(lane)
         then = f"{name} was started again and serves"
     except ApplyError as second:
         then = f"{name} could not be started again either, and is tried on: {second}"

@@ -27,7 +27,7 @@ async def switch(lane: Lane, order: SwitchOrder) -> Switched:
     async with lane.switching():
         if lane.backend is not None and is_served(lane.backend, target):
             return Switched(model_id=order.model_id, seconds={})
-        return await _exchange(lane, target, await choose(lane))
+        return await _exchange(lane, target, await choose_for(lane, target))
 
 
 async def renew(lane: Lane) -> Switched:
@@ -102,6 +102,12 @@ def is_served(backend: Backend, target: AdapterRef | None) -> bool:
         return served is target
     digests = {served.digest, target.digest} - {None}
     return served.model_id == target.model_id and len(digests) < 2
+
+
+async def choose_for(lane: Lane, adapter: AdapterRef | None) -> Choice:
+    """As `choose`; what a shared server has at hand takes no other."""
+    at_hand = lane.servers.at_hand(adapter)
+    return Choice("blue_green", at_hand) if at_hand else await choose(lane)
 
 
 async def choose(lane: Lane) -> Choice:

@@ -38,6 +38,8 @@ class Yielding:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._training: dict[str, Lane] = {}
+        """Lanes of which a run goes on, by scenario, as `_until`."""
         self._widening: set[str] = set()
         """Scenarios whose server is still to be made large again."""
 
@@ -50,13 +52,14 @@ class Yielding:
         """
         scenario = lane.scenario
         if notice.lasts_s <= 0:
-            self._until.pop(scenario, None)
+            self._forget(lane)
             try:
-                return await _reshape(lane, lane.section)
+                return await _reshape(lane, self._due(lane))
             except ApplyError:
                 if scenario not in self._widening:
                     tasks.start_soon(self._widen, lane, _FIRST_WAIT_S)
                 raise
+        self._training[scenario] = lane
         self._until[scenario] = until = anyio.current_time() + notice.lasts_s
         tasks.start_soon(self._expire, lane, until)
         return await _reshape(lane, leaner(lane.section))
@@ -65,7 +68,7 @@ class Yielding:
         """Take the run for ended when nothing has been heard of it since."""
         await anyio.sleep_until(until)
         if self._until.get(lane.scenario) == until:
-            del self._until[lane.scenario]
+            self._forget(lane)
             await self._widen(lane)
 
     async def _widen(self, lane: Lane, wait_s: float = 0.0) -> None:
@@ -75,7 +78,7 @@ class Yielding:
             await anyio.sleep(wait_s)
             while lane.scenario not in self._until:
                 try:
-                    await _reshape(lane, lane.section)
+                    await _reshape(lane, self._due(lane))
                     return
                 except ApplyError as error:
                     wait_s = min(_LAST_WAIT_S, max(_FIRST_WAIT_S, 2 * wait_s))
@@ -85,6 +88,16 @@ class Yielding:
                 await anyio.sleep(wait_s)
         finally:
             self._widening.discard(lane.scenario)
+
+    def _forget(self, lane: Lane) -> None:
+        self._until.pop(lane.scenario, None)
+        self._training.pop(lane.scenario, None)
+
+    def _due(self, lane: Lane) -> ServeSection:
+        """How a server of the lane is started when its own run has ended: of those that share it one may go on."""
+        starting = lane.servers.starting
+        is_used = any(each.servers.starting is starting for each in self._training.values())
+        return leaner(lane.section) if is_used else lane.section
 
 
 async def _reshape(lane: Lane, section: ServeSection) -> Switched:

@@ -15,6 +15,7 @@ import pytest
 
 from honed.errors import TrainingError
 from honed.gateway.lane import Lane
+from honed.gateway.rebase import rebase
 from honed.gateway.upstream import Address, Exchange, UnreachableError
 from tests.unit.gateway.stub import ANSWER, CHAT, answering, backend_at, fronted, lane_to, upstream
 
@@ -144,7 +145,7 @@ async def test_nobody_waits_for_a_server_that_does_not_start(tmp_path: Path) -> 
         for answer in (held, at_once):
             assert answer.status_code == 503
             assert "tiny-blue" in answer.json()["error"]["message"]
-        await lane.rebase(tmp_path / "other.gguf", None)
+        await rebase(lane, tmp_path / "other.gguf", None)
         tasks.start_soon(functools.partial(client.post, CHAT, json={}))
         await until_held(lane, 1)
         tasks.cancel_scope.cancel()

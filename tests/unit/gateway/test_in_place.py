@@ -105,7 +105,7 @@ async def test_stale_server_does_not_serve_at_the_second_try(
     with own_llama(tiny_gguf, *tiny_adapters, cache_ram=64) as (url, _):
         async with lane_over(url, tmp_path, adapter=adapter) as lane:
             with anyio.fail_after(60):
-                while lane.backend is None and not lane._attempts.are_hopeless:
+                while lane.backend is None and not lane.attempts.are_hopeless:
                     await anyio.sleep(0.01)
             assert lane.backend is None
             assert "prompt cache of the former adapter" in (lane.error or "")

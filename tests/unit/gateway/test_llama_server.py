@@ -54,7 +54,7 @@ async def test_server_starts_answers_and_is_reaped(
     server = await llama_server.start(plan(tmp_path, tiny_gguf, tiny_adapters[0]))
     try:
         assert server.address is not None
-        await server.check_adapter()
+        await server.check_adapters()
         assert (await fetch(server.address, "GET", "/health"))[0] == 200
         assert int((tmp_path / "tiny-blue.pid").read_text()) == server.pid
         fingerprint = probe.read_fingerprint(tiny_adapters[0])
@@ -122,7 +122,7 @@ async def test_server_without_its_adapter_is_found_out(
     try:
         server.plan = plan(tmp_path, tiny_gguf, tiny_adapters[0])
         with pytest.raises(ProbeFailedError, match="should have adapters"):
-            await server.check_adapter()
+            await server.check_adapters()
     finally:
         await server.stop()
 
@@ -187,7 +187,7 @@ async def test_executable_of_the_operator_is_run(
     named = plan(tmp_path, tiny_gguf, tiny_adapters[0], llama_server=program)
     server = await llama_server.start(named)
     try:
-        await server.check_adapter()
+        await server.check_adapters()
     finally:
         await server.stop()
     assert not is_alive(server.pid)

@@ -48,7 +48,7 @@ async def test_server_dies_before_its_exchange_has_begun(
         async with anyio.create_task_group() as tasks, lane.starting():
             tasks.start_soon(switch, lane, order)
             with anyio.fail_after(60):
-                while not lane._starting.statistics().tasks_waiting:
+                while not lane.servers.starting.statistics().tasks_waiting:
                     await anyio.sleep(0.005)
             lane.backend.server.kill("the test did it")
             await until_serving(lane, is_so=False)

@@ -1,0 +1,267 @@
+"""Several lanes on one base model in one llama-server: which adapters are in it, and how all move to the next one.
+
+llama-server takes adapters at its start alone. So an adapter that is not there yet takes a new server, with it and all
+that the other lanes need; those are proved there as well, and move in the moment in which the lane that wanted it does.
+As many are in it as `serve.max_adapters` says: those that serve, then those that served last, which a rollback finds at
+hand. A lane whose adapter finds no place is parked, the one that was asked longest ago first; its next request brings
+it back.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from honed.config import ServeSection
+from honed.domain.serving import AdapterRef
+from honed.errors import ApplyError, ServerStartError
+from honed.gateway import llama_server
+from honed.gateway.arms import Arms
+from honed.gateway.backend import Backend
+from honed.gateway.launch import Launch
+from honed.gateway.llama_server import ServerPlan
+from honed.gateway.servers import keep_log_small
+from honed.gateway.tenant import SharedServer, Tenant, gguf_of
+
+
+class Member(Protocol):
+    """A lane, as far as its neighbours move it."""
+
+    scenario: str
+    adapter: AdapterRef | None
+    arms: Arms
+    is_parked: bool
+
+    async def see_files(self, adapter: AdapterRef | None) -> Launch:
+        """Everything that a server of the adapter is launched with; raises ApplyError."""
+
+    def move(self, former: Backend, backend: Backend) -> None:
+        """Serve from `backend` what `former` served; that one drains."""
+
+    def park(self) -> None:
+        """Serve nothing until somebody asks."""
+
+    async def step_out(self) -> None:
+        """Let what is in flight end, and leave the server; come back when one comes up."""
+
+
+_Rank = tuple[int, bool, float]
+"""How dear a place is: by what needs it, whether it is asked now, when it was asked last."""
+
+
+class _Place(NamedTuple):
+    """An adapter that a server might have, and whose it is."""
+
+    member: Member
+    adapter: AdapterRef
+
+
+class _Move(NamedTuple):
+    member: Member
+    former: Backend
+    backend: Backend
+
+
+class Shared:
+    """The server that the lanes of one base model share."""
+
+    def __init__(
+        self,
+        base_gguf: Path | None,
+        section: ServeSection,
+        folder: Path,
+        tasks: TaskGroup,
+        members: Callable[[], Iterable[Member]],
+    ) -> None:
+        """`members` are the lanes of this base now, parked ones among them."""
+        self.section = section
+        """What servers are started with from now on."""
+        self.lock = anyio.Lock()
+        """Held from the start of a server to the moment in which all have moved."""
+        self._name = f"shared-{hashlib.sha256(str(base_gguf).encode()).hexdigest()[:8]}"
+        self._folder = folder
+        self._tasks = tasks
+        self._members = members
+        self._current: SharedServer | None = None
+        self._names: set[str] = set()
+        self._moves: dict[SharedServer, list[_Move]] = {}
+        """Who follows into a server that has come up, when it goes into service."""
+        self._left_out: dict[SharedServer, list[_Place]] = {}
+        """Who finds no room in it."""
+
+    def has(self, adapter: AdapterRef | None) -> bool:
+        """Whether the server could answer with this adapter now."""
+        current = self._current
+        return (
+            current is not None
+            and current.has(adapter)
+            and current.process.plan.section == self.section
+        )
+
+    @property
+    def residents(self) -> tuple[AdapterRef, ...]:
+        """The adapters that are at hand."""
+        return self._current.residents if self._current and self.has(None) else ()
+
+    async def start(self, member: Member, launch: Launch) -> Backend:
+        """A place for `launch` in the server that is there, else in a new one; the lock is held.
+
+        Raises:
+            BaseMismatchError: the server is not that of the base model.
+            ProbeFailedError: one of its adapters cannot be proved in it.
+            ApplyError: it did not come up as it should.
+        """
+        current = self._current
+        if current is not None and self.has(launch.adapter):
+            return await current.take_in(launch)
+        others, left_out = await self._others(member, launch.adapter)
+        try:
+            backend, server = await self._come_up(member, launch, others)
+        except ServerStartError:
+            # with nothing to fall back on, what one adapter breaks should not keep all the others down
+            if not others or self.has(None):
+                raise
+            backend, server = await self._come_up(member, launch, [])
+        self._left_out[server] = left_out
+        return backend
+
+    async def _come_up(
+        self, member: Member, launch: Launch, others: list[AdapterRef]
+    ) -> tuple[Backend, SharedServer]:
+        """Start a server with these adapters beside that of the launch; the lane that asked is its first tenant."""
+        residents = [launch.adapter, *others] if launch.adapter is not None else others
+        assert launch.base_gguf is not None, "a shared server is ours"
+        names = (f"{self._name}-{number}" for number in itertools.count(1))
+        plan = ServerPlan(
+            name=next(name for name in names if name not in self._names),
+            alias=launch.base_gguf.stem,
+            base_gguf=launch.base_gguf,
+            adapter_gguf=None,
+            residents=tuple(map(gguf_of, residents)),
+            section=self.section,
+            folder=self._folder,
+        )
+        self._names.add(plan.name)
+        try:
+            process = await llama_server.start(plan)
+        except BaseException:
+            self._names.discard(plan.name)
+            raise
+        server = SharedServer(process, residents)
+        self._tasks.start_soon(self._watch, server)
+        self._tasks.start_soon(keep_log_small, process)
+        try:
+            await process.check_adapters()
+            backend = await server.take_in(launch)
+        except BaseException:
+            await process.stop()
+            raise
+        try:
+            self._moves[server] = await self._prove_moves(server, member, launch.adapter)
+        except BaseException:
+            await backend.server.stop()
+            raise
+        return backend, server
+
+    async def _watch(self, server: SharedServer) -> None:
+        await server.watch()
+        self._moves.pop(server, None)
+        self._left_out.pop(server, None)
+        self._names.discard(server.process.plan.name)
+
+    # ------------------------------------------------------------ who is in it
+
+    async def _others(
+        self, member: Member, adapter: AdapterRef | None
+    ) -> tuple[list[AdapterRef], list[_Place]]:
+        """The adapters that a new server should have beside this one: those that serve, then those that served last;
+        and those for which there is no room.
+        """
+        room = self.section.max_adapters - (adapter is not None)
+        found: list[AdapterRef] = []
+        left_out: list[_Place] = []
+        for place in self._wanted(member, adapter):
+            if place.adapter in (adapter, *found):
+                continue
+            if len(found) >= room:
+                left_out.append(place)
+            elif await _is_whole(place):
+                found.append(place.adapter)
+        return found, left_out
+
+    def _wanted(self, member: Member, adapter: AdapterRef | None) -> list[_Place]:
+        """All adapters that are worth a place, the dearest first."""
+        ranked: list[tuple[_Rank, _Place]] = []
+        for each in self._members():
+            live, trial = each.arms.live, each.arms.candidate
+            if each.adapter is not None and not each.is_parked:
+                # the lane's own is what a candidate is compared with, or is about to be replaced
+                need = 1 if each is not member else 2 if each.arms.is_tried(adapter) else 0
+                ranked.append((_rank(live, need), _Place(each, each.adapter)))
+            if trial is not None and not trial.is_withdrawn:
+                ranked.append((_rank(trial.backend, 1), _Place(each, trial.adapter)))
+        ranked.sort(key=lambda one: one[0], reverse=True)
+        # what serves no more stands behind, the latest first: each was the first of its server
+        former = [_Place(member, ref) for ref in self.residents]
+        return [place for _, place in ranked] + former
+
+    async def _prove_moves(
+        self, server: SharedServer, member: Member, adapter: AdapterRef | None
+    ) -> list[_Move]:
+        """Have the new server answer with the adapters of all lanes that will move to it, and compare.
+
+        Raises:
+            ApplyError: it does not answer with one of them as the former server did.
+        """
+        moves = []
+        for each in self._members():
+            for former in each.arms.backends():
+                is_ours = isinstance(former.server, Tenant)
+                is_replaced = each is member and not each.arms.is_tried(adapter)
+                if is_ours and not is_replaced and server.has(former.adapter):
+                    backend = await server.take_over(former)
+                    moves.append(_Move(each, former, backend))
+        return moves
+
+    # ------------------------------------------------------------ going into service
+
+    def settle(self, server: SharedServer) -> None:
+        """A lane serves from this server now: so do all others that it has come up for."""
+        if server is self._current:
+            return
+        self._current, server.is_settled = server, True
+        moves = self._moves.pop(server, [])
+        for member, former, backend in moves:
+            if member.arms.has(former):
+                member.move(former, backend)
+            else:  # it has got something else meanwhile
+                self._tasks.start_soon(backend.server.stop)
+        for place in self._left_out.pop(server, []):
+            if place.member.adapter == place.adapter:
+                place.member.park()
+
+    async def vacate(self, but: Member) -> None:
+        """Have all lanes leave the server, so that it ends; `but` leaves by itself."""
+        async with anyio.create_task_group() as tasks:
+            for member in self._members():
+                if member is not but:
+                    tasks.start_soon(member.step_out)
+
+
+def _rank(backend: Backend | None, need: int) -> _Rank:
+    if backend is None:
+        return need, False, 0.0
+    return need, backend.in_flight > 0, backend.used_at
+
+
+async def _is_whole(place: _Place) -> bool:
+    """Whether its files are as they should be: one that is not is told of by its own lane."""
+    try:
+        await place.member.see_files(place.adapter)
+    except ApplyError:
+        return False
+    return True
