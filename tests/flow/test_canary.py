@@ -23,6 +23,8 @@ from honed.gateway.candidate import place
 from honed.ports import EpisodeFilter
 from honed.stores import open_store
 from tests.feed_parts import action
+from tests.flow import test_closed_loop as closed_loop
+from tests.incidents import attempt
 from tests.planted import make_planted_adapter, make_planted_base
 from tests.processes import Honed, honed
 from tests.served import CHAT, QUESTION, model, text_of
@@ -107,11 +109,11 @@ def _order(process: Honed, verb: str = "", *, said_by: str = "ann", **order: obj
     process.ask("POST", path, {"said_by": said_by} | order)
 
 
-def _tasks(tried: str, num: int) -> list[str]:
+def _tasks(tried: str, num: int, *, scenario: str = "tiny") -> list[str]:
     """Names of tasks of which every other one is in the candidate's half."""
     names = [f"{tried}-{number}" for number in range(8 * num)]
-    its = iter([name for name in names if place("tiny", tried, name) < 0.5])
-    others = iter([name for name in names if place("tiny", tried, name) >= 0.5])
+    its = iter([name for name in names if place(scenario, tried, name) < 0.5])
+    others = iter([name for name in names if place(scenario, tried, name) >= 0.5])
     return [next(its if number % 2 else others) for number in range(2 * num)]
 
 
@@ -283,3 +285,38 @@ async def _answerers(path: Path) -> dict[str | None, int]:
     async with open_store(f"sqlite:///{path}") as store:
         episodes = await store.list_episodes(EpisodeFilter(limit=10_000))
     return dict(Counter(each.adapter_id for each in episodes))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_what_the_gate_has_passed_is_tried_beside_the_base_and_goes_live(
+    tmp_path: Path, incident_base: Path
+) -> None:
+    """From events to a training, from its verdict to a share of tasks, from their outcomes into service: by itself."""
+    settings = closed_loop.SETTINGS.format(base=incident_base, trigger="manual()")
+    canary = '[apply.canary]\nshare = 0.5\ninterval = "0.2s"\n\n[serve]'
+    with honed(tmp_path, settings.replace("[serve]", canary)) as loop:
+        loop.start("serve")
+        loop.start("run")
+        loop.until(lambda: loop.serving()["scenarios"]["incidents"]["is_serving"], "it serves")
+        closed_loop._feed(loop, [attempt(number) for number in range(500)])
+        run_id = loop.ask("POST", "/v1/train-now", {})["run_id"]
+        run = loop.until(lambda: loop.run(run_id), "the run has ended", limit_s=200)
+        assert run["state"] == "done", run
+        assert loop.model("incidents@1")["gate"]["decision"] == "pass"
+        loop.until(lambda: _state(loop, "incidents@1") == "watching", "it is tried")
+        assert loop.status()["current_model"] is None
+
+        tasks = _tasks("incidents@1", 80, scenario="incidents")
+        messages = attempt(1)[0][:2]
+        body = {"model": "incidents", "messages": messages, "max_tokens": 4}
+        before, answered = loop.status()["records"], {}
+        with httpx.Client(base_url=loop.serving()["address"], timeout=60) as client:
+            for task in tasks:
+                answer = client.post(CHAT, json=body, headers={"x-honed-task": task})
+                answered[task] = answer.headers["x-honed-model"]
+        assert Counter(answered.values()) == {"incidents@1": 80, "base": 80}
+        loop.until(lambda: loop.status()["records"] == before + 160, "all calls are captured")
+        _say(loop, answered, lambda version: FAILS if version == "base" else SUCCEEDS)
+        loop.until(lambda: _state(loop, "incidents@1") == "promoted", "it is promoted")
+        assert loop.status()["current_model"] == "incidents@1"

@@ -19,7 +19,7 @@ from honed.stores.transactions import Transactions
 
 _decode = msgspec.json.Decoder(Canary).decode
 _MS_DIGITS: Final = 13
-_TASKS_MAX: Final = 100_000
+_ATTEMPTS_MAX: Final = 100_000
 """Newest episodes that are counted: beyond them a canary has long been decided."""
 _CLOCK_MS: Final = 3_600_000
 """By which the clock may have been put back since a canary began."""
@@ -85,7 +85,7 @@ class SqlCanaries:
         """What has become of tasks that began after the canary did, by the version that answered them. Of several
         attempts at one the newest counts whose end is known.
         """
-        newest = _tasks(canary).limit(_TASKS_MAX).subquery().c
+        newest = _tasks(canary).subquery().c
         num = func.count()
         known = func.sum(case((newest.outcome_type != "unknown", 1), else_=0))
         good = func.sum(case((newest.outcome_type == "success", 1), else_=0))
@@ -138,17 +138,21 @@ def _tasks(canary: Canary, *adapter: str | None) -> Select[Any]:
     """Tasks that are compared, of all versions or of one, each by one of its attempts, newest first."""
     e, parts = t.episodes.c, t.episode_records.c
     was_begun = exists().where(parts.episode_id == e.id, parts.record_id <= canary.after_record)
-    is_open = case((e.outcome_type == "unknown", 1), else_=0)
-    place = func.row_number().over(partition_by=e.unit, order_by=(is_open, e.id.desc()))
-    columns = (e.id, e.created_at_ms, e.adapter_id, e.outcome_type, e.score)
-    attempts = (
-        select(*columns, e.num_tool_calls, e.answer_chars, place.label("place"))
+    columns = (e.id, e.unit, e.created_at_ms, e.adapter_id, e.outcome_type, e.score)
+    newest = (
+        select(*columns, e.num_tool_calls, e.answer_chars)
         .where(e.scenario == canary.scenario, e.learn_model == canary.learn_model)
         # what began when is told by the records; the ids only save looking at all episodes there are
         .where(e.id >= f"{max(0, canary.started_at_ms - _CLOCK_MS):0{_MS_DIGITS}d}")
         .where(e.num_tool_calls.is_not(None), e.unit.is_not(None), ~was_begun)
+        .order_by(e.id.desc())
+        .limit(_ATTEMPTS_MAX)
         .subquery()
     )
+    n = newest.c
+    is_open = case((n.outcome_type == "unknown", 1), else_=0)
+    place = func.row_number().over(partition_by=n.unit, order_by=(is_open, n.id.desc()))
+    attempts = select(newest, place.label("place")).subquery()
     query = select(attempts).where(attempts.c.place == 1).order_by(attempts.c.id.desc())
     for version in adapter:  # None is compared by IS
         is_of_base = attempts.c.adapter_id.is_(None)

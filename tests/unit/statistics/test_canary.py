@@ -149,3 +149,27 @@ def test_what_is_promised_holds_for_many(case: Case) -> None:
     found = simulate(case, num=500, seed=2)
     assert found.share_wrong <= (0.05 if case.success >= 0.7 else 0)
     assert found.share_found >= case.at_least - 0.01
+
+
+@pytest.mark.parametrize(("told", "how"), [(57, "fewer"), (98, "more")])
+def test_verdicts_that_come_otherwise_hold_a_promotion(told: int, how: str) -> None:
+    """Of one version only its successes may be told, and of the other one all."""
+    live = _work(80)._replace(success=Share(30, 80), told=Share(80, 100))
+    candidate = _work(80)._replace(success=Share(70, 80), told=Share(told, 100))
+    found = _ruled(live, candidate)
+    assert (found.decision, f"; but {how} verdicts: of {told}.0% of 100 tasks" in found.reason) == (
+        "hold",
+        True,
+    )
+    alike = candidate._replace(told=Share(86, 100))
+    assert _ruled(live, alike).decision == "promote"
+
+
+def test_lower_scores_are_harm_where_success_is_alike() -> None:
+    """By a tenth of what a task can be worth, and beyond chance."""
+    live = _work(80)._replace(success=Share(80, 80), scores=Sample(80, 0.8, 0.04))
+    for mean, decision in ((0.6, "roll_back"), (0.72, "watch"), (0.95, "watch")):
+        candidate = _work(80)._replace(success=Share(80, 80), scores=Sample(80, mean, 0.04))
+        assert _ruled(live, candidate).decision == decision
+    vague = _work(80)._replace(success=Share(80, 80), scores=Sample(80, 0.69, 0.2))
+    assert _ruled(live, vague).decision == "watch"
