@@ -20,6 +20,7 @@ from openai.types.shared_params import ResponseFormatJSONSchema
 from honed.gateway.keys import ApiKeys
 from honed.gateway.relay import Limits
 from tests.served import servers_of, serving
+from tests.tiny_models import make_tiny_gguf, offline
 from tests.unit.gateway.stub import (
     EVENTS,
     STREAM_HEAD,
@@ -35,6 +36,7 @@ from tests.unit.gateway.stub import (
     upstream,
 )
 
+TEMPLATES = Path(__file__).parents[2] / "templates"
 pytestmark = pytest.mark.anyio
 
 ASKED: list[ChatCompletionMessageParam] = [{"role": "user", "content": "what is wrong?"}]
@@ -231,6 +233,59 @@ async def test_clients_come_over_a_unix_socket_with_a_key(
                 with pytest.raises(openai.AuthenticationError, match="asks for a key"):
                     await client.with_options(api_key="sk-other").models.list()
     assert not path.exists()
+
+
+OPENING = "<tool_call>\n"
+"""With which Qwen's template has a call begin; here a token of its own, so that it can be asked for."""
+
+
+@pytest.fixture(scope="module")
+def calling_gguf(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The tiny model with a template that knows tools, as GGUF, and the token that opens a call."""
+    offline()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("calling")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    tokenizer.add_tokens([OPENING])
+    tokenizer.chat_template = (TEMPLATES / "qwen3.jinja").read_text()
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    model.resize_token_embeddings(len(tokenizer))
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "base")
+    gguf = make_tiny_gguf(folder / "base", folder / "base.gguf")
+    return gguf, tokenizer.convert_tokens_to_ids(OPENING)
+
+
+async def test_openai_client_gets_the_tool_calls_of_a_real_server(
+    tmp_path: Path, calling_gguf: tuple[Path, int]
+) -> None:
+    """Whole and streamed: the model is made to open a call, and llama-server's grammar leaves it no other way on."""
+    gguf, opening = calling_gguf
+    order: dict[str, Any] = {
+        "model": "tiny",
+        "messages": ASKED,
+        "tools": [LOOK],
+        "tool_choice": "required",
+        "logit_bias": {str(opening): 100},
+        "parallel_tool_calls": False,
+        "stop": ["</tool_call>"],
+        "max_tokens": 200,
+        "temperature": 0,
+    }
+    async with (
+        serving(tmp_path, gguf, ctx_size=1024) as served,
+        to_openai(served.address) as client,
+    ):
+        whole = await client.chat.completions.create(**order)
+        async with client.chat.completions.stream(**order) as stream:
+            streamed = await stream.get_final_completion()
+    for answer in (whole, streamed):
+        assert answer.choices[0].finish_reason == "tool_calls"
+        [call] = answer.choices[0].message.tool_calls or []
+        assert call.type == "function"
+        assert call.function.name == "look"
+        assert msgspec.json.decode(call.function.arguments)["subject"] in ("disk", "memory")
 
 
 def told(**fields: Any) -> bytes:
