@@ -167,7 +167,7 @@ class LearningDaemon(InProcess):
             if control is None:
                 control = claim_unix_path(config.control_socket)
                 rooms.callback(config.control_socket.unlink, missing_ok=True)
-            keeper = Keeper(config, store, store.keeping, at_rest=loop.at_rest, forms=sink.forms)
+            keeper = Keeper(config, store, store.keeping, at_rest=loop.at_rest, sink=sink)
             await rooms.enter_async_context(running(keeper.run))
             feed = self._feed = SocketSource(
                 config.feed_socket,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.processes import Honed, honed
 
@@ -76,3 +77,54 @@ def test_what_waits_is_told_while_the_daemon_is_away(tmp_path: Path, tiny_gguf: 
         gateway = json.loads(cli(place, "status", "--json", status=3).partition("honed:")[0])
         assert gateway["gateway"]["scenarios"]["tiny"]["captured"]["spooled"] == 1
         assert cli(place, "health", "gateway") == "gateway answers\n"
+
+
+BOTH_ON_AND_OFF = [
+    pytest.param("serve", id="gateway alone"),
+    pytest.param("daemon", id="daemon alone", marks=pytest.mark.long),
+    pytest.param("both", id="both", marks=pytest.mark.long),
+    pytest.param("none", id="neither", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("running", BOTH_ON_AND_OFF)
+def test_forgetting_reaches_what_waits_in_the_gateway(
+    tmp_path: Path, tiny_gguf: Path, running: str
+) -> None:
+    """Whichever of the two runs; the attempt that the call is part of goes whole, and no byte of it is left."""
+    with honed(tmp_path, SETTINGS.format(gguf=tiny_gguf)) as place:
+        place.start("run")
+        serve(place)
+        place.until(lambda: registered(place), "the gateway knows the feed")
+        chat(place, task="first", agent="one")
+        chat(place, task="other")
+        place.until(lambda: place.status()["records"] == 2, "they are stored")
+        assert place.stop("run") == 0
+        chat(place, task="first", user="Xylophon")
+        place.until(lambda: lane(place)["captured"]["spooled"] == 1, "it is on disk")
+        assert b"Xylophon" in waiting(place)
+        if running in ("daemon", "none"):
+            assert place.stop("serve") == 0
+        if running in ("daemon", "both"):
+            place.start("run")
+        whose = ("forget", "--user", "Xylophon", "--json")
+        seen = json.loads(cli(place, *whose))
+        assert (seen["records"], seen["done"], seen["unsearched"]) == (2, False, None)
+        done = json.loads(cli(place, *whose, "--yes"))
+        assert (done["records"], done["scrubbed"], done["unsearched"]) == (2, True, None)
+        assert b"Xylophon" not in waiting(place)
+        assert b"Xylophon" not in b"".join(
+            each.read_bytes() for each in place.data_dir.glob("honed.db*")
+        )
+
+
+def registered(place: Honed) -> bool:
+    """Whether the gateway knows where captured calls go."""
+    found = json.loads((place.data_dir / "llama/serving.json").read_text())
+    return bool(found["scenarios"].get("tiny", {}).get("feed_socket"))
+
+
+def waiting(place: Honed) -> bytes:
+    """All that is in the files of the gateway's spool."""
+    found = (place.data_dir / "llama/spool").rglob("*")
+    return b"".join(each.read_bytes() for each in found if each.is_file())

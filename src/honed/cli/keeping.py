@@ -26,6 +26,8 @@ from honed.daemon import only_daemon_of
 from honed.errors import HonedError
 from honed.keeping import Cleaned, Forgotten, Keeper, restore_backup, write_backup
 from honed.ports import Whose, WhoseKind
+from honed.rooms import sink_of
+from honed.sources import SocketSource
 from honed.stores import SqlStore
 from honed.stores.copies import (
     check_copy,
@@ -176,6 +178,8 @@ def forget(
         say("forgotten")
         if not done.scrubbed:
             say("a reader kept the log from being emptied: forget it again", err=True)
+        if done.unsearched:
+            say(f"not searched: {done.unsearched}", err=True)
         for line in done.out_of_reach:
             say(f"  {line}")
 
@@ -274,8 +278,15 @@ def _asked(
             async def here(store: SqlStore) -> T:
                 is_new = not await store.has_records()
                 secret = load_or_make_secret(config.data_dir / "secret.key", may_make=is_new)
-                forms = config.redact.redaction(secret).forms
-                return await work(Keeper(config, store, store.keeping, forms=forms))
+                sink = sink_of(config, config.learn.models(), store, secret, lambda episode: None)
+                feed = SocketSource(
+                    config.feed_socket,
+                    sink,
+                    scenario=config.scenario,
+                    line_max=config.events.line_max,
+                    allow_uids=config.events.allow_uids,
+                )
+                return await work(Keeper(config, store, store.keeping, sink=sink, door=feed.open))
 
             return with_store(config, here, alone=True)
     except HonedError as error:
@@ -287,6 +298,8 @@ def _show_forgotten(seen: Forgotten) -> None:
         f"{seen.kind} {seen.name}: {seen.records} records in {seen.attempts} attempts,"
         f" {seen.episodes} episodes"
     )
+    if seen.unsearched:
+        say(f"  not searched: {seen.unsearched}")
     if seen.runs:
         say(f"  rows in the files of {len(seen.runs)} runs: {', '.join(seen.runs)}")
     for model_id, count in seen.adapters.items():

@@ -130,7 +130,8 @@ class Spool:
         self._folder = folder
         self._max_bytes = max_bytes
         self._segments: list[Segment] = []
-        self._others_bytes = 0
+        self.others_bytes = 0
+        """Bytes of segments that belong to other processes, when it was looked last."""
         self.num_broken = 0
         """Segments and lines that could not be read and were set aside, in files with the suffix `.broken`."""
         self._is_synced = True
@@ -161,7 +162,7 @@ class Spool:
     def look(self) -> None:
         """Take over the segments of processes that have died; oldest first."""
         ours = {segment.path for segment in self._segments}
-        self._others_bytes = 0
+        self.others_bytes = 0
         with contextlib.suppress(FileNotFoundError):
             for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
                 if path in ours:
@@ -174,7 +175,7 @@ class Spool:
                             segment.cut_rest()
                 else:
                     with contextlib.suppress(FileNotFoundError):
-                        self._others_bytes += path.stat().st_size
+                        self.others_bytes += path.stat().st_size
         self._segments.sort(key=lambda segment: segment.path.name)
 
     def append(self, lines: list[bytes], *, sync: bool = True) -> None:
@@ -186,7 +187,7 @@ class Spool:
             SpoolFullError: none of them was kept.
         """
         size = sum(map(len, lines))
-        if self.size + self._others_bytes + size > self._max_bytes:
+        if self.size + self.others_bytes + size > self._max_bytes:
             raise SpoolFullError(f"{self._folder} holds {self._max_bytes} bytes at most")
         try:
             last = self._segments[-1] if self._segments else None

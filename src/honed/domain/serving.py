@@ -4,6 +4,7 @@
     PUT  /v1/scenarios/{scenario}           Registration -> LaneStatus; repeating it changes nothing
     GET  /v1/scenarios/{scenario}/server    -> ServerVitals
     POST /v1/scenarios/{scenario}/training  TrainingNotice -> Switched
+    POST /v1/scenarios/{scenario}/drain     DrainOrder -> Drained: what was captured is with the daemon
     POST /v1/scenarios/{scenario}/switch    SwitchOrder -> Switched; what is served already is
     answered at once
     POST /v1/scenarios/{scenario}/canary    CanaryOrder -> CandidateStatus; repeating it changes the
@@ -159,6 +160,22 @@ class TrainingNotice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     lasts_s: float
     """Seconds for which this holds, unless it is said again; 0: the run has ended."""
+
+
+class DrainOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Have the daemon take in what was captured until now; a gateway from before does not know this."""
+
+    limit_s: Annotated[float, Meta(ge=0, le=600)]
+    """How long this may take; 0 only looks."""
+
+
+class Drained(Struct, frozen=True, kw_only=True):
+    """Where captured calls are."""
+
+    waited: int
+    """Those that the daemon did not have when the order came."""
+    left: int
+    """Of these, those that it still does not have."""
 
 
 class LaneStatus(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from msgspec import Struct
 from honed import log
 from honed.domain.events import LlmCallEvent, format_event
 from honed.domain.message import Message
+from honed.domain.serving import Drained
 from honed.domain.times import now_ms
 from honed.gateway.labels import Labels
 from honed.gateway.merge import read_call
@@ -151,10 +152,13 @@ class Captured:
         """Whether the disk takes no more of them."""
         self._calls: deque[Call] = deque()
         self._size_bytes = 0
+        self.num_gone = 0
+        """Those that will not be sent again: acknowledged, refused, or none that could be."""
         self._arrived = anyio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         """Ends the wait for more calls; None while nobody has to be told of any."""
         self._moved = anyio.Event()
+        self._wanted = anyio.Event()
 
     def offer(self, call: Call) -> None:
         """Keep the call for sending, or drop and count it; never waits."""
@@ -235,13 +239,30 @@ class Captured:
         while not self.is_kept:
             await self._wait_moved()
 
+    async def drained(self, limit_s: float) -> Drained:
+        """Have everything sent that was captured until now, and wait for that, so long at most."""
+        waited = len(self._calls) + self.unacknowledged + self.spooled
+        until = self.num_gone + waited  # first in, first out
+        self._wanted.set()
+        with anyio.move_on_after(limit_s):
+            while self.num_gone < until and not self.is_empty:
+                await self._wait_moved()
+        left = 0 if self.is_empty else max(0, until - self.num_gone)
+        return Drained(waited=waited, left=left)
+
+    async def wait_wanted(self) -> None:
+        """Wait until somebody wants what was captured to be sent."""
+        await self._wanted.wait()
+        self._wanted = anyio.Event()
+
     async def flush(self) -> None:
         """Wait until nothing is in memory alone, 2 s at most."""
         with anyio.move_on_after(_FLUSH_S):
             await self.wait_kept()
 
     async def _wait_moved(self) -> None:
-        self._moved = anyio.Event()
+        if self._moved.is_set():  # else others wait for it too
+            self._moved = anyio.Event()
         await self._moved.wait()
 
     def counts(self) -> dict[str, int]:

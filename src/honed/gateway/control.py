@@ -13,6 +13,7 @@ from starlette.routing import Route
 from honed.domain.serving import (
     CanaryOrder,
     CandidateOrder,
+    DrainOrder,
     Refusal,
     Registration,
     SwitchOrder,
@@ -51,6 +52,7 @@ def control_app(gateway: Gateway) -> Starlette:
             Route("/serving", _json(serving)),
             Route(_LANE, _json(_ordered(Registration, gateway.register)), methods=["PUT"]),
             Route(f"{_LANE}/server", _json(server)),
+            _order("drain", DrainOrder, gateway.drain),
             _order("training", TrainingNotice, gateway.training),
             _order("switch", SwitchOrder, gateway.switch),
             _order("canary", CanaryOrder, gateway.canary),

@@ -95,7 +95,8 @@ class FeedSender:
                 self._say_once(_reason(group))
             retry_s = _FIRST_RETRY_S if self._num_done > done else min(_LAST_RETRY_S, retry_s * 2)
             with anyio.move_on_after(retry_s):
-                await self._keep_storing()
+                async with self._storing():
+                    await self._captured.wait_wanted()
 
     @property
     def _num_done(self) -> int:
@@ -126,15 +127,17 @@ class FeedSender:
         except UnreadableError as error:
             self._captured.move(in_memory=-1)
             self._captured.skipped += 1
+            self._captured.num_gone += 1
             log.get(scenario=self._captured.scenario).debug(log.CAPTURE_SKIPPED, reason=str(error))
             return False
         self._window.append(line)
         self._window_bytes += len(line)
         return True
 
-    def _forget(self, line: bytes) -> None:
-        """A line that has left the window."""
+    def _forget(self, line: bytes, *, is_gone: bool = True) -> None:
+        """A line that has left the window: for good, or to the disk."""
         self._window_bytes -= len(line)
+        self._captured.num_gone += is_gone
         self._captured.move(in_memory=-1)
 
     # ------------------------------------------------------------ from memory to disk
@@ -180,7 +183,7 @@ class FeedSender:
             self._note_shelf()
             return False
         for _ in range(num):
-            self._forget(self._window.popleft())
+            self._forget(self._window.popleft(), is_gone=False)
         self._note_shelf()
         return True
 
@@ -237,6 +240,7 @@ class FeedSender:
                     # Not before: what is sent again, because the connection was lost, counts once.
                     sent, self._from_disk = self._from_disk, _FromDisk()
                     self._count(num_stored=sent.num_stored, num_refused=sent.num_refused)
+                    self._captured.num_gone += len(lines)
                     await self._shelf.drop_oldest()
                     self._note_shelf()
             self._note_shelf()

@@ -19,6 +19,8 @@ from honed.domain.serving import (
     CanaryOrder,
     CandidateOrder,
     CandidateStatus,
+    Drained,
+    DrainOrder,
     LaneStatus,
     Registration,
     ServerVitals,
@@ -208,6 +210,14 @@ class Gateway:
         """
         assert self._tasks is not None, "the gateway is not open"
         return await self._yielding.note(self._lane(scenario), notice, self._tasks)
+
+    async def drain(self, scenario: str, order: DrainOrder) -> Drained:
+        """Have the scenario's daemon take in what was captured until now.
+
+        Raises:
+            NotFoundError: the scenario is not registered.
+        """
+        return await self._lane(scenario).captured.drained(order.limit_s)
 
     async def vitals(self, scenario: str) -> ServerVitals:
         """How the server is doing that answers the scenario now.

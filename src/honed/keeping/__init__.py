@@ -5,6 +5,7 @@ from honed.keeping.cleanup import Cleaned
 from honed.keeping.forgetting import Forgotten
 from honed.keeping.keeper import Keeper
 from honed.keeping.restore import Restored, restore_backup
+from honed.keeping.waiting import WaitingCalls
 
 __all__ = [
     "Backup",
@@ -12,6 +13,7 @@ __all__ = [
     "Forgotten",
     "Keeper",
     "Restored",
+    "WaitingCalls",
     "restore_backup",
     "write_backup",
 ]

@@ -16,7 +16,7 @@ from honed.keeping import run_files
 from honed.ports import Extent, Keeping, Whose
 
 _OUT_OF_REACH: Final = (
-    "spools of clients and the inbox's files, backups and exports keep what they hold",
+    "spools of clients and their *.broken files, the inbox's files, backups and exports keep what they hold",
     "adapters are not unlearned: train again without the data and take theirs out of service",
 )
 
@@ -47,6 +47,8 @@ class Forgotten(Struct, frozen=True, kw_only=True):
     scrubbed: bool = True
     """Whether no byte of it is left in the database's files, but what `out_of_reach` says."""
     out_of_reach: tuple[str, ...] = _OUT_OF_REACH
+    unsearched: str | None = None
+    """Captured calls that may hold more of it and were not searched; None where there are none."""
 
 
 class Forgetting:

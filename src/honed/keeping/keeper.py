@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Final
 
 import anyio
+from msgspec.structs import replace
 
 from honed import log
 from honed.config import Config
 from honed.domain.times import now_ms
 from honed.errors import ConfigError, ControlError, StoreError
 from honed.keeping.cleanup import Cleaned, Cleanup, KeepFor
-from honed.keeping.forgetting import Forgetting, Forgotten, Forms, as_it_is
+from honed.keeping.forgetting import Forgetting, Forgotten, as_it_is
+from honed.keeping.waiting import Door, WaitingCalls
 from honed.ports import Keeping, Store, Whose
 
 _FIRST_S: Final = 600.0
@@ -33,7 +35,8 @@ class Keeper:
         store: where episodes, runs and models are.
         keeping: what takes rows out of it.
         at_rest: holds trainings off while something is forgotten.
-        forms: under which ids something may be stored that is asked for by one.
+        sink: what events come through; before something is looked for, calls that the gateway has captured and kept do.
+        door: lets in what the gateway sends; by default it is open.
     """
 
     def __init__(
@@ -43,8 +46,11 @@ class Keeper:
         keeping: Keeping,
         *,
         at_rest: Callable[[], AbstractContextManager[None]] = nullcontext,
-        forms: Forms = as_it_is,
+        sink: Door | None = None,
+        door: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     ) -> None:
+        forms = sink.forms if sink is not None else as_it_is
+        self._waiting = WaitingCalls(config, sink.ingest, door=door) if sink is not None else None
         self._log = log.get(scenario=config.scenario)
         self._at_rest = at_rest
         self._forgetting = Forgetting(keeping, runs_dir=config.runs_dir, forms=forms)
@@ -89,11 +95,12 @@ class Keeper:
             await anyio.sleep(_LOOK_S)
 
     async def forget(self, whose: Whose, *, dry: bool) -> Forgotten:
-        """Take all of somebody's data out, or only look at it."""
+        """Take all of somebody's data out, or only look at it; what waits in the gateway is taken in first."""
+        unsearched = await self._waiting.take_in() if self._waiting is not None else None
         if dry:
-            return await self._forgetting.look(whose)
+            return replace(await self._forgetting.look(whose), unsearched=unsearched)
         with self._at_rest():
-            forgotten = await self._forgetting.forget(whose)
+            forgotten = replace(await self._forgetting.forget(whose), unsearched=unsearched)
         self._log.info(
             log.DATA_FORGOTTEN,
             kind=whose.kind,
