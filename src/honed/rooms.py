@@ -218,11 +218,7 @@ def canaries_of(
         in_service,
         applier if isinstance(applier, CanaryApplier) else None,
         scenario=config.scenario,
-        share=section.share,
-        is_shadow=section.shadow,
-        max_tasks=section.max_tasks,
-        interval_s=section.interval.total_seconds(),
-        max_age_s=section.max_age.total_seconds(),
+        section=section,
         announce=announce,
         suspect=alarms,
     )

@@ -240,8 +240,12 @@ def test_one_that_does_better_goes_live_by_itself_unless_its_work_has_changed(
     assert held["reason"].startswith("more tasks done: 100.0% of ")
     assert "; but shorter answers: 2 characters against 14" in held["reason"]
     assert "; but fewer tool calls: 0 for a task against 2" in held["reason"]
-    assert "waits for you: `honed promote` or `honed withdraw`" in _typed(daemon, "status")
-    _order(daemon, "withdraw")
+    assert "waits for you: `honed promote tiny@4` or `honed withdraw tiny@4`" in _typed(
+        daemon, "status"
+    )
+    with pytest.raises(httpx.HTTPStatusError, match="409"):
+        _order(daemon, "promote", model_id=better)  # which is not what is tried now
+    _order(daemon, "withdraw", model_id=idle)
 
     anyio.run(
         _pass, path, folders[shadow], idle

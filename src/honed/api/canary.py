@@ -3,8 +3,9 @@
 GET  /v1/canary                                              what is tried now (null: nothing), and all canaries, newest
                                                              first -> {canary, canaries}
 POST /v1/canary {model_id, share, shadow, force, said_by}    -> {canary}; share null: the config's
-POST /v1/canary/promote {said_by}                            -> {canary}: it answers everything now
-POST /v1/canary/withdraw {said_by}                           -> {canary}: what is in service answers everything now
+POST /v1/canary/promote {said_by, model_id}                  -> {canary}: it answers everything now
+POST /v1/canary/withdraw {said_by, model_id}                 -> {canary}: what is in service answers everything now;
+                                                             model_id null: whatever is tried; refused if it is another
 """
 
 from collections.abc import Sequence
@@ -36,10 +37,10 @@ class Tries(Protocol):
     ) -> Canary:
         """Try a model."""
 
-    async def promote(self, *, by: str) -> Canary:
+    async def promote(self, model_id: str | None = None, *, by: str) -> Canary:
         """Put what is tried into service."""
 
-    async def withdraw(self, *, by: str) -> Canary:
+    async def withdraw(self, model_id: str | None = None, *, by: str) -> Canary:
         """End the trial."""
 
 
@@ -53,6 +54,7 @@ class _Begin(Struct, forbid_unknown_fields=True):
 
 class _Decide(Struct, forbid_unknown_fields=True):
     said_by: _Who
+    model_id: str | None = None
 
 
 def canary_routes(canaries: Tries) -> list[Route]:
@@ -75,11 +77,13 @@ def canary_routes(canaries: Tries) -> list[Route]:
 
     async def promote(request: Request) -> Any:
         order = await read_body(request, _Decide)
-        return {"canary": msgspec.structs.asdict(await canaries.promote(by=order.said_by))}
+        over = await canaries.promote(order.model_id, by=order.said_by)
+        return {"canary": msgspec.structs.asdict(over)}
 
     async def withdraw(request: Request) -> Any:
         order = await read_body(request, _Decide)
-        return {"canary": msgspec.structs.asdict(await canaries.withdraw(by=order.said_by))}
+        over = await canaries.withdraw(order.model_id, by=order.said_by)
+        return {"canary": msgspec.structs.asdict(over)}
 
     return [
         Route("/v1/canary", as_json(show)),

@@ -12,9 +12,13 @@ from honed.triggers.duration import format_duration, whole_seconds
 
 _PANEL: Final = "Learning"
 By = Annotated[str | None, typer.Option("--by", help="Who says so; default: the user.")]
+Meant = Annotated[
+    str | None,
+    typer.Argument(help="Adapter that is meant, refused if another one is tried; default: any."),
+]
 _STATES: Final = {
     "watching": "is tried",
-    "held": "waits for you: `honed promote` or `honed withdraw`",
+    "held": "waits for you: `honed promote {0}` or `honed withdraw {0}`",
     "promoted": "was promoted",
     "rolled_back": "was rolled back",
     "withdrawn": "was withdrawn",
@@ -72,9 +76,14 @@ def canary(
     _show(answer, f"{model} gets {what}{begun['share']:.0%} of the tasks", as_json)
 
 
-def promote(config: ConfigFile = None, as_json: AsJson = False, by: By = None) -> None:
-    """Put the adapter that is tried into service, whatever it has done so far."""
-    answer = _decide("promote", config, by)
+def promote(
+    model: Meant = None, config: ConfigFile = None, as_json: AsJson = False, by: By = None
+) -> None:
+    """Put the adapter that is tried into service, whatever it has done so far.
+
+    Exit status: 0 done, 1 refused, 3 no daemon runs.
+    """
+    answer = _decide("promote", model, config, by)
     over = answer["canary"]
     if over["state"] == "promoted":
         _show(answer, f"{over['model_id']} is in service", as_json)
@@ -83,9 +92,14 @@ def promote(config: ConfigFile = None, as_json: AsJson = False, by: By = None) -
         raise typer.Exit(1)
 
 
-def withdraw(config: ConfigFile = None, as_json: AsJson = False, by: By = None) -> None:
-    """Stop the trial: what is in service answers everything again."""
-    answer = _decide("withdraw", config, by)
+def withdraw(
+    model: Meant = None, config: ConfigFile = None, as_json: AsJson = False, by: By = None
+) -> None:
+    """Stop the trial: what is in service answers everything again.
+
+    Exit status: 0 done, 1 refused, 3 no daemon runs.
+    """
+    answer = _decide("withdraw", model, config, by)
     _show(answer, f"{answer['canary']['model_id']} is not tried any more", as_json)
 
 
@@ -95,7 +109,8 @@ def lines(now: dict[str, Any]) -> list[str]:
     against = now["incumbent_id"] or "the base model"
     where = f"beside {against}, since {_time(now['started_at_ms'])} UTC"
     how = f"{what}{now['share']:.0%} of the tasks"
-    told = [f"{now['model_id']} {_STATES[now['state']]}: {how}, {where}"]
+    state = _STATES[now["state"]].format(now["model_id"])
+    told = [f"{now['model_id']} {state}: {how}, {where}"]
     for name, numbers in ((now["model_id"], now["candidate"]), (against, now["live"])):
         known = f"{numbers['successes']} of {numbers['known']} tasks done"
         open_tasks = numbers["tasks"] - numbers["known"]
@@ -125,8 +140,8 @@ def _patience(now: dict[str, Any]) -> str:
     return f"; held if it takes {most}, {gone} have gone"
 
 
-def _decide(what: str, config: Any, by: str | None) -> Any:
-    order = {"said_by": by or me()}
+def _decide(what: str, model: str | None, config: Any, by: str | None) -> Any:
+    order = {"said_by": by or me()} | ({"model_id": model} if model else {})
     return ask_daemon(config_from(config), "POST", f"/v1/canary/{what}", order)
 
 

@@ -17,6 +17,7 @@ from honed.config.redact import RedactSection
 from honed.config.secrets import check_key, read_secret, read_server_key
 from honed.config.sections import (
     ApplySection,
+    CanarySection,
     ConsentSection,
     EventsSection,
     GateSection,
@@ -29,6 +30,7 @@ from honed.config.serving import ServeSection
 
 __all__ = [
     "ApplySection",
+    "CanarySection",
     "Config",
     "ConsentSection",
     "EventsSection",

@@ -1,8 +1,19 @@
-"""Which model is tried when the one before it is over, or held: none is forgotten that came meanwhile."""
+"""Between two canaries: the gateway tries nothing that nobody watches, and no model is forgotten that waited."""
 
 from honed.domain.trained_model import TrainedModel
 from honed.loop.in_service import InService, unproved
-from honed.ports import Store
+from honed.ports import CanaryApplier, Store
+
+
+async def take_back(store: Store, applier: CanaryApplier, scenario: str) -> None:
+    """Withdraw what the gateway tries and the store knows nothing of: an order that it has carried out after
+    nobody waited for its answer any more. It would have its share for ever, and keep others from being tried.
+    """
+    if not await store.canaries.list(scenario, limit=1):
+        return
+    lane = await applier.lane()
+    if lane.candidate is not None:
+        await applier.withdraw(await store.get_model(lane.candidate.model_id))
 
 
 async def next_one(store: Store, in_service: InService, scenario: str) -> TrainedModel | None:

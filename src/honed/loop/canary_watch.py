@@ -14,13 +14,14 @@ import anyio
 from msgspec.structs import replace
 
 from honed import log
+from honed.config import CanarySection
 from honed.domain.canary import Canary
 from honed.domain.serving import LaneStatus
 from honed.domain.times import now_ms
 from honed.domain.trained_model import TrainedModel
 from honed.errors import ApplyError, ControlError, HonedError, StoreError
 from honed.loop.canary_evidence import Evidence, Suspect, counted, waited
-from honed.loop.canary_next import next_one
+from honed.loop.canary_next import next_one, take_back
 from honed.loop.in_service import Announce, InService, Skipped, unproved
 from honed.ports import CanaryApplier, Store
 from honed.statistics.canary import Ruling
@@ -39,11 +40,7 @@ class CanaryWatch:
         applier: CanaryApplier | None,
         *,
         scenario: str,
-        share: float,
-        is_shadow: bool,
-        max_tasks: int,
-        interval_s: float,
-        max_age_s: float,
+        section: CanarySection,
         announce: Announce,
         suspect: Suspect,
         clock: Callable[[], float] = time.monotonic,
@@ -55,11 +52,7 @@ class CanaryWatch:
             in_service: what is compared with, and what a promotion changes.
             applier: what has two versions answer; None where that cannot be.
             scenario: whose canaries.
-            share: of the tasks that a model gets which may go live by itself; 0: it is not tried.
-            is_shadow: it answers copies of them, and nobody sees what it says.
-            max_tasks: tasks of each after which it is held.
-            interval_s: seconds between two looks.
-            max_age_s: seconds that it waits for enough verdicts to look at, after which it is held.
+            section: `apply.canary`.
             announce: publishes events.
             suspect: alarms that hold a promotion.
             clock: seconds that only rise.
@@ -68,11 +61,8 @@ class CanaryWatch:
         self._in_service = in_service
         self._applier = applier
         self._scenario = scenario
-        self._share = share
-        self._is_shadow = is_shadow
-        self._max_tasks = max_tasks
-        self._interval_s = interval_s
-        self._max_age_s = max_age_s
+        self._section = section
+        self._max_age_s = section.max_age.total_seconds()
         self._clock = clock
         self._looked_at_s: float | None = None
         self._announce = announce
@@ -83,7 +73,7 @@ class CanaryWatch:
         """Why it cannot be looked at now; None when it can."""
         self._server_problem: str | None = None
         """Why what is tried does not answer now, which is no fault of the watch."""
-        if share and applier is not None:
+        if section.share and applier is not None:
             in_service.try_first = self.offer
 
     async def run(self) -> None:
@@ -96,7 +86,7 @@ class CanaryWatch:
                 if self.problem != str(error):
                     self._log.warning(log.CANARY_FAILED, error=str(error), advice=error.advice)
                 self.problem = str(error)
-            await anyio.sleep(self._interval_s)
+            await anyio.sleep(self._section.interval.total_seconds())
 
     # ------------------------------------------------------------ what begins and ends one
 
@@ -112,7 +102,7 @@ class CanaryWatch:
                 return Skipped(model.id, reason)
             if canary is not None:
                 await self._withdraw(canary, f"{model.id} takes its place")
-            begun = await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+            begun = await self._begin_by_itself(model)
         return Skipped(model.id, f"it is tried on {begun.share:.0%} of the tasks")
 
     async def begin(
@@ -139,7 +129,7 @@ class CanaryWatch:
                 raise ControlError(
                     f"{model_id} is not tried: {reason}", advice="--force tries it all the same"
                 )
-            given = self._share or DEFAULT_SHARE if share is None else share
+            given = self._section.share or DEFAULT_SHARE if share is None else share
             if given == 1 and not is_shadow:
                 raise ControlError(
                     f"{model_id} would get all tasks, so nothing is left to compare with: expected a share below 1",
@@ -147,10 +137,18 @@ class CanaryWatch:
                 )
             return await self._begin(model, share=given, is_shadow=is_shadow, by=by)
 
-    async def promote(self, *, by: str) -> Canary:
-        """Put what is tried into service, whatever it has done. Raises ControlError, ApplyError."""
+    async def promote(self, model_id: str | None = None, *, by: str) -> Canary:
+        """Put what is tried into service, whatever it has done.
+
+        Args:
+            model_id: what is meant; None means whatever is tried.
+            by: who says so.
+
+        Raises:
+            ControlError: nothing is tried, another one is, or only in the shadow; ApplyError.
+        """
         async with self._lock:
-            canary = await self._open()
+            canary = await self._open(model_id)
             if canary.is_shadow:
                 await self._withdraw(canary, "a shadow is not promoted: it is applied", by=by)
                 raise ControlError(
@@ -159,10 +157,10 @@ class CanaryWatch:
                 )
             return await self._promote(canary, "promoted by hand", by=by)
 
-    async def withdraw(self, *, by: str) -> Canary:
-        """Have what is in service answer everything again. Raises ControlError, ApplyError."""
+    async def withdraw(self, model_id: str | None = None, *, by: str) -> Canary:
+        """Have what is in service answer everything again. As `promote`."""
         async with self._lock:
-            return await self._withdraw(await self._open(), "withdrawn by hand", by=by)
+            return await self._withdraw(await self._open(model_id), "withdrawn by hand", by=by)
 
     async def told(self) -> dict[str, Any] | None:
         """What is tried and how it does, as `honed status --json` has it; None when nothing is."""
@@ -194,7 +192,7 @@ class CanaryWatch:
             canary = await self._store.canaries.now(self._scenario)
             if canary is None:
                 with contextlib.suppress(ApplyError):  # nothing is tried, so nothing is amiss here
-                    await self._take_back()
+                    await take_back(self._store, self._applier, self._scenario)
                 await self._try_next()
                 return
             if await self._is_over(canary) or await self._gave_way(canary):
@@ -277,22 +275,11 @@ class CanaryWatch:
             await self._withdraw(canary, why)
         return True
 
-    async def _take_back(self) -> None:
-        """Withdraw what the gateway tries and the store knows nothing of: an order that it has carried out after
-        nobody waited for its answer any more. It would have its share for ever, and keep others from being tried.
-        """
-        assert self._applier is not None
-        if not await self._store.canaries.list(self._scenario, limit=1):
-            return
-        lane = await self._applier.lane()
-        if lane.candidate is not None:
-            await self._applier.withdraw(await self._store.get_model(lane.candidate.model_id))
-
     async def _try_next(self) -> None:
         """Begin with the newest model that waited for another one to be over."""
         model = await self._next_one()
         if model is not None:
-            await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+            await self._begin_by_itself(model)
 
     async def _gave_way(self, canary: Canary) -> bool:
         """Whether it was held, and another model has waited for it."""
@@ -300,7 +287,7 @@ class CanaryWatch:
         if model is None:
             return False
         await self._withdraw(canary, f"{model.id} takes its place")
-        await self._begin(model, share=self._share, is_shadow=self._is_shadow)
+        await self._begin_by_itself(model)
         return True
 
     async def _next_one(self) -> TrainedModel | None:
@@ -310,11 +297,20 @@ class CanaryWatch:
 
     # ------------------------------------------------------------ steps, under the lock
 
-    async def _open(self) -> Canary:
+    async def _open(self, model_id: str | None) -> Canary:
         canary = await self._store.canaries.now(self._scenario)
         if canary is None:
             raise ControlError("nothing is tried now", advice="`honed canary ADAPTER` tries one")
+        if model_id not in (None, canary.model_id):  # one may have taken its place meanwhile
+            raise ControlError(
+                f"{canary.model_id} is tried now, not {model_id}",
+                advice="`honed canary` shows how it does, and what became of others",
+            )
         return canary
+
+    async def _begin_by_itself(self, model: TrainedModel) -> Canary:
+        section = self._section
+        return await self._begin(model, share=section.share, is_shadow=section.shadow)
 
     async def _begin(
         self, model: TrainedModel, *, share: float, is_shadow: bool, by: str | None = None
@@ -334,7 +330,7 @@ class CanaryWatch:
             learn_model=model.learn_model,
             share=share,
             is_shadow=is_shadow,
-            max_tasks=self._max_tasks,
+            max_tasks=self._section.max_tasks,
             started_at_ms=max(now_ms(), newest_ms),
             after_record=await self._store.canaries.newest_record(),
         )

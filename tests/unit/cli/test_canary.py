@@ -34,7 +34,7 @@ def test_one_that_is_held_says_what_to_do() -> None:
     """And why; a gateway that is away is told too."""
     held = {"state": "held", "reason": "more tasks done; but fewer tool calls", "problem": "away"}
     first, *_, reason, problem = lines(NOW | held)
-    assert "waits for you: `honed promote` or `honed withdraw`" in first
+    assert "waits for you: `honed promote airline@2` or `honed withdraw airline@2`" in first
     assert (reason, problem) == (held["reason"], "cannot be looked at: away")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from honed.domain.canary import Requests
-from honed.errors import ApplyError
+from honed.errors import ApplyError, ControlError
 from tests.unit.loop.trial import DAY_S, LIVE, NEXT, TRIED, Trial
 
 pytestmark = pytest.mark.anyio
@@ -133,6 +133,9 @@ async def test_one_that_waited_takes_the_place_of_what_is_held_then(trial: Trial
     assert (await trial.now()).model_id == TRIED
     await trial.look()
     assert (await trial.now()).model_id == NEXT
-    await trial.watch.withdraw(by="ann")
+    for decide in (trial.watch.promote, trial.watch.withdraw):  # who has read what was held
+        with pytest.raises(ControlError, match=f"{NEXT} is tried now, not {TRIED}"):
+            await decide(TRIED, by="ann")
+    await trial.watch.withdraw(NEXT, by="ann")
     await trial.look()
     assert await trial.watch.told() is None, "none is tried a second time by itself"

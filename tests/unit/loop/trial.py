@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from honed.config import CanarySection
 from honed.domain.canary import Canary
 from honed.domain.serving import CandidateStatus, LaneStatus
 from honed.domain.times import now_ms
@@ -105,11 +106,7 @@ class Trial:
             self.service,
             self.lane,
             scenario=SCENARIO,
-            share=share,
-            is_shadow=is_shadow,
-            max_tasks=max_tasks,
-            interval_s=30,
-            max_age_s=3 * DAY_S,
+            section=CanarySection(share=share, shadow=is_shadow, max_tasks=max_tasks),
             clock=lambda: self.clock_s,
             announce=lambda event, details: self.told.append((event, details)),
             suspect=alarms,
