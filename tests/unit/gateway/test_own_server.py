@@ -205,6 +205,7 @@ async def test_swaps_under_load_lose_and_mix_nothing(front: Front) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_ten_thousand_requests_across_ten_swaps(front: Front) -> None:
     """16 clients, half of them streaming: none fails, none is cut, none mixed, each is of the version it names."""
     models = [front.published(number) for number in range(1, 11)]
@@ -280,6 +281,8 @@ async def test_request_that_lasts_longer_than_the_drain_keeps_its_adapter(tmp_pa
             pieces = response.aiter_bytes()
             await anext(pieces)
             await front.apply(front.published(2))
+            for _ in range(5):  # time enough to unload it too early
+                assert await front.said() == (f"{SCENARIO}@2", weights(2))
             assert front.loaded == {f"{SCENARIO}@1", f"{SCENARIO}@2"}
             fake.gate.set()
             assert (b"".join([piece async for piece in pieces])).endswith(b"data: [DONE]\n\n")
@@ -501,12 +504,12 @@ async def test_gateway_that_comes_back_brings_both_versions(tmp_path: Path) -> N
     """From what it remembers; the server has kept them, and they are loaded anew all the same."""
     fake = VllmServer()
     async with fake.open():
-        async with fronting(fake, tmp_path) as front:
+        async with fronting(fake, tmp_path, strategy="hold") as front:
             await front.serves()
             first, second = front.published(1), front.published(2)
             await front.apply(first)
             await front.gateway.canary(SCENARIO, _canary(second))
-        async with fronting(fake, tmp_path) as front:
+        async with fronting(fake, tmp_path, strategy="hold") as front:
 
             async def both() -> bool:
                 trial = front.lane.arms.candidate
@@ -556,6 +559,7 @@ async def test_serve_and_its_applier_work_as_ever(tmp_path: Path) -> None:
                 "socket": tmp_path / "serve.sock",
                 "external_url": fake.url,
                 "external_kind": "vllm",
+                "base_model_path": tmp_path / "nothing.gguf",
             },
         )
         ready, stop = anyio.Event(), anyio.Event()
