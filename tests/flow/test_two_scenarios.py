@@ -47,6 +47,26 @@ def test_a_second_scenario_is_served_by_the_gateway_of_the_first(
         one.until(lambda: one.status()["records"] == 2, "the others reached the first")
 
 
+def test_daemons_of_one_base_model_share_a_server(tmp_path: Path, tiny_base: Path) -> None:
+    """Each has converted the model for itself; the gateway sees that it is the same one."""
+    settings = SETTINGS.format(name="first", base=tiny_base) + "\nmax_adapters = 4"
+    second = SETTINGS.format(name="second", base=tiny_base)
+    with honed(tmp_path / "1", settings) as one, honed(tmp_path / "2", second) as two:
+        one.start("serve")
+        two.serve_socket = one.serve_socket
+        two.start("run")
+        one.until(
+            lambda: (
+                [lane["state"] for lane in one.serving()["scenarios"].values()] == ["active"] * 2
+            ),
+            "both are served",
+        )
+        lanes = one.serving()["scenarios"]
+        assert lanes["first"]["address"] == lanes["second"]["address"]
+        bases = [list(each.data_dir.glob("llama/*.gguf")) for each in (one, two)]
+        assert [len(found) for found in bases] == [1, 1]
+
+
 def _asked(process: Honed, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command with this scenario's config and socket."""
     return subprocess.run(

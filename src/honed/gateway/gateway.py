@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import anyio
+import msgspec
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
@@ -57,7 +57,7 @@ class Gateway:
         self._tasks: TaskGroup | None = None
         self._writing = anyio.Lock()
         self._yielding = Yielding()
-        self._shared: dict[Path | None, Shared] = {}
+        self._shared: dict[str, Shared] = {}
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -277,22 +277,13 @@ class Gateway:
         self._tasks.start_soon(lane.run)
         return lane
 
-    def _shared_by(self, base_gguf: Path | None) -> Shared:
-        """What the lanes of one base model share."""
+    def _shared_by(self, lane: Lane) -> Shared:
+        """What the lanes of one base model share, of whichever file each has it."""
         assert self._tasks is not None, "the gateway is not open"
-        if base_gguf not in self._shared:
-            self._shared[base_gguf] = Shared(
-                base_gguf,
-                self.section,
-                self._folder,
-                self._tasks,
-                partial(self._members, base_gguf),
-            )
-        return self._shared[base_gguf]
-
-    def _members(self, base_gguf: Path | None) -> list[Lane]:
-        lanes = self.lanes.values()
-        return [each for each in lanes if each.is_shared and each.base_gguf == base_gguf]
+        base = _identity(lane.base_gguf, lane.base_facts)
+        if base not in self._shared:
+            self._shared[base] = Shared(base, self.section, self._folder, self._tasks)
+        return self._shared[base]
 
     def _check_base(self, lane: Lane | None, path: Path) -> None:
         if lane is not None and lane.base_gguf not in (None, path):
@@ -318,3 +309,12 @@ def _another_base(before: Path | None, now: Path | None) -> str | None:
         return None
     known, found = read_facts(before), read_facts(now)
     return known.digests.difference(found.digests) if known and found else None
+
+
+def _identity(base_gguf: Path | None, base_facts: Path | None) -> str:
+    """What tells a base model from others: each daemon converts its own file, and these may be the same."""
+    facts = read_facts(base_facts) if base_facts is not None else None
+    if facts is None:
+        return str(base_gguf)
+    made = (facts.digests, facts.quantisation, facts.gguf.size_bytes, facts.gguf.digest)
+    return msgspec.json.encode(made).decode()

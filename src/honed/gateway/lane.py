@@ -47,9 +47,9 @@ class Lane:
         remember: Callable[[], Awaitable[None]],
         *,
         pulse: Pulse = PULSE,
-        shared: Callable[[Path | None], Shared] | None = None,
+        shared: Callable[["Lane"], Shared] | None = None,
     ) -> None:
-        """`shared`, of a base model, is the server that its lanes share; None: this one has its own."""
+        """`shared` finds what the lanes of one base model share; None: this one has a server of its own."""
         self.scenario = scenario
         self.section = section
         self.feed_socket: Path | None = None
@@ -75,7 +75,7 @@ class Lane:
         self.remember = remember
         told = Told(self._died, self.arms.has)
         self.servers = (
-            Tenancy(self, lambda: shared(self.base_gguf), section, folder, told, pulse=pulse)
+            Tenancy(self, lambda: shared(self), section, folder, told, pulse=pulse)
             if shared is not None
             else Servers(scenario, section, folder, told, pulse=pulse)
         )

@@ -9,7 +9,6 @@ it back.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -32,6 +31,7 @@ class Member(Protocol):
     """A lane, as far as its neighbours move it."""
 
     scenario: str
+    base_gguf: Path | None
     adapter: AdapterRef | None
     arms: Arms
     is_parked: bool
@@ -71,21 +71,21 @@ class Shared:
 
     def __init__(
         self,
-        base_gguf: Path | None,
+        base: str,
         section: ServeSection,
         folder: Path,
         tasks: TaskGroup,
-        members: Callable[[], Iterable[Member]],
     ) -> None:
-        """`members` are the lanes of this base now, parked ones among them."""
+        """`base` tells the base model from others."""
+        self.members: list[Member] = []
+        """The lanes of this base now, parked ones among them."""
         self.section = section
         """What servers are started with from now on."""
         self.lock = anyio.Lock()
         """Held from the start of a server to the moment in which all have moved."""
-        self._name = f"shared-{hashlib.sha256(str(base_gguf).encode()).hexdigest()[:8]}"
+        self._name = f"shared-{hashlib.sha256(base.encode()).hexdigest()[:8]}"
         self._folder = folder
         self._tasks = tasks
-        self._members = members
         self._current: SharedServer | None = None
         self._names: set[str] = set()
         self._moves: dict[SharedServer, list[_Move]] = {}
@@ -196,7 +196,7 @@ class Shared:
     def _wanted(self, member: Member, adapter: AdapterRef | None) -> list[_Place]:
         """All adapters that are worth a place, the dearest first."""
         ranked: list[tuple[_Rank, _Place]] = []
-        for each in self._members():
+        for each in self.members:
             live, trial = each.arms.live, each.arms.candidate
             if each.adapter is not None and not each.is_parked:
                 # the lane's own is what a candidate is compared with, or is about to be replaced
@@ -218,7 +218,7 @@ class Shared:
             ApplyError: it does not answer with one of them as the former server did.
         """
         moves = []
-        for each in self._members():
+        for each in self.members:
             for former in each.arms.backends():
                 is_ours = isinstance(former.server, Tenant)
                 is_replaced = each is member and not each.arms.is_tried(adapter)
@@ -247,7 +247,7 @@ class Shared:
     async def vacate(self, but: Member) -> None:
         """Have all lanes leave the server, so that it ends; `but` leaves by itself."""
         async with anyio.create_task_group() as tasks:
-            for member in self._members():
+            for member in self.members:
                 if member is not but:
                     tasks.start_soon(member.step_out)
 

@@ -22,17 +22,28 @@ class Tenancy(Servers):
     def __init__(
         self,
         member: Member,
-        shared: Callable[[], Shared],
+        find: Callable[[], Shared],
         section: ServeSection,
         folder: Path,
         told: Told,
         *,
         pulse: Pulse,
     ) -> None:
-        """`shared` is what the lane's base model is served by now."""
+        """`find` finds what the lane's base model is served by."""
         super().__init__(member.scenario, section, folder, told, pulse=pulse)
         self._member = member
-        self._shared = shared
+        self._find = find
+        self._found: tuple[Path | None, Shared] | None = None
+        """For which file of a base model it was asked last, and what it found."""
+
+    def _shared(self) -> Shared:
+        base_gguf = self._member.base_gguf
+        if self._found is None or self._found[0] != base_gguf:
+            if self._found is not None:
+                self._found[1].members.remove(self._member)
+            self._found = base_gguf, self._find()
+            self._found[1].members.append(self._member)
+        return self._found[1]
 
     @property
     def section(self) -> ServeSection:

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 from honed.adapter_files import ADAPTER_GGUF
-from honed.domain.base_facts import BaseFacts
+from honed.domain.base_facts import BaseDigests
 from honed.domain.serving import AdapterRef
 from honed.errors import ProbeFailedError
 from honed.gateway import probe
@@ -43,8 +43,8 @@ class SharedServer:
         self.process = process
         self.residents = tuple(residents)
         """By their place in the server's list."""
-        self.facts: BaseFacts | None = None
-        """Those that it was compared with last."""
+        self._base: BaseDigests | None = None
+        """Of the base model that it was compared with."""
         self.tenants: set[Tenant] = set()
         self.is_settled = False
         """Whether a lane serves from it; before, the first one that leaves ends it for all."""
@@ -72,9 +72,10 @@ class SharedServer:
         lora = self._lora(launch.adapter)
         tenant = Tenant(self)
         try:
-            if launch.facts is not None and launch.facts != self.facts:
-                await check_server(self.address, launch.facts)
-                self.facts = launch.facts
+            facts = launch.facts
+            if facts is not None and (self._base is None or self._base != facts.digests):
+                await check_server(self.address, facts)
+                self._base = facts.digests
             backend = Backend(
                 tenant,
                 self.address,
