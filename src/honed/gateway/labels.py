@@ -5,6 +5,7 @@ The first of these wins. All are read: a value that cannot be is refused whereve
 dropped in silence it would turn evaluation traffic into something to learn from.
 """
 
+import re
 from typing import Any, Final, Literal
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -38,6 +39,12 @@ _EXPECTED: Final = {
     "purpose": "work, evaluation or probe",
     "train": "true or false",
 }
+TEXT_MAX: Final = 500
+"""Characters of a label; longer ids could not be stored on PostgreSQL."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What no name has on purpose: it would be stored, shown on terminals, and NUL not even be stored everywhere."""
+_SHOWN: Final = 40
+"""Characters of a bad value that are told."""
 _PURPOSES: Final = ("work", "evaluation", "probe")
 _TRUTHS: Final = {"true": True, "false": False}
 
@@ -77,7 +84,7 @@ def read_labels(headers: Headers, in_path: Said, in_metadata: Said) -> Labels:
     found = in_metadata | in_path if in_metadata or in_path else None
     for name, value in headers:
         if name.startswith(PREFIX) and (label := _BY_HEADER.get(name[len(PREFIX) :])):
-            text = value.decode("latin-1").strip()
+            text = _header_text(value).strip()
             found = (found or {}) | _read(label, text, f"header x-honed-{label}")
     return Labels(**found) if found else _NO_LABELS
 
@@ -127,6 +134,14 @@ def read_metadata(metadata: object) -> Said:
     return said
 
 
+def _header_text(value: bytes) -> str:
+    """A header's value: in UTF-8, as paths and bodies have it and most clients send it, else in Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def _as_text(value: object, where: str) -> str:
     """A value as a header would have it: OpenAI's metadata are texts, but `false` and 3 are clear as well."""
     match value:
@@ -156,9 +171,18 @@ def _read(label: str, text: str, where: str) -> Said:
         case "train" if text.lower() in _TRUTHS:
             return {attribute: _TRUTHS[text.lower()]}
         case "worker" | "purpose" | "train":
-            raise _bad(f"{where} is {text!r}; expected {_EXPECTED[label]}")
+            raise _bad(f"{where} is {_shown(text)}; expected {_EXPECTED[label]}")
+        case _ if len(text) > TEXT_MAX or not (text.isprintable() or not _CONTROL.search(text)):
+            raise _bad(
+                f"{where} is {_shown(text)}; expected {TEXT_MAX} characters at most, and no control characters"
+            )
         case _:
             return {attribute: text} if text else {}
+
+
+def _shown(text: str) -> str:
+    """A value that is wrong, in as many signs as help."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
 
 
 def _bad(message: str) -> Refused:

@@ -16,6 +16,8 @@ JSON: Final = (b"content-type", b"application/json")
 
 CLIENT_ERROR: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
+_TOLD_MAX: Final = 1000
+"""Characters of a message: what it quotes may be as long as a client likes."""
 _DRAIN_S: Final = 2.0
 _DRAIN_MAX_BYTES: Final = 64 << 20
 _ANTHROPIC: Final = "/v1/messages"
@@ -45,7 +47,7 @@ class Refused(Exception):
         closes: bool = False,
         is_final: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= _TOLD_MAX else f"{message[:_TOLD_MAX]}...")
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s

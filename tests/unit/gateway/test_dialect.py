@@ -9,7 +9,19 @@ import msgspec
 import openai
 import pytest
 
-from tests.unit.gateway.stub import STREAM_HEAD, Request, chunk, delta, fronted, lane_to, relaying
+from honed.gateway.keys import ApiKeys
+from honed.gateway.relay import NO_LIMITS, Limits
+from tests.unit.gateway.stub import (
+    STREAM_HEAD,
+    Request,
+    chunk,
+    delta,
+    fronted,
+    lane_to,
+    relaying,
+    until_closed,
+    upstream,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -121,3 +133,70 @@ async def test_openai_client_sees_a_server_error(tmp_path: Path) -> None:
                 await client.chat.completions.create(
                     model="tiny", messages=[{"role": "user", "content": "hi"}]
                 )
+
+
+KEYS = ApiKeys(["sk-one"])
+SHOWN = {"x-api-key": "sk-one"}
+
+
+async def silent(request: Request, writer: asyncio.StreamWriter) -> None:
+    """No answer comes."""
+    await until_closed(request)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "limits", "openai_code", "anthropic_type"),
+    [
+        (401, {}, b"{}", NO_LIMITS, "invalid_api_key", "authentication_error"),
+        (403, {"origin": "http://e.org"}, b"{}", NO_LIMITS, "foreign_origin", "permission_error"),
+        (404, SHOWN, b'{"model": "m"}', NO_LIMITS, "model_not_found", "not_found_error"),
+        (400, SHOWN, b"{", NO_LIMITS, "invalid_json", "invalid_request_error"),
+        (413, SHOWN, b" " * 2000, NO_LIMITS, "body_too_long", "request_too_large"),
+        (
+            415,
+            SHOWN | {"content-encoding": "gzip"},
+            b"",
+            NO_LIMITS,
+            "unsupported_encoding",
+            "invalid_request_error",
+        ),
+        (429, SHOWN, b"{}", Limits(max_requests=0), "rate_limit_exceeded", "rate_limit_error"),
+        (504, SHOWN, b'{"model": "tiny"}', Limits(first_byte_s=0.01), "timeout", "timeout_error"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+async def test_each_refusal_speaks_as_its_caller_reads(
+    tmp_path: Path,
+    status: int,
+    headers: dict[str, str],
+    content: bytes,
+    limits: Limits,
+    openai_code: str,
+    anthropic_type: str,
+) -> None:
+    """Also where labels stand before the path."""
+    async with upstream(silent) as seen:
+        lanes = {name: lane_to(seen.address, tmp_path / name) for name in ("tiny", "other")}
+        async with (
+            fronted(lanes, max_body=1000, limits=limits, keys=KEYS) as address,
+            httpx.AsyncClient(base_url=str(address), timeout=20) as client,
+        ):
+            for labels in ("", "/r/task/42"):
+                said = await client.post(
+                    f"{labels}/v1/chat/completions", headers=headers, content=content
+                )
+                assert (said.status_code, said.json()["error"]["code"]) == (status, openai_code)
+                said = await client.post(f"{labels}/v1/messages", headers=headers, content=content)
+                assert said.status_code == status
+                assert said.json()["type"] == "error"
+                assert said.json()["error"]["type"] == anthropic_type
+                assert ("retry-after" in said.headers) == (status == 429)
+
+
+async def test_what_a_refusal_quotes_is_bounded(tmp_path: Path) -> None:
+    """A client may send a name of megabytes."""
+    lanes = {name: lane_to(None, tmp_path / name) for name in ("tiny", "other")}
+    async with fronted(lanes) as address, httpx.AsyncClient(base_url=str(address)) as client:
+        said = await client.post("/v1/chat/completions", json={"model": "m" * 100_000})
+    assert said.status_code == 404
+    assert len(said.content) < 1_200

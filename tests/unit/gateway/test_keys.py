@@ -68,6 +68,22 @@ async def test_without_a_key_nothing_but_the_health_is_told(
     assert chat.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize("name", ["key", "api_key", "x-api-key", "authorization"])
+async def test_a_key_in_the_url_opens_nothing_and_is_told_to_nobody(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """URLs stand in the logs of proxies and in histories; neither the answer nor our log has it, nor a wrong one."""
+    with capture_logs() as logged:
+        async with relaying(answering(), tmp_path, keys=KEYS) as front:
+            in_url = await front.client.post(CHAT, params={name: "sk-one"}, json={})
+            wrong = await front.client.post(CHAT, headers={"x-api-key": "sk-wrong"}, json={})
+            assert front.upstream.requests == []
+    for answer in (in_url, wrong):
+        assert answer.status_code == 401
+        assert "sk-" not in answer.text
+    assert "sk-" not in repr(logged) + caplog.text
+
+
 async def test_where_nobody_is_asked_headers_pass(tmp_path: Path) -> None:
     """A server of the operator's own may want a key itself."""
     async with relaying(answering(), tmp_path) as front:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from honed.gateway.labels import Labels, read_labels, read_metadata, read_path
+from honed.gateway.labels import NOTHING, Labels, read_labels, read_metadata, read_path
 from honed.gateway.refusal import Refused
 from tests.unit.gateway.stub import CHAT, answering, fronted, lane_to, relaying, upstream
 
@@ -205,3 +206,37 @@ async def test_a_label_names_the_scenario_whatever_the_model(tmp_path: Path) -> 
     assert [answer.json() for answer in answers] == ["one", "two", "two", "two", "two"]
     assert (unknown.status_code, not_served.status_code) == (404, 404)
     assert "'three'; there are: one, two" in unknown.json()["error"]["message"]
+
+
+BAD_TEXTS = ["a\0b", "a\nb", "a\x1b[2Jb", "a\x7f", "a\x9b", "x" * 501]
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=ascii)
+@pytest.mark.parametrize("label", ["task", "user", "scenario"])
+def test_a_text_that_no_name_has_is_refused_wherever_it_stands(label: str, text: str) -> None:
+    """It would be stored, shown on terminals, or be refused by a store after the answer was given."""
+    quoted = quote(text, safe="").encode()
+    with pytest.raises(Refused, match="control characters"):
+        read_path(b"/r/%s/%s/v1/chat/completions" % (label.encode(), quoted))
+    with pytest.raises(Refused, match="control characters"):
+        read_metadata({f"honed_{label}": text})
+    with pytest.raises(Refused, match="control characters") as refused:
+        read_labels([(b"x-honed-" + label.encode(), text.encode())], NOTHING, NOTHING)
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "text", ["Zo\xeb", "\u738b\u5c0f\u660e", "\U0001f468\u200d\U0001f469", "a b", "x" * 500]
+)
+def test_one_name_is_the_same_wherever_it_stands(text: str) -> None:
+    """A header of bytes in UTF-8 names nobody else than the path does."""
+    quoted = quote(text, safe="").encode()
+    _, in_path = read_path(b"/r/user/" + quoted + b"/v1/chat/completions")
+    expected = {"user": text}
+    assert in_path == read_metadata({"honed_user": text}) == expected
+    assert read_labels([(b"x-honed-user", text.encode())], NOTHING, NOTHING).user == text
+
+
+def test_a_header_in_latin_1_is_read() -> None:
+    """As older clients send it."""
+    assert read_labels([(b"x-honed-user", b"Zo\xeb")], NOTHING, NOTHING).user == "Zo\xeb"
