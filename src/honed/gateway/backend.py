@@ -34,7 +34,7 @@ PULSE: Final = Pulse()
 
 Dress = Callable[[str, bytes], bytes]
 """From a request's path and JSON body, which may be empty, to the body as one server is to have it. Raises Refused
-where it cannot be told which of its adapters should answer.
+where it cannot be told which of its adapters should answer; every request is seen, whatever its method.
 """
 
 

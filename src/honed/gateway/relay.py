@@ -58,6 +58,8 @@ _FORBIDDEN: Final = frozenset(
     )
 )
 """They change what the server answers, past every proof."""
+_CONVERSATION: Final = b"x-conversation-id"
+"""llama-server ends an answer that another of the same conversation follows, also one of another scenario."""
 _UNQUOTED: Final = "/:@!$&'()*+,;="
 """What stands in a path as it is (RFC 3986), besides letters and digits."""
 
@@ -297,10 +299,10 @@ class _Onward(NamedTuple):
 
     def to(self, backend: Backend) -> bytes:
         """As bytes for this server; raises Refused when it cannot be asked like this."""
-        body = self.body
-        if backend.dress is not None and self.method in ("POST", "PUT"):
+        body, headers = self.body, self.headers
+        if backend.dress is not None:
             body = backend.dress(self.path, body)
-        headers = self.headers
+            headers = [header for header in headers if header[0] != _CONVERSATION]
         if keys := backend.address.keys:  # a client's own key is none of that server
             headers = keys + [header for header in headers if header[0] not in CARRIERS]
         return request_bytes(self.method, self.target, headers, body)

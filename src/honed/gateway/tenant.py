@@ -26,8 +26,36 @@ from honed.gateway.probe import LoraScale
 from honed.gateway.refusal import Refused
 from honed.gateway.upstream import Address
 
-_FORGETFUL: Final = ("/v1/messages",)
-"""Routes on which llama-server does not look at `lora`: the bare base would answer (measured: docs/facts.md)."""
+_HEEDING: Final = frozenset(
+    (
+        "/completion",
+        "/completions",
+        "/v1/completions",
+        "/chat/completions",
+        "/v1/chat/completions",
+        "/responses",
+        "/v1/responses",
+        "/infill",
+    )
+)
+"""Routes on which llama-server answers with the adapters that `lora` names (measured: docs/facts.md)."""
+_PLAIN: Final = frozenset(
+    (
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
+        "/chat/completions/input_tokens",
+        "/v1/chat/completions/input_tokens",
+        "/responses/input_tokens",
+        "/v1/responses/input_tokens",
+        "/v1/messages/count_tokens",
+        "/props",
+        "/slots",
+        "/metrics",
+        "/lora-adapters",
+    )
+)
+"""Those that no adapter has a part in. On any other the bare base might answer, or what a neighbour was told."""
 _NOISE: Final = 0.05
 """Nats, root mean square: how far one adapter's answers may differ between two processes of one base."""
 _OTHER: Final = 0.25
@@ -83,7 +111,7 @@ class SharedServer:
                 launch.fingerprint,
                 None,
                 launch.facts,
-                dress=_dress(lora),
+                dress=dress_with(lora),
                 lora=lora,
             )
             if launch.fingerprint is not None:
@@ -188,12 +216,14 @@ class Tenant(LlamaServer):
         self.home.process.kill(verdict)
 
 
-def _dress(lora: tuple[LoraScale, ...]) -> Dress:
+def dress_with(lora: tuple[LoraScale, ...]) -> Dress:
     """Puts the complete list of adapters into a body; last, for of two fields with one name the last counts."""
     field = b'"lora":' + msgspec.json.encode(lora) + b"}"
 
     def dress(path: str, body: bytes) -> bytes:
-        if path.rstrip("/") in _FORGETFUL:
+        if path in _PLAIN:
+            return body
+        if path not in _HEEDING:
             raise Refused(
                 501,
                 "not_supported",

@@ -1,5 +1,6 @@
 """Several scenarios in one llama-server: each is answered by its own adapter, whatever happens to the others."""
 
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,9 @@ import pytest
 
 from honed.config import ServeSection
 from honed.errors import ApplyError, HonedError
+from honed.gateway.probe import LoraScale
+from honed.gateway.refusal import Refused
+from honed.gateway.tenant import dress_with
 from tests.neighbours import Crowd, Neighbours, letter_of, neighbours
 from tests.planted import Planted
 from tests.served import CHAT, model, text_of
@@ -259,6 +263,52 @@ async def test_anthropics_protocol_is_refused_with_what_to_do(
     assert "serve.alone" in refused.json()["error"]["message"]
     assert counted.status_code == 200
     assert answered.json()["content"][0]["text"] == "bbbb"
+
+
+async def test_a_conversation_is_known_to_nobody_but_its_client(
+    tmp_path: Path, planted: Planted
+) -> None:
+    """Two scenarios that call theirs by one name neither cut nor read each other's answers."""
+    streamed = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 400,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    named = {"x-conversation-id": "c1"}
+    async with neighbours(tmp_path, planted) as home:
+        await home.apply("s0", 0)
+        await home.apply("s1", 1)
+        async with home.served.client() as client:
+            asked = client.stream("POST", CHAT, json=streamed | {"model": "s0"}, headers=named)
+            async with asked as answer:
+                await client.post(
+                    CHAT, json=streamed | {"model": "s1", "max_tokens": 4}, headers=named
+                )
+                await answer.aread()
+            read = await client.get(
+                "/v1/stream", params={"conv_id": "c1"}, headers={"x-honed-scenario": "s1"}
+            )
+    assert text_of(answer) == "a" * 400
+    assert (read.status_code, "chat.completion" in read.text) == (501, False)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/systemone", "/v1/streams/lookup", "/v1/what-comes-next"]
+)
+def test_a_route_that_may_not_heed_the_adapter_is_refused(path: str) -> None:
+    """What is not known to be answered by the adapter that is named might be answered by the bare base."""
+    with pytest.raises(Refused, match=r"serve\.alone"):
+        dress_with(())(path, b"{}")
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b" { } ", b'{"n":1}', b'{"n":"{"}\r\n\t ', b'{"lora":[],"n":[{"lora":1}]}']
+)
+def test_the_list_of_adapters_is_the_last_word_of_a_body(body: bytes) -> None:
+    """However the client writes it; nothing else changes."""
+    dressed = json.loads(dress_with((LoraScale(0, 1.0),))("/completion", body))
+    assert dressed == json.loads(body) | {"lora": [{"id": 0, "scale": 1.0}]}
 
 
 async def ask_in_turns(home: Neighbours, scenarios: list[str], *, probes: int) -> None:
