@@ -226,7 +226,8 @@ def _server(vitals: dict[str, Any]) -> str:
             f"{vitals['busy_slots']} of {vitals['slots']} slots busy, {vitals['ctx_size']} tokens each"
         )
     if vitals["deferred"]:
-        told.append(f"{vitals['deferred']} requests wait for one")
+        wait = "wait" if vitals["slots"] is None else "wait for one"
+        told.append(f"{vitals['deferred']} requests {wait}")
     if vitals["generated_tokens"] is not None:
         told.append(f"{vitals['generated_tokens']} tokens generated")
     if vitals["private_bytes"] is not None:

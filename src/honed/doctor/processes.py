@@ -97,11 +97,14 @@ def gateway(patient: Patient) -> Found:
         )
     if other:
         where += f", shared: it works in {answer.get('folder')}"
-    return together([ok(where), *lane_findings(lane)])
+    return together([ok(where), *lane_findings(lane, has_own_base=section.lora_server is not None)])
 
 
-def lane_findings(lane: dict[str, Any]) -> Iterator[Found]:
-    """What the gateway says of one scenario; a former version says less."""
+def lane_findings(lane: dict[str, Any], *, has_own_base: bool = False) -> Iterator[Found]:
+    """What the gateway says of one scenario; a former version says less.
+
+    `has_own_base`: the server brings its base model, and is compared with nothing.
+    """
     yield ok(f"{lane.get('state')}, serves {lane.get('model_id') or 'the base model'}")
     if problem := lane.get("base_problem"):
         yield fail(
@@ -110,6 +113,10 @@ def lane_findings(lane: dict[str, Any]) -> Iterator[Found]:
         )
     elif lane.get("is_compared"):
         yield ok("agrees with the base model that is trained on")
+    elif lane.get("is_serving") and has_own_base:
+        yield ok(
+            "the base model is the server's own: whether it is the one that is trained on shows in the proofs"
+        )
     elif lane.get("is_serving") and "is_compared" in lane:
         yield warn(
             "not compared with the base model that is trained on",

@@ -1,4 +1,4 @@
-"""How a llama-server is doing: asked of it when somebody wants to know, never by itself."""
+"""How a server is doing: asked of it when somebody wants to know, never by itself."""
 
 from typing import Final
 
@@ -13,6 +13,25 @@ from honed.gateway.strategy import private_bytes_of_all
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
 _TIMEOUT_S: Final = 2.0
+_METRICS: Final = {
+    "llamacpp:requests_deferred": "deferred",
+    "llamacpp:prompt_tokens_total": "prompt_tokens",
+    "llamacpp:prompt_tokens_cached_total": "cached_tokens",
+    "llamacpp:tokens_predicted_total": "generated_tokens",
+    "llamacpp:predicted_tokens_seconds": "generated_per_s",
+    # "Production Metrics" of vLLM's documentation; hits are counted in tokens
+    "vllm:num_requests_waiting": "deferred",
+    "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:prefix_cache_hits_total": "cached_tokens",
+    "vllm:generation_tokens_total": "generated_tokens",
+    # "Production Metrics" of SGLang's, with --enable-metrics
+    "sglang:num_queue_reqs": "deferred",
+    "sglang:prompt_tokens_total": "prompt_tokens",
+    "sglang:cached_tokens_total": "cached_tokens",
+    "sglang:generation_tokens_total": "generated_tokens",
+    "sglang:gen_throughput": "generated_per_s",
+}
+"""What servers call what is told of them."""
 
 
 class _Slot(Struct):
@@ -49,11 +68,11 @@ async def vitals(backend: Backend) -> ServerVitals:
         slots=len(slots) if slots is not None else None,
         busy_slots=sum(slot.is_processing for slot in slots) if slots is not None else None,
         ctx_size=min((slot.n_ctx for slot in slots), default=None) if slots else None,
-        deferred=_count(metrics.get("requests_deferred")),
-        prompt_tokens=_count(metrics.get("prompt_tokens_total")),
-        cached_tokens=_count(metrics.get("prompt_tokens_cached_total")),
-        generated_tokens=_count(metrics.get("tokens_predicted_total")),
-        generated_per_s=metrics.get("predicted_tokens_seconds"),
+        deferred=_count(metrics.get("deferred")),
+        prompt_tokens=_count(metrics.get("prompt_tokens")),
+        cached_tokens=_count(metrics.get("cached_tokens")),
+        generated_tokens=_count(metrics.get("generated_tokens")),
+        generated_per_s=metrics.get("generated_per_s"),
         private_bytes=await to_thread.run_sync(private_bytes_of_all, pid) if pid else None,
         log=str(backend.server.plan.log_path) if pid else None,
     )
@@ -76,13 +95,16 @@ def _slots(body: bytes | None) -> list[_Slot] | None:
 
 
 def _metrics(body: bytes | None) -> dict[str, float]:
-    """Lines as `llamacpp:requests_deferred 2`; comments and what is no number are passed over."""
-    found = {}
+    """Of lines as `llamacpp:requests_deferred 2` those that are told, added up over labels (`{engine="0"}`); what is no
+    number is passed over.
+    """
+    found: dict[str, float] = {}
     for line in (body or b"").decode(errors="replace").splitlines():
         name, _, value = line.rpartition(" ")
-        if name.startswith("llamacpp:"):
+        told = _METRICS.get(name.partition("{")[0])
+        if told is not None:
             try:
-                found[name.removeprefix("llamacpp:")] = float(value)
+                found[told] = found.get(told, 0.0) + float(value)
             except ValueError:
                 continue
     return found

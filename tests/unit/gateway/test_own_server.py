@@ -14,6 +14,8 @@ import anyio
 import httpx
 import msgspec
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from structlog.testing import capture_logs
 
 from honed.adapter_files import ADAPTER_WEIGHTS, adapter_digest
@@ -381,6 +383,51 @@ async def test_vllm_without_runtime_loading_says_how_to_start_it(tmp_path: Path)
             await front.apply(front.published(1))
         assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in (refused.value.advice or "")
         assert await front.said() == ("base", "base")
+
+
+async def test_server_that_does_not_load_in_time_is_not_waited_for(vllm: Front) -> None:
+    """The switch fails; when the server has loaded it after all, the next start clears that."""
+    first, second = vllm.published(1), vllm.published(2)
+    vllm.fake.faults["/v1/load_lora_adapter"] = vllm.fake.hang
+    own = vllm.lane.servers._own
+    assert own is not None
+    patient = own._section
+    own._section = patient.model_copy(update={"startup_timeout": timedelta(seconds=0.2)})
+    with pytest.raises(ApplyError, match=r"gave no answer to POST .* within 0.2 s"):
+        await vllm.apply(first)
+    assert await vllm.said() == ("base", "base")
+    vllm.fake.faults.clear()
+    own._section = patient
+    vllm.fake.adapters[first.id] = first.adapter_path
+    await vllm.apply(second)
+    assert vllm.loaded == {second.id}
+
+
+async def test_vitals_are_those_of_the_whole_server(front: Front) -> None:
+    """From its metrics, where it tells them; there are no slots."""
+    before = await front.gateway.vitals(SCENARIO)
+    assert (before.is_healthy, before.slots, before.generated_tokens) == (True, None, None)
+    waiting, hits = (
+        ("num_requests_waiting", "prefix_cache_hits_total")
+        if front.kind == "vllm"
+        else ("num_queue_reqs", "cached_tokens_total")
+    )
+    lines = [
+        f"# TYPE {front.kind}:generation_tokens_total counter",
+        f'{front.kind}:generation_tokens_total{{engine="0",model_name="{BASE}"}} 7.5e+02',
+        f'{front.kind}:generation_tokens_total{{engine="1",model_name="{BASE}"}} 50.0',
+        f'{front.kind}:{waiting}{{model_name="{BASE}"}} 3.0',
+        f'{front.kind}:{hits}{{model_name="{BASE}"}} 12.0',
+        f'{front.kind}:prompt_tokens_total{{model_name="{BASE}"}} 40.0',
+    ]
+
+    async def metrics(request: Request) -> Response:
+        return PlainTextResponse("\n".join(lines))
+
+    front.fake.faults["/metrics"] = metrics
+    now = await front.gateway.vitals(SCENARIO)
+    assert (now.generated_tokens, now.deferred, now.prompt_tokens) == (800, 3, 40)
+    assert now.cached_tokens == 12
 
 
 async def test_files_that_the_server_does_not_see_are_named(front: Front) -> None:
