@@ -20,6 +20,19 @@ settings.register_profile("explore", _quiet)
 settings.load_profile("honed")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have counted, which they give to `record_property`."""
+    told = [
+        f"{report.nodeid}\n    {name}: {value}"
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call"
+        for name, value in report.user_properties
+    ]
+    if told:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(told))
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Tests marked `anyio` run on asyncio, as the processes do."""

@@ -31,8 +31,8 @@ class Planted:
 
 
 def letter_of(version: str) -> str:
-    """What `tiny@n` says."""
-    return LETTERS[int(version.removeprefix("tiny@"))]
+    """What `tiny@n` says; the base has no letter."""
+    return "" if version == "base" else LETTERS[int(version.removeprefix("tiny@"))]
 
 
 def make_planted_base(folder: Path) -> tuple[Path, Path]:

@@ -23,8 +23,8 @@ from tests.incidents import attempt
 from tests.processes import Honed, is_alive
 
 KINDS: Final = ("daemon", "gateway", "worker", "llama-server")
-MARK: Final = "HONED_CHAOS"
-"""Environment variable that every process of one chaos inherits."""
+MARK: Final = "CHAOS_MARK"
+"""Environment variable that every process of one chaos inherits; llama-servers get none of those named `HONED_...`."""
 _CALL_TIMEOUT_S: Final = 60
 
 
@@ -167,11 +167,7 @@ class Chaos:
             return
         pid = moments.choice(pids)
         with contextlib.suppress(ProcessLookupError):
-            at_s = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
-            while _has_threads(pid):
-                time.sleep(0.001)
-            self.kills.append(Kill(kind, at_s, time.monotonic(), pid))
+            self.kills.append(Kill(kind, *kill_now(pid), pid))
 
     def _pids(self, kind: str) -> list[int]:
         both = self.loop.children("up")
@@ -202,6 +198,15 @@ class Chaos:
     def _train(self) -> None:
         self.loop.ask("POST", "/v1/train-now", {})
         self.orders["trained"] += 1
+
+
+def kill_now(pid: int) -> tuple[float, float]:
+    """kill -9; when it was sent, and when nothing of the process was left. Raises ProcessLookupError."""
+    at_s = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    while _has_threads(pid):
+        time.sleep(0.001)
+    return at_s, time.monotonic()
 
 
 def _has_threads(pid: int) -> bool:

@@ -3,8 +3,10 @@ answers.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -81,8 +83,8 @@ class Swarm:
 
 async def swap_under_load(
     folder: Path, gguf: Path, adapters: list[Path], *, requests: int, strategy: str
-) -> None:
-    """Swap from the first adapter to each of the others, under load, and count."""
+) -> dict[str, Any]:
+    """Swap from the first adapter to each of the others, under load, and count; the figures."""
     settings = {"strategy": strategy, "ctx_size": 512}
     async with serving(folder, gguf, **settings) as served:
         await served.applier.apply(model(adapters[0]), previous=None)
@@ -100,6 +102,11 @@ async def swap_under_load(
     assert set(swarm.by_version) == {adapter.name for adapter in adapters}
     assert sum(swarm.by_version.values()) >= requests
     assert (lane.failed, lane.refused) == (0, 0)
+    return {
+        "swaps": len(adapters) - 1,
+        "asked": swarm.answered,
+        "wrong": len(swarm.wrong),
+    } | swarm.by_version
 
 
 @pytest.mark.parametrize("strategy", ["blue_green", "hold"])
@@ -114,11 +121,17 @@ async def test_swaps_under_load_are_noticed_by_nobody(
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["blue_green", "hold"])
 async def test_ten_thousand_requests_across_ten_swaps(
-    tmp_path: Path, planted: Planted, strategy: str
+    tmp_path: Path,
+    planted: Planted,
+    strategy: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """0 of 10,000 failed, cut or mixed."""
     adapters = planted.adapters(len(LETTERS))
-    await swap_under_load(tmp_path, planted.gguf, adapters, requests=10_000, strategy=strategy)
+    figures = await swap_under_load(
+        tmp_path, planted.gguf, adapters, requests=10_000, strategy=strategy
+    )
+    record_property("swaps", figures)
 
 
 async def ask_after_swaps(
@@ -161,9 +174,14 @@ async def test_no_cache_of_the_version_before_answers(
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["blue_green", "hold"])
 async def test_a_thousand_probes_after_ten_swaps(
-    tmp_path: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path], strategy: str
+    tmp_path: Path,
+    tiny_gguf: Path,
+    tiny_adapters: tuple[Path, Path],
+    strategy: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """0 of 1,000 answers come from a stale prompt cache."""
     await ask_after_swaps(
         tmp_path, tiny_gguf, tiny_adapters, swaps=10, probes=100, strategy=strategy
     )
+    record_property("probes after swaps", {"swaps": 10, "probes": 1_000, "of the one before": 0})
