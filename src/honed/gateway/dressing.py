@@ -12,6 +12,8 @@ from honed.gateway.refusal import Refused
 
 _SALTED: Final = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
 """Paths where vLLM takes a `cache_salt`."""
+_NAMELESS: Final = frozenset(("/classify", "/encode", "/vertex_generate"))
+"""Paths of SGLang's own on which no adapter is known to be named: the base model would answer for it."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -46,6 +48,8 @@ def for_sglang(model: str, adapter: str | None) -> Dress:
     """
 
     def dress(path: str, body: bytes) -> bytes:
+        if path in _NAMELESS and adapter is not None:
+            raise Refused(501, "not_supported", f"{path} of SGLang names no adapter; ask over /v1")
         members = _read(body)
         if members is None:
             return body

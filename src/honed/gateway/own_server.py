@@ -143,6 +143,10 @@ class OwnServer:
         try:
             listed = await self._loras(version.address).listed()
         except NobodyThereError as error:
+            # all at once: a candidate whose live version seems to be up would be started in vain, which is its fault
+            for each in self._here - {version}:
+                if not each.has_ended:
+                    each.kill(str(error))
             return str(error)
         except ApplyError:
             return None  # it may be busy; its pulse is felt

@@ -64,7 +64,11 @@ def test_sglangs_own_path_names_the_adapter() -> None:
     """`/generate` has no `model`."""
     body = b'{"text":"a","lora_path":"theirs"}'
     assert json.loads(SGLANG("/generate", body)) == {"text": "a", "lora_path": "airline@3"}
-    assert json.loads(for_sglang("base", None)("/generate", body)) == {"text": "a"}
+    base = for_sglang("base", None)
+    assert json.loads(base("/generate", body)) == {"text": "a"}
+    with pytest.raises(Refused, match="names no adapter"):
+        SGLANG("/encode", body)
+    assert b"theirs" not in base("/encode", body)
 
 
 @pytest.mark.parametrize("dress", [VLLM, SGLANG], ids=["vllm", "sglang"])

@@ -104,6 +104,13 @@ class Front:
 
         await until(holds)
 
+    async def is_tried(self) -> bool:
+        """Whether the candidate has a server."""
+        trial = self.lane.arms.candidate
+        assert trial is not None
+        assert not trial.is_withdrawn, trial.error
+        return trial.backend is not None
+
     async def serves(self) -> None:
         """Wait until something is in service."""
 
@@ -302,7 +309,7 @@ async def test_server_that_forgot_its_adapters_gets_them_again(vllm: Front) -> N
 
 
 async def test_server_that_went_and_came_back_serves_what_it_served(tmp_path: Path) -> None:
-    """It is looked for while it is away, and its adapter is loaded again when it is there."""
+    """It is looked for while it is away; live version and candidate are loaded again when it is there."""
     fake, port = VllmServer(), stub.quiet_port()
     async with fake.open(port=port), fronting(fake, tmp_path) as front:
         await front.serves()
@@ -321,6 +328,7 @@ async def test_server_that_went_and_came_back_serves_what_it_served(tmp_path: Pa
         async with fake.open(port=port):
             await front.serves()
             assert await front.said() == (f"{SCENARIO}@1", weights(1))
+            await front.gateway.canary(SCENARIO, _canary(front.published(2)))
         with capture_logs() as logs:
 
             async def is_down() -> bool:
@@ -331,7 +339,10 @@ async def test_server_that_went_and_came_back_serves_what_it_served(tmp_path: Pa
         async with fake.open(port=port):
             await front.serves()
             assert await front.said() == (f"{SCENARIO}@1", weights(1))
-    assert [each["event"] for each in logs if each["event"] == "server.died"] == ["server.died"]
+            await front.has(f"{SCENARIO}@1", f"{SCENARIO}@2")
+            await until(front.is_tried)
+            assert await front.said(model=f"{SCENARIO}@2") == (f"{SCENARIO}@2", weights(2))
+    assert any(each["event"] == "server.died" for each in logs)
 
 
 async def test_adapters_of_others_are_left_alone(tmp_path: Path) -> None:
