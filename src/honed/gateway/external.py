@@ -59,7 +59,7 @@ class ExternalServer(LlamaServer):
 
     async def look(self) -> None:
         """Look every second whether it still answers with the adapter that it was put to, until it is gone: one that
-        was restarted has forgotten it.
+        was restarted has forgotten it, or asks for another key, and clients must not be told that theirs is wrong.
         """
         assert self.address is not None
         while not self.has_ended:
@@ -70,7 +70,7 @@ class ExternalServer(LlamaServer):
             try:
                 applied = await runtime.applied(self.address)
             except (UpstreamError, ApplyError) as error:
-                if isinstance(error, UnreachableError):
+                if isinstance(error, UnreachableError | runtime.KeyRefusedError):
                     self.kill(str(error))
                 continue  # it may be busy; its pulse is felt
             if self.is_exchanging or self.answers_with != put_to:

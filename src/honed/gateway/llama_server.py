@@ -28,6 +28,8 @@ from honed.gateway.gpu import fitting_layers
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
 _STOP_GRACE_S: Final = 1.0
+_OURS: Final = ("HONED_", "LLAMA_API_KEY")
+"""Variables that end at the gateway."""
 _HEALTH_EVERY_S: Final = 0.02
 
 
@@ -260,8 +262,8 @@ async def _spawn(plan: ServerPlan) -> Process:
 
 
 def _environment() -> dict[str, str]:
-    """What a server inherits: nothing of ours, keys of clients least of all."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("HONED_")}
+    """What a server inherits: nothing of ours, keys of clients least of all; nor one that it would ask us for."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
 async def _healthy(server: LlamaServer) -> None:

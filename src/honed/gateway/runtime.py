@@ -31,6 +31,10 @@ _TIMEOUT_S: Final = 60.0
 """An adapter is read from disk."""
 
 
+class KeyRefusedError(ApplyError):
+    """The server wants a key that it is not shown."""
+
+
 class Listed(Struct, frozen=True):
     """An adapter that the server has."""
 
@@ -250,10 +254,15 @@ async def _post(address: Address, path: str, order: object) -> bytes:
 
 
 def _refused(address: Address, method: str, path: str, status: int, body: bytes) -> ApplyError:
+    if status == 401:
+        has = (
+            "the key in HONED_SERVER_KEY is none of its"
+            if address.key
+            else "HONED_SERVER_KEY has none"
+        )
+        return KeyRefusedError(
+            f"the server at {address} asks for a key, and {has}: {method} {path} answered with 401",
+            advice="put its key into HONED_SERVER_KEY (or the credential server-key)",
+        )
     said = body[:200].decode(errors="replace")
-    advice = (
-        "put its key into HONED_SERVER_KEY (or the credential server-key)"
-        if status == 401
-        else None
-    )
-    return ApplyError(f"{method} {address}{path} answered with {status}: {said}", advice=advice)
+    return ApplyError(f"{method} {address}{path} answered with {status}: {said}")

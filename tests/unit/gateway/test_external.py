@@ -12,18 +12,22 @@ from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 
 from honed.adapter_files import ADAPTER_GGUF
+from honed.appliers import LlamaServerApplier
 from honed.config import ServeSection
 from honed.domain.serving import SwitchOrder
 from honed.errors import ApplyError, ProbeFailedError
-from honed.gateway import runtime
+from honed.gateway import external, runtime
 from honed.gateway.lane import Lane
+from honed.gateway.llama_server import ServerPlan
 from honed.gateway.switch import switch
 from honed.gateway.upstream import Address, fetch
 from honed.gateway.wanted import ANY
-from tests.served import CHAT, QUESTION, Load, is_serving, model, servers_of, serving, until
+from honed.serve import serve
+from tests.served import CHAT, QUESTION, Load, config, is_serving, model, servers_of, serving, until
 from tests.unit.gateway.stub import Request, answering, quiet_port, remember, upstream
 
 pytestmark = pytest.mark.anyio
@@ -279,6 +283,64 @@ async def test_key_of_the_server_is_shown_to_it_alone(
             lane = await served.lane()
     assert key not in repr(lane)
     assert key not in repr(Address.parse(url)._replace(key=key))
+
+
+async def test_server_that_asks_for_another_key_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients would be told that their own key is wrong, which they have not shown to it."""
+    monkeypatch.setattr(external, "_LOOK_EVERY_S", 0.01)
+
+    async def script(request: Request, writer: object) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")  # type: ignore[attr-defined]
+
+    async with upstream(script) as seen:
+        section = ServeSection(external_url=str(seen.address))
+        plan = ServerPlan(
+            name="tiny-blue",
+            alias="tiny",
+            base_gguf=Path(),
+            adapter_gguf=None,
+            section=section,
+            folder=Path(),
+        )
+        server = external.ExternalServer(plan, seen.address._replace(key="s3cret"))
+        with anyio.fail_after(20):
+            await server.look()
+    assert server.verdict is not None
+    assert "the key in HONED_SERVER_KEY is none of its" in server.verdict
+    assert "s3cret" not in server.verdict
+
+
+async def test_server_whose_key_is_not_known_says_so_in_status_and_answers(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 503 with what to set, and not the server's own 401."""
+    monkeypatch.delenv("HONED_SERVER_KEY", raising=False)
+    with own_llama(tiny_gguf, key="s3cret") as (url, _):
+        settings = config(tmp_path, tiny_gguf, external_url=url)
+        stop = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            ready = anyio.Event()
+
+            async def run() -> None:
+                await serve(settings, ready=ready.set, stop=stop)
+
+            tasks.start_soon(run)
+            await ready.wait()
+            applier = LlamaServerApplier(
+                tmp_path / "serve.sock", scenario="tiny", feed_socket=tmp_path / "feed.sock"
+            )
+
+            async def has_failed() -> bool:
+                lane = (await applier.serving()).scenarios.get("tiny")
+                return lane is not None and "HONED_SERVER_KEY has none" in (lane.error or "")
+
+            await until(has_failed)
+            address = (await applier.serving()).address
+            async with httpx.AsyncClient(base_url=address or "", timeout=60) as client:
+                answer = await client.post(CHAT, json=QUESTION)
+            stop.set()
+    assert answer.status_code == 503
+    assert "HONED_SERVER_KEY has none" in answer.json()["error"]["message"]
 
 
 async def test_slots_forget(tiny_gguf: Path) -> None:

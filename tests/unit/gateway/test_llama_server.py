@@ -230,6 +230,21 @@ async def test_wrapper_of_the_operator_leaves_no_server_behind(
             await anyio.sleep(0.01)
 
 
+async def test_server_inherits_no_keys(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those that clients show, nor one of llama.cpp's own, which it would ask the gateway for."""
+    for name in ("HONED_API_KEYS", "HONED_SERVER_KEY", "LLAMA_API_KEY", "LLAMA_ARG_TOP_K"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    server = await llama_server.start(plan(tmp_path, tiny_gguf))
+    try:
+        environment = Path(f"/proc/{server.pid}/environ").read_bytes()
+    finally:
+        await server.stop()
+    assert b"value-of-LLAMA_ARG_TOP_K" in environment
+    assert environment.count(b"value-of") == 1
+
+
 async def test_executable_that_does_not_exist_says_so(tmp_path: Path, tiny_gguf: Path) -> None:
     """A wrong path in the config is a failed start."""
     with pytest.raises(ServerStartError, match="cannot be run: No such file"):
