@@ -28,6 +28,7 @@ from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
 from honed.gateway.candidate import place
 from honed.gateway.gateway import Gateway
 from honed.gateway.lane import Lane
+from honed.gateway.own_server import LoadedVersion
 from honed.serve import serve
 from tests.feed_parts import open_feed
 from tests.own_servers import BASE, SCENARIO, SglangServer, VllmServer, published
@@ -329,7 +330,17 @@ async def test_server_that_went_and_came_back_serves_what_it_served(tmp_path: Pa
             await front.serves()
             assert await front.said() == (f"{SCENARIO}@1", weights(1))
             await front.gateway.canary(SCENARIO, _canary(front.published(2)))
+            trial = front.lane.arms.candidate
+            assert trial is not None
+            assert trial.backend is not None
+            assert front.lane.backend is not None
+            versions = (front.lane.backend.server, trial.backend.server)
         with capture_logs() as logs:
+            # whoever notices first: a candidate that is started while its live version seems to be up fails for nothing
+            assert isinstance(versions[1], LoadedVersion)
+            assert front.lane.servers._own is not None
+            await front.lane.servers._own.gone(versions[1])
+            assert versions[0].has_ended
 
             async def is_down() -> bool:
                 return front.lane.backend is None
