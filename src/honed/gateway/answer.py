@@ -8,7 +8,7 @@ from starlette.types import Scope, Send
 
 from honed.gateway import beginning
 from honed.gateway.backend import Backend
-from honed.gateway.browser import readable
+from honed.gateway.browser import readable, readable_too
 from honed.gateway.capture import Tape
 from honed.gateway.receipt import Stamp
 from honed.gateway.refusal import Refused, error_event, send_whole, stopping
@@ -51,6 +51,8 @@ class Answer:
         """Send the head, unless the client is so old that the length must be known first."""
         ours = _ours(tape, backend)
         self._headers = answer_headers(head.headers, to_page=self._is_to_page) + ours
+        if self._is_to_page:
+            self._headers = readable_too(self._headers, self._asked_with)
         for name, value in self._headers:
             if name == b"content-type":
                 self.is_stream = value.lower().startswith(b"text/event-stream")

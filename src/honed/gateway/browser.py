@@ -41,6 +41,12 @@ def readable(headers: Headers) -> Headers:
     ]
 
 
+def readable_too(answer: Headers, asked_with: Headers) -> Headers:
+    """A server's answer, readable by the page that asked also where the server does not say so, receipt and all."""
+    said = {name for name, _ in answer}
+    return answer + [header for header in readable(asked_with) if header[0] not in said]
+
+
 def preflight(method: str, headers: Headers) -> Headers | None:
     """The answer's headers to a browser that asks whether a page may send what it wants to; None for anything else.
     The guard has judged it before.

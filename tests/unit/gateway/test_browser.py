@@ -48,6 +48,17 @@ async def test_page_of_this_machine_is_served(tmp_path: Path, origin: str) -> No
         assert answer.headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.parametrize("server_says", [ALLOWS, ""], ids=["llama-server", "another"])
+async def test_page_of_this_machine_reads_its_receipt(tmp_path: Path, server_says: str) -> None:
+    """Whether or not the server that answers knows of pages."""
+    async with relaying(answering(headers=server_says), tmp_path, host="127.0.0.1") as front:
+        answer = await front.chat(headers={"origin": "http://localhost:3000"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] in ("*", "http://localhost:3000")
+        assert len(answer.headers.get_list("access-control-allow-origin")) == 1
+        assert "x-honed-receipt" in answer.headers["access-control-expose-headers"]
+
+
 async def test_program_gets_no_permissions_for_pages(tmp_path: Path) -> None:
     """Without an Origin nobody asked for them."""
     async with relaying(answering(headers=ALLOWS), tmp_path) as front:
