@@ -137,13 +137,14 @@ class OwnServer:
 
     async def gone(self, version: LoadedVersion) -> str | None:
         """Why a version answers no more; None while it does, or where the server does not say."""
-        from honed.own_servers import NobodyThereError
+        from honed.own_servers import KeyRefusedError, NobodyThereError
 
         assert version.address is not None
         try:
             listed = await self._loras(version.address).listed()
-        except NobodyThereError as error:
-            # all at once: a candidate whose live version seems to be up would be started in vain, which is its fault
+        except (NobodyThereError, KeyRefusedError) as error:
+            # Of another key clients must not be told that theirs is wrong. All versions at once: a candidate whose
+            # live version seems to be up would be started in vain, and that counted as its fault.
             for each in self._here - {version}:
                 if not each.has_ended:
                     each.kill(str(error))

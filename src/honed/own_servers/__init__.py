@@ -2,7 +2,13 @@
 
 from honed.own_servers.dialect import Dialect
 from honed.own_servers.runtime_lora import Listed, RuntimeLora
-from honed.own_servers.server import Answer, NobodyThereError, Server, UnansweredError
+from honed.own_servers.server import (
+    Answer,
+    KeyRefusedError,
+    NobodyThereError,
+    Server,
+    UnansweredError,
+)
 from honed.own_servers.sglang import Sglang
 from honed.own_servers.vllm import Vllm
 
@@ -15,6 +21,7 @@ def dialect_of(kind: str) -> Dialect:
 __all__ = [
     "Answer",
     "Dialect",
+    "KeyRefusedError",
     "Listed",
     "NobodyThereError",
     "RuntimeLora",

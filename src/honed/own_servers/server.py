@@ -31,6 +31,10 @@ class NobodyThereError(UnansweredError):
     """Nobody listens there: whatever was asked has not been done."""
 
 
+class KeyRefusedError(ApplyError):
+    """The server wants a key that it is not shown."""
+
+
 class Answer(NamedTuple):
     """What a server has said."""
 
@@ -169,12 +173,11 @@ class Server:
 
     def refusal(self, answer: Answer, asked: str, *, advice: str | None = None) -> ApplyError:
         """The error that stands for an answer which is not a good one."""
+        told = f"{self} refused {asked} with status {answer.status}: {answer.told()}"
         if answer.status in (401, 403):
-            advice = "put its key into HONED_SERVER_KEY (or the credential server-key)"
-        return ApplyError(
-            f"{self} refused {asked} with status {answer.status}: {answer.told()}",
-            advice=advice or "see its log",
-        )
+            key = "put its key into HONED_SERVER_KEY (or the credential server-key)"
+            return KeyRefusedError(told, advice=key)
+        return ApplyError(told, advice=advice or "see its log")
 
     def _answer(self, status: int, content: bytes) -> Answer:
         """What was said; a refusal may repeat the key that was shown, and goes into messages and logs."""

@@ -502,7 +502,7 @@ async def test_key_of_the_server_is_the_operators(
                 assert "Unauthorized" in (front.lane.error or "")
         assert any("HONED_SERVER_KEY" in str(each.get("advice")) for each in logs)
         monkeypatch.setenv("HONED_SERVER_KEY", "s3cret")
-        async with fronting(fake, tmp_path) as front:
+        async with fronting(fake, tmp_path, hold_timeout=timedelta(0)) as front:
             await front.serves()
             await front.apply(front.published(1))
             fake.keys.clear()
@@ -510,6 +510,13 @@ async def test_key_of_the_server_is_the_operators(
                 said = await front.said(headers=shown)
                 assert said == (f"{SCENARIO}@1", weights(1))
             assert set(fake.keys) == {"Bearer s3cret"}
+            fake.key = "another"
+
+            async def is_left() -> bool:
+                return front.lane.backend is None
+
+            await until(is_left)
+            assert (await front.ask()).status_code == 503
 
 
 async def test_number_that_was_given_twice_is_another_adapter(front: Front) -> None:
