@@ -48,7 +48,7 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
         str(port),
     ]
     for adapter in args["adapters"]:
-        line += ["--lora", adapter]
+        line += ["--lora", _listed(adapter)]
     if args["is_shared"]:
         line += ["--lora-init-without-apply"]
     line += [
@@ -71,6 +71,13 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
         "-lv",
         str(_ERRORS_ONLY),
     ]
+
+
+def _listed(path: str) -> str:
+    """A path as llama-server reads it from a list with commas, where it would not come out whole."""
+    if "," not in path and not path.startswith('"'):
+        return path
+    return '"' + path.replace('"', '""') + '"'
 
 
 def _keep(args: dict[str, Any]) -> NoReturn:

@@ -219,6 +219,8 @@ async def start(plan: ServerPlan) -> LlamaServer:
     try:
         plan.pid_path.write_text(f"{server.pid}\n")
         await _healthy(server)
+        if plan.residents:
+            await _apply_none(server, len(plan.residents))
     except BaseException as error:
         await server.stop()
         if isinstance(error, OSError):
@@ -226,6 +228,25 @@ async def start(plan: ServerPlan) -> LlamaServer:
         raise
     log.get(server=plan.name).info(log.SERVER_STARTED, pid=server.pid, address=str(server.address))
     return server
+
+
+async def _apply_none(server: LlamaServer, num_adapters: int) -> None:
+    """Have a request that names no adapter be answered by none: llama-server's own `--lora-init-without-apply` leaves
+    all of them at scale 1 for requests (docs/facts.md).
+    """
+    assert server.address is not None
+    scales = [{"id": number, "scale": 0.0} for number in range(num_adapters)]
+    try:
+        status, body = await fetch(
+            server.address, "POST", "/lora-adapters", msgspec.json.encode(scales)
+        )
+    except UpstreamError as error:
+        raise ServerStartError(f"{server.plan.name}: POST /lora-adapters: {error}") from error
+    if status != 200:
+        told = body[:200].decode(errors="replace")
+        raise ServerStartError(
+            f"{server.plan.name} answered POST /lora-adapters with {status}: {told}"
+        )
 
 
 def _see_that_bundled_is_installed() -> None:

@@ -4,11 +4,13 @@ parent.
 
 import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -148,19 +150,22 @@ async def test_server_that_is_not_ready_in_time_is_ended(tmp_path: Path, tiny_gg
 EXECUTABLE = """#!{python}
 # llama.cpp's server as the operator's own program: the same command line, the bundled server
 # inside.
-import argparse, json, signal, threading
+import argparse, csv, json, signal, threading
 import xllamacpp
 
 parser = argparse.ArgumentParser()
-for name in "-m --host --port --lora -c -np -ngl -t -tb -a --threads-http -lv".split():
+for name in "-m --host --port -c -np -ngl -t -tb -a --threads-http -lv --cache-ram".split():
     parser.add_argument(name)
 for name in ("--no-webui", "--metrics"):
     parser.add_argument(name, action="store_true", required=True)
+parser.add_argument("--lora", action="append", default=[])
+# applies none to the context; requests are answered with scale 1 of each all the same
+parser.add_argument("--lora-init-without-apply", action="store_true")
 args = vars(parser.parse_args())
 params = xllamacpp.CommonParams()
 params.model.path, params.hostnames, params.port = args["m"], [args["host"]], int(args["port"])
-if args["lora"]:
-    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(args["lora"], 1.0)]
+files = [file for row in csv.reader(args["lora"]) for file in row]
+params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(file, 1.0) for file in files]
 params.n_ctx, params.n_parallel, params.verbosity = int(args["c"]), int(args["np"]), 1
 params.cpuparams.n_threads, params.ui, params.fit_params = int(args["t"]), False, False
 print("x" * 200_000, flush=True)  # nobody may wait for a reader of its stdout
@@ -191,6 +196,22 @@ async def test_executable_of_the_operator_is_run(
     finally:
         await server.stop()
     assert not is_alive(server.pid)
+
+
+async def test_adapters_of_a_shared_executable_answer_only_who_names_them(
+    tmp_path: Path, program: Path, tiny_gguf: Path, tiny_adapters: tuple[Path, Path]
+) -> None:
+    """llama-server lists them with scale 1 at its start, without-apply or not: they are put to 0 before it serves."""
+    moved = tmp_path / 'a, "b"'
+    shutil.copytree(tiny_adapters[1], moved)
+    residents = tuple(folder / "adapter.gguf" for folder in (tiny_adapters[0], moved))
+    shared = replace(plan(tmp_path, tiny_gguf, llama_server=program), residents=residents)
+    server = await llama_server.start(shared)
+    try:
+        await server.check_adapters()
+        assert [scale for _, scale in shared.adapters] == [0.0, 0.0]
+    finally:
+        await server.stop()
 
 
 WRAPPERS = {
