@@ -125,6 +125,19 @@ class Crowd:
         else:
             self.answers[version] += 1
 
+    async def has_asked(self, scenario: str, count: int) -> None:
+        """Wait until a scenario has answered so often."""
+        with anyio.fail_after(300):
+            while (
+                sum(
+                    num
+                    for version, num in self.answers.items()
+                    if version.startswith(f"{scenario}@")
+                )
+                < count
+            ):
+                await anyio.sleep(0.01)
+
     async def more(self, count: int) -> None:
         """Wait until so many answers more have come."""
         goal = self.answers.total() + len(self.wrong) + count

@@ -32,6 +32,7 @@ from honed.domain.serving import (
 from honed.errors import ApplyError, BaseMismatchError, NotFoundError, ValidationError
 from honed.gateway import canary
 from honed.gateway.lane import Lane
+from honed.gateway.lane_status import status_of
 from honed.gateway.rebase import look_again, rebase, refuse_base
 from honed.gateway.shared import Shared
 from honed.gateway.state import Remembered, read_state, write_state
@@ -90,7 +91,7 @@ class Gateway:
 
     def serving(self) -> Serving:
         """What is served, by scenario."""
-        lanes = {scenario: lane.status() for scenario, lane in self.lanes.items()}
+        lanes = {scenario: status_of(lane) for scenario, lane in self.lanes.items()}
         return Serving(
             protocol=PROTOCOL, address=self.address, scenarios=lanes, folder=str(self._folder)
         )
@@ -125,7 +126,7 @@ class Gateway:
         if is_new or self._registration(lane) != before:
             lane.notify()
             await self.remember()
-        return lane.status()
+        return status_of(lane)
 
     async def use_base(
         self, scenario: str, base_gguf: Path, base_facts: Path | None = None

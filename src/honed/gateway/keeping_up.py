@@ -18,15 +18,22 @@ async def keep_up(lane: "Lane") -> None:
     while True:
         # before the look: what has changed until now is seen by it
         lane.changed = anyio.Event()
+        rest_s = 0.0
         try:
             async with lane.servers.starting:
                 if lane.backend is None and lane.has_base and not lane.is_parked:
-                    await bring_up(lane)
+                    rest_s = lane.servers.rest_s(lane.adapter)
+                    if rest_s == 0:
+                        await bring_up(lane)
                 elif lane.backend is not None and lane.backend.facts is None:
                     await _compare_late(lane, lane.backend)
         except ApplyError as error:
             lane.start_failed(error)
             with anyio.move_on_after(lane.attempts.wait_after(error)):
+                await lane.changed.wait()
+            continue
+        if rest_s > 0:
+            with anyio.move_on_after(rest_s):
                 await lane.changed.wait()
             continue
         await lane.changed.wait()

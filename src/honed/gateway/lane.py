@@ -15,7 +15,7 @@ import anyio
 
 from honed import log
 from honed.config import ServeSection
-from honed.domain.serving import AdapterRef, LaneState, LaneStatus
+from honed.domain.serving import AdapterRef, LaneState
 from honed.errors import ApplyError, BaseMismatchError
 from honed.gateway.arms import Arms
 from honed.gateway.attempts import Attempts
@@ -89,6 +89,8 @@ class Lane:
         self.attempts = Attempts(is_ours=section.external_url is None)
         self._drained_by = 0.0
         """Until when the server that was withdrawn may finish, on anyio's clock."""
+        self._used_at = 0.0
+        """When it was asked last, while it has no server."""
 
     # ------------------------------------------------------------ what the relay calls
 
@@ -103,8 +105,14 @@ class Lane:
 
     @backend.setter
     def backend(self, backend: Backend | None) -> None:
+        self._used_at = self.used_at
         self.arms.live = backend
         self._endpoint.tell(backend.address if backend else None)
+
+    @property
+    def used_at(self) -> float:
+        """When it was asked last, on the monotonic clock."""
+        return self.arms.live.used_at if self.arms.live is not None else self._used_at
 
     @property
     def versions(self) -> list[str]:
@@ -179,31 +187,6 @@ class Lane:
     def _too_many(self, what: str) -> Refused:
         self.refused += 1
         return too_many(f"{self.scenario}: {what}")
-
-    def status(self) -> LaneStatus:
-        """What `GET /v1/serving` says of the lane."""
-        backend = self.backend
-        adapter = (
-            self.adapter if backend is None and self.is_parked else backend and backend.adapter
-        )
-        return LaneStatus(
-            state=self.state,
-            model_id=adapter.model_id if adapter else None,
-            is_serving=backend is not None or self.is_parked,
-            address=str(backend.address) if backend else None,
-            in_flight=backend.in_flight if backend else 0,
-            requests=self.requests,
-            failed=self.failed,
-            refused=self.refused,
-            held=self.waiting.num,
-            captured=self.captured.counts(),
-            error=self.error,
-            is_compared=backend is not None and backend.facts is not None,
-            base_problem=self.base_problem,
-            candidate=self.arms.candidate.status() if self.arms.candidate else None,
-            is_parked=self.is_parked,
-            at_hand=self.servers.residents,
-        )
 
     # ------------------------------------------------------------ keeping a server up
 
@@ -360,7 +343,7 @@ class Lane:
     def wake(self) -> None:
         """Have a parked lane come up."""
         if self.is_parked:
-            self.is_parked = False
+            self.is_parked, self._used_at = False, time.monotonic()
             self.attempts.excuse()
             self.notify()
 

@@ -81,6 +81,10 @@ class Servers:
         """Model ids of the adapters that a shared server has; none of an own one."""
         return []
 
+    def rest_s(self, adapter: AdapterRef | None) -> float:
+        """Seconds until a server may be started for an adapter with nothing of the lane in service; 0 is now."""
+        return 0.0
+
     async def vacate(self) -> None:
         """See that nobody else keeps the server from ending."""
 

@@ -9,22 +9,34 @@ it back.
 
 import hashlib
 import itertools
+import time
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef
 from honed.errors import ApplyError, ServerStartError
-from honed.gateway import llama_server
+from honed.gateway import llama_server, strategy
 from honed.gateway.arms import Arms
 from honed.gateway.backend import Backend
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import ServerPlan
 from honed.gateway.servers import keep_log_small
 from honed.gateway.tenant import SharedServer, Tenant, gguf_of
+from honed.gateway.waiting import Waiting
+
+_REST_S: Final = 1.0
+"""At least so long a server goes on before one follows it for the sake of a parked lane; and as long again as the last
+one took to come up, so that with too many scenarios at a time half of the time is left for answers.
+"""
+_PROCESSES_MAX: Final = 4
+"""The one that serves, and those that drain after lanes were parked: their long answers may take `drain_timeout`."""
+_LOOK_S: Final = 0.25
+"""How often it is looked whether one of those has ended."""
 
 
 class Member(Protocol):
@@ -34,7 +46,12 @@ class Member(Protocol):
     base_gguf: Path | None
     adapter: AdapterRef | None
     arms: Arms
+    waiting: Waiting
     is_parked: bool
+
+    @property
+    def used_at(self) -> float:
+        """When it was asked last, on the monotonic clock."""
 
     async def see_files(self, adapter: AdapterRef | None) -> Launch:
         """Everything that a server of the adapter is launched with; raises ApplyError."""
@@ -49,8 +66,8 @@ class Member(Protocol):
         """Let what is in flight end, and leave the server; come back when one comes up."""
 
 
-_Rank = tuple[int, bool, float]
-"""How dear a place is: by what needs it, whether it is asked now, when it was asked last."""
+_Rank = tuple[int, int, float]
+"""How dear a place is: by what needs it, whether requests wait for it or are answered, when it was asked last."""
 
 
 class _Place(NamedTuple):
@@ -64,6 +81,18 @@ class _Move(NamedTuple):
     member: Member
     former: Backend
     backend: Backend
+
+
+class _Arrival(NamedTuple):
+    """A server that has come up and does not serve yet."""
+
+    server: SharedServer
+    began_at: float
+    """When its start did, on the monotonic clock."""
+    moves: list[_Move]
+    """Who follows into it when it does."""
+    left_out: list[_Place]
+    """Who finds no room in it."""
 
 
 class Shared:
@@ -88,10 +117,10 @@ class Shared:
         self._tasks = tasks
         self._current: SharedServer | None = None
         self._names: set[str] = set()
-        self._moves: dict[SharedServer, list[_Move]] = {}
-        """Who follows into a server that has come up, when it goes into service."""
-        self._left_out: dict[SharedServer, list[_Place]] = {}
-        """Who finds no room in it."""
+        """Those of the servers that run or come up."""
+        self._arrival: _Arrival | None = None
+        self._rests_until = 0.0
+        """Until when no server should follow the one that serves for a parked lane, on the monotonic clock."""
 
     def has(self, adapter: AdapterRef | None) -> bool:
         """Whether the server could answer with this adapter now."""
@@ -118,16 +147,46 @@ class Shared:
         current = self._current
         if current is not None and self.has(launch.adapter):
             return await current.take_in(launch)
+        if member.arms.live is None:
+            await self._make_room()
+        began_at = time.monotonic()
         others, left_out = await self._others(member, launch.adapter)
         try:
             backend, server = await self._come_up(member, launch, others)
         except ServerStartError:
-            # with nothing to fall back on, what one adapter breaks should not keep all the others down
-            if not others or self.has(None):
+            # an adapter that no server has had yet may have broken it: it should not keep the others down
+            known = [each for each in others if current is not None and current.has(each)]
+            if known == others:
                 raise
-            backend, server = await self._come_up(member, launch, [])
-        self._left_out[server] = left_out
+            backend, server = await self._come_up(member, launch, known)
+        try:
+            moves = await self._prove_moves(server, member, launch.adapter)
+        except BaseException:
+            await backend.server.stop()
+            raise
+        self._arrival = _Arrival(server, began_at, moves, left_out)
         return backend
+
+    async def _make_room(self) -> None:
+        """Where two servers do not fit, have the one that is there end before the next comes up: for a lane that serves
+        nothing, nobody has chosen a way yet.
+        """
+        current = self._current
+        if current is None or not current.has(None):
+            return
+        plan = current.process.plan
+        measured = (self.section, plan.base_gguf, current.process.pid)
+        headrooms = await to_thread.run_sync(strategy.measure, *measured)
+        if strategy.choose(self.section.strategy, headrooms).strategy == "hold":
+            await self.vacate()
+
+    def rest_s(self, adapter: AdapterRef | None) -> float:
+        """Seconds until a server with this adapter may follow the one that serves others; 0: now, or it has it."""
+        if self.has(adapter) or not self.has(None):
+            return 0.0
+        if len(self._names) >= _PROCESSES_MAX:
+            return _LOOK_S
+        return max(0.0, self._rests_until - time.monotonic())
 
     async def _come_up(
         self, member: Member, launch: Launch, others: list[AdapterRef]
@@ -160,17 +219,10 @@ class Shared:
         except BaseException:
             await process.stop()
             raise
-        try:
-            self._moves[server] = await self._prove_moves(server, member, launch.adapter)
-        except BaseException:
-            await backend.server.stop()
-            raise
         return backend, server
 
     async def _watch(self, server: SharedServer) -> None:
         await server.watch()
-        self._moves.pop(server, None)
-        self._left_out.pop(server, None)
         self._names.discard(server.process.plan.name)
 
     # ------------------------------------------------------------ who is in it
@@ -197,13 +249,15 @@ class Shared:
         """All adapters that are worth a place, the dearest first."""
         ranked: list[tuple[_Rank, _Place]] = []
         for each in self.members:
-            live, trial = each.arms.live, each.arms.candidate
+            trial = each.arms.candidate
             if each.adapter is not None and not each.is_parked:
                 # the lane's own is what a candidate is compared with, or is about to be replaced
                 need = 1 if each is not member else 2 if each.arms.is_tried(adapter) else 0
-                ranked.append((_rank(live, need), _Place(each, each.adapter)))
+                ranked.append(((need, *_ask(each)), _Place(each, each.adapter)))
             if trial is not None and not trial.is_withdrawn:
-                ranked.append((_rank(trial.backend, 1), _Place(each, trial.adapter)))
+                is_asked = trial.backend is not None and trial.backend.in_flight > 0
+                used_at = trial.backend.used_at if trial.backend else 0.0
+                ranked.append(((1, int(is_asked), used_at), _Place(each, trial.adapter)))
         ranked.sort(key=lambda one: one[0], reverse=True)
         # what serves no more stands behind, the latest first: each was the first of its server
         former = [_Place(member, ref) for ref in self.residents]
@@ -221,7 +275,8 @@ class Shared:
         for each in self.members:
             for former in each.arms.backends():
                 is_ours = isinstance(former.server, Tenant)
-                is_replaced = each is member and not each.arms.is_tried(adapter)
+                is_live = former is each.arms.live
+                is_replaced = each is member and is_live and not each.arms.is_tried(adapter)
                 if is_ours and not is_replaced and server.has(former.adapter):
                     backend = await server.take_over(former)
                     moves.append(_Move(each, former, backend))
@@ -231,20 +286,22 @@ class Shared:
 
     def settle(self, server: SharedServer) -> None:
         """A lane serves from this server now: so do all others that it has come up for."""
-        if server is self._current:
+        arrival = self._arrival
+        if arrival is None or arrival.server is not server:  # it has served before
             return
-        self._current, server.is_settled = server, True
-        moves = self._moves.pop(server, [])
-        for member, former, backend in moves:
+        self._current, self._arrival, server.is_settled = server, None, True
+        now = time.monotonic()
+        self._rests_until = now + max(_REST_S, now - arrival.began_at)
+        for member, former, backend in arrival.moves:
             if member.arms.has(former):
                 member.move(former, backend)
             else:  # it has got something else meanwhile
                 self._tasks.start_soon(backend.server.stop)
-        for place in self._left_out.pop(server, []):
+        for place in arrival.left_out:
             if place.member.adapter == place.adapter:
                 place.member.park()
 
-    async def vacate(self, but: Member) -> None:
+    async def vacate(self, but: Member | None = None) -> None:
         """Have all lanes leave the server, so that it ends; `but` leaves by itself."""
         async with anyio.create_task_group() as tasks:
             for member in self.members:
@@ -252,10 +309,12 @@ class Shared:
                     tasks.start_soon(member.step_out)
 
 
-def _rank(backend: Backend | None, need: int) -> _Rank:
-    if backend is None:
-        return need, False, 0.0
-    return need, backend.in_flight > 0, backend.used_at
+def _ask(member: Member) -> tuple[int, float]:
+    """How much a lane is asked: first come those for which requests wait, of them the one that has done so longest."""
+    if member.waiting.num:
+        return 2, -member.used_at
+    live = member.arms.live
+    return int(live is not None and live.in_flight > 0), member.used_at
 
 
 async def _is_whole(place: _Place) -> bool:

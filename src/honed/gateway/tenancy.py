@@ -75,6 +75,10 @@ class Tenancy(Servers):
         """Model ids of the adapters that the server has."""
         return [each.model_id for each in self._shared().residents]
 
+    def rest_s(self, adapter: AdapterRef | None) -> float:
+        """As of `Servers`: scenarios that are more than there are places take turns, and not too fast."""
+        return self._shared().rest_s(adapter)
+
     async def vacate(self) -> None:
         """Have the other lanes leave it, too."""
         await self._shared().vacate(self._member)

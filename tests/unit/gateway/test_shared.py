@@ -11,7 +11,9 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
+from honed import log
 from honed.config import ServeSection
 from honed.errors import ApplyError, HonedError
 from honed.gateway.probe import LoraScale
@@ -132,6 +134,65 @@ async def test_more_scenarios_than_places_take_turns(tmp_path: Path, planted: Pl
         assert await ask(home, "s1") == ("s1@1", "bbbb")
         assert {name for name, lane in (await home.lanes()).items() if lane.is_parked} == {"s0"}
         assert await ask(home, "s0") == ("s0@0", "aaaa")
+
+
+async def test_scenarios_that_are_too_many_all_get_on(tmp_path: Path, planted: Planted) -> None:
+    """Five are asked at once where two have a place: each is answered, and no server follows another at once."""
+    five = EIGHT[:5]
+    async with neighbours(tmp_path, planted, max_adapters=2) as home:
+        for number, scenario in enumerate(five):
+            await home.apply(scenario, number)
+        crowd = Crowd(home.served, five)
+        with capture_logs() as logged:
+            began = anyio.current_time()
+            async with crowd.asking(10), anyio.create_task_group() as tasks:
+                for scenario in five:
+                    tasks.start_soon(crowd.has_asked, scenario, 3)
+            took = anyio.current_time() - began
+        assert crowd.wrong == []
+        starts = [entry for entry in logged if entry["event"] == log.SERVER_STARTED]
+        assert 2 <= len(starts) <= took + 2, "a second at least from one to the next"
+
+
+async def test_a_parked_lane_waits_until_the_server_has_ended_where_two_do_not_fit(
+    tmp_path: Path, planted: Planted
+) -> None:
+    """By its next request as by an order; the one that was asked longest ago gives way there too."""
+    async with neighbours(tmp_path, planted, max_adapters=2, strategy="hold") as home:
+        for number, scenario in enumerate(EIGHT[:3]):
+            await home.apply(scenario, number)
+        [parked] = [name for name, lane in (await home.lanes()).items() if lane.is_parked]
+        with capture_logs() as logged:
+            await ask(home, parked)
+            [other] = [name for name, lane in (await home.lanes()).items() if lane.is_parked]
+            await home.apply(other, 5)
+            assert await ask(home, other) == (f"{other}@5", "ffff")
+        moves = (log.SERVER_STARTED, log.SERVER_STOPPED)
+        shown = [entry["event"] for entry in logged if entry["event"] in moves]
+        assert shown == [log.SERVER_STOPPED, log.SERVER_STARTED] * 2
+
+
+async def test_an_adapter_that_no_server_takes_keeps_nobody_from_switching(
+    tmp_path: Path, planted: Planted
+) -> None:
+    """A scenario begins with a file that llama-server cannot read: the others get their next versions."""
+    broken = tmp_path / "broken"
+    shutil.copytree(planted.adapters(2)[1], broken)
+    (broken / "adapter.gguf").write_bytes(b"GGUF" + bytes(64))
+    async with neighbours(tmp_path, planted) as home:
+        await home.apply("s0", 0)
+        begins = {"model_id": "s1@1", "path": str(broken)}
+        order = {"base_gguf": str(planted.gguf), "adapter": begins}
+        async with home.served.control() as control:
+            await control.put("/v1/scenarios/s1", json=order)
+
+            async def is_told() -> bool:
+                lanes = (await home.served.applier.serving()).scenarios
+                return lanes["s1"].error is not None
+
+            await until(is_told)
+        await home.apply("s0", 2)
+        assert await ask(home, "s0") == ("s0@2", "cccc")
 
 
 async def test_when_the_process_dies_all_of_them_come_back(
