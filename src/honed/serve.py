@@ -184,7 +184,10 @@ async def _tell_status(gateway: Gateway, supervisor: Supervisor) -> None:
     """Keep the supervisor's one line about this gateway up to date."""
     while True:
         lanes = gateway.serving().scenarios
-        told = [f"{name} {lane.state} ({lane.model_id or 'base'})" for name, lane in lanes.items()]
+        told = [
+            f"{name} {'parked' if lane.is_parked else lane.state} ({lane.model_id or 'base'})"
+            for name, lane in lanes.items()
+        ]
         supervisor.status(f"{gateway.address}: {', '.join(told) or 'no scenario yet'}")
         await anyio.sleep(_STATUS_EVERY_S)
 

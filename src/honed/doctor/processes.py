@@ -105,7 +105,11 @@ def lane_findings(lane: dict[str, Any], *, has_own_base: bool = False) -> Iterat
 
     `has_own_base`: the server brings its base model, and is compared with nothing.
     """
-    yield ok(f"{lane.get('state')}, serves {lane.get('model_id') or 'the base model'}")
+    model_id = lane.get("model_id") or "the base model"
+    if lane.get("is_parked"):
+        yield ok(f"parked: the next request brings {model_id} back (serve.max_adapters)")
+    else:
+        yield ok(f"{lane.get('state')}, serves {model_id}")
     if problem := lane.get("base_problem"):
         yield fail(
             f"what is served is not the model that is trained on: {problem}",

@@ -14,6 +14,7 @@ from honed import log
 from honed.domain.serving import CanaryOrder, CandidateStatus, Switched, SwitchOrder
 from honed.errors import ApplyError
 from honed.gateway.candidate import FAULTS_MAX, Candidate
+from honed.gateway.keeping_up import bring_up
 from honed.gateway.lane import Lane
 from honed.gateway.launch import warn_if_unsure
 from honed.gateway.swap import former_answers, prove
@@ -45,6 +46,10 @@ async def begin(lane: Lane, order: CanaryOrder, tasks: TaskGroup) -> CandidateSt
             return before.status()
         if lane.adapter is not None and lane.adapter.model_id == order.model_id:
             raise ApplyError(f"{lane.scenario}: {order.model_id} is live already")
+        if lane.is_parked:
+            async with lane.starting():
+                if lane.backend is None:
+                    await bring_up(lane)
         if lane.backend is None:
             raise ApplyError(
                 f"{lane.scenario}: nothing is live to try {order.model_id} beside: the lane is {lane.state}",

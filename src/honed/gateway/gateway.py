@@ -57,7 +57,7 @@ class Gateway:
         self._state_path = folder / STATE_FILE
         self._tasks: TaskGroup | None = None
         self._writing = anyio.Lock()
-        self._yielding = Yielding()
+        self._yielding = Yielding(self.lanes)
         self._shared: dict[str, Shared] = {}
 
     @asynccontextmanager
@@ -228,6 +228,10 @@ class Gateway:
             ApplyError: nothing answers it now.
         """
         lane = self._lane(scenario)
+        if lane.is_parked:
+            raise ApplyError(
+                f"{scenario} is parked, no server has it: the next request brings it back"
+            )
         if lane.backend is None:
             raise ApplyError(f"{scenario}: nothing is served now, the lane is {lane.state}")
         return await vitals(lane.backend)

@@ -265,7 +265,10 @@ class Relay:
         return {
             "status": "ok",
             **self._identity,
-            "scenarios": {name: lane.state for name, lane in self._lanes.items()},
+            "scenarios": {
+                name: "parked" if lane.is_parked else lane.state
+                for name, lane in self._lanes.items()
+            },
         }
 
 

@@ -85,6 +85,9 @@ class Servers:
         """Seconds until a server may be started for an adapter with nothing of the lane in service; 0 is now."""
         return 0.0
 
+    async def others_ended(self) -> None:
+        """Wait until the former server has ended for those, too, who shared it."""
+
     async def vacate(self) -> None:
         """See that nobody else keeps the server from ending."""
 

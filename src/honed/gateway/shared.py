@@ -118,6 +118,7 @@ class Shared:
         self._current: SharedServer | None = None
         self._names: set[str] = set()
         """Those of the servers that run or come up."""
+        self._alive: set[SharedServer] = set()
         self._arrival: _Arrival | None = None
         self._rests_until = 0.0
         """Until when no server should follow the one that serves for a parked lane, on the monotonic clock."""
@@ -211,6 +212,7 @@ class Shared:
             self._names.discard(plan.name)
             raise
         server = SharedServer(process, residents)
+        self._alive.add(server)
         self._tasks.start_soon(self._watch, server)
         self._tasks.start_soon(keep_log_small, process)
         try:
@@ -223,6 +225,7 @@ class Shared:
 
     async def _watch(self, server: SharedServer) -> None:
         await server.watch()
+        self._alive.discard(server)
         self._names.discard(server.process.plan.name)
 
     # ------------------------------------------------------------ who is in it
@@ -300,6 +303,12 @@ class Shared:
         for place in arrival.left_out:
             if place.member.adapter == place.adapter:
                 place.member.park()
+
+    async def others_ended(self) -> None:
+        """Wait until no server is left but the one that serves; draining them may take `drain_timeout`."""
+        with anyio.move_on_after(self.section.drain_timeout.total_seconds() + _REST_S):
+            for server in self._alive - {self._current}:
+                await server.process.wait()
 
     async def vacate(self, but: Member | None = None) -> None:
         """Have all lanes leave the server, so that it ends; `but` leaves by itself."""

@@ -42,11 +42,15 @@ async def renew(lane: Lane) -> Switched:
         trial = lane.arms.candidate
         before = trial.backend if trial is not None else None
         if trial is None or before is None or not _is_otherwise(lane, before):
-            return await _renew_live(lane)
+            switched = await _renew_live(lane)
+            await lane.servers.others_ended()
+            return switched
         trial.step_aside()
         try:
             await lane.release(before)
-            return await _renew_live(lane)
+            switched = await _renew_live(lane)
+            await lane.servers.others_ended()
+            return switched
         finally:
             trial.tell()
 

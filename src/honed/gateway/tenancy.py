@@ -79,6 +79,10 @@ class Tenancy(Servers):
         """As of `Servers`: scenarios that are more than there are places take turns, and not too fast."""
         return self._shared().rest_s(adapter)
 
+    async def others_ended(self) -> None:
+        """As of `Servers`."""
+        await self._shared().others_ended()
+
     async def vacate(self) -> None:
         """Have the other lanes leave it, too."""
         await self._shared().vacate(self._member)

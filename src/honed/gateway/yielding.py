@@ -5,6 +5,7 @@ for ended. So a daemon that is killed leaves no server behind that is smaller th
 not be made as large again as it was, for one because the run's memory was not free yet, is tried again until it is.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import anyio
@@ -36,7 +37,9 @@ def leaner(section: ServeSection) -> ServeSection:
 class Yielding:
     """Which lanes make room, and until when."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        """`lanes` are all that there are, by scenario."""
+        self._lanes = lanes
         self._until: dict[str, float] = {}
         self._training: dict[str, Lane] = {}
         """Lanes of which a run goes on, by scenario, as `_until`."""
@@ -54,7 +57,7 @@ class Yielding:
         if notice.lasts_s <= 0:
             self._forget(lane)
             try:
-                return await _reshape(lane, self._due(lane))
+                return await self._reshape(lane, self._due(lane))
             except ApplyError:
                 if scenario not in self._widening:
                     tasks.start_soon(self._widen, lane, _FIRST_WAIT_S)
@@ -62,7 +65,7 @@ class Yielding:
         self._training[scenario] = lane
         self._until[scenario] = until = anyio.current_time() + notice.lasts_s
         tasks.start_soon(self._expire, lane, until)
-        return await _reshape(lane, leaner(lane.section))
+        return await self._reshape(lane, leaner(lane.section))
 
     async def _expire(self, lane: Lane, until: float) -> None:
         """Take the run for ended when nothing has been heard of it since."""
@@ -78,7 +81,7 @@ class Yielding:
             await anyio.sleep(wait_s)
             while lane.scenario not in self._until:
                 try:
-                    await _reshape(lane, self._due(lane))
+                    await self._reshape(lane, self._due(lane))
                     return
                 except ApplyError as error:
                     wait_s = min(_LAST_WAIT_S, max(_FIRST_WAIT_S, 2 * wait_s))
@@ -98,6 +101,13 @@ class Yielding:
         starting = lane.servers.starting
         is_used = any(each.servers.starting is starting for each in self._training.values())
         return leaner(lane.section) if is_used else lane.section
+
+    async def _reshape(self, lane: Lane, section: ServeSection) -> Switched:
+        """As below; the server that a parked lane shares is exchanged by one that it serves."""
+        starting = lane.servers.starting
+        sharing = (each for each in self._lanes.values() if each.servers.starting is starting)
+        serving = (each for each in (lane, *sharing) if each.backend is not None)
+        return await _reshape(next(serving, lane), section)
 
 
 async def _reshape(lane: Lane, section: ServeSection) -> Switched:

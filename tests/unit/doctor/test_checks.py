@@ -466,6 +466,12 @@ def test_the_gateway_tells_what_it_serves_and_what_is_lost(
     _is(found, status, "active", words)
 
 
+def test_a_parked_scenario_is_not_called_down() -> None:
+    """Its adapter comes back with its next request."""
+    lane = {"state": "down", "model_id": "s@1", "is_parked": True}
+    _is(together(processes.lane_findings(lane)), "ok", "parked", "s@1")
+
+
 def test_the_clock_is_looked_at() -> None:
     """A year that can be; whether somebody keeps it right is the machine's affair."""
     found = clock.clock(Patient(None))

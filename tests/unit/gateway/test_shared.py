@@ -21,7 +21,7 @@ from honed.gateway.refusal import Refused
 from honed.gateway.tenant import dress_with
 from tests.neighbours import Crowd, Neighbours, letter_of, neighbours
 from tests.planted import Planted
-from tests.served import CHAT, model, text_of
+from tests.served import CHAT, model, servers_of, text_of
 
 pytestmark = pytest.mark.anyio
 EIGHT = [f"s{number}" for number in range(8)]
@@ -193,6 +193,56 @@ async def test_an_adapter_that_no_server_takes_keeps_nobody_from_switching(
             await until(is_told)
         await home.apply("s0", 2)
         assert await ask(home, "s0") == ("s0@2", "cccc")
+
+
+async def test_a_parked_lane_is_told_of_and_gets_its_candidate(
+    tmp_path: Path, planted: Planted
+) -> None:
+    """It is not down: an order to try a version brings it back, and the version stands beside it."""
+    async with neighbours(tmp_path, planted, max_adapters=2) as home:
+        for number, scenario in enumerate(EIGHT[:3]):
+            await home.apply(scenario, number)
+        [parked] = [name for name, lane in (await home.lanes()).items() if lane.is_parked]
+        async with home.served.client() as client, home.served.control() as control:
+            health = (await client.get("/health")).json()
+            vitals = await control.get(f"/v1/scenarios/{parked}/server")
+        assert health["scenarios"][parked] == "parked"
+        assert "the next request brings it back" in vitals.json()["message"]
+        candidate = model(planted.adapters(6)[5], id=f"{parked}@5")
+        await home.appliers[parked].canary(candidate, share=1.0, is_shadow=False)
+        assert await ask(home, parked, task="t1") == (f"{parked}@5", "ffff")
+        assert (await ask(home, parked))[0] != f"{parked}@5"
+
+
+async def test_room_for_a_run_of_a_parked_scenario_is_made_by_those_that_serve(
+    tmp_path: Path, planted: Planted
+) -> None:
+    """The order is answered when the larger server has ended for all, whoever was in flight there."""
+    settings = {"while_training": "one_slot", "parallel": 2, "max_adapters": 2}
+    async with neighbours(tmp_path, planted, **settings) as home:
+        for number, scenario in enumerate(EIGHT[:3]):
+            await home.apply(scenario, number)
+        lanes = await home.lanes()
+        [parked] = [name for name, lane in lanes.items() if lane.is_parked]
+        *_, other = [name for name in lanes if name != parked]
+        [before] = await home.servers()
+        async with home.served.client() as client, home.served.control() as control:
+            body = {
+                "model": other,
+                "messages": [{"role": "user", "content": "hi"}],
+                "max_tokens": 100,
+                "ignore_eos": True,
+                "stream": True,
+            }
+            async with client.stream("POST", CHAT, json=body) as answer:
+                path = f"/v1/scenarios/{parked}/training"
+                noted = await control.post(path, json={"lasts_s": 300})
+                assert noted.status_code == 200, noted.text
+                assert before not in servers_of(tmp_path)
+                await answer.aread()
+            slots = (await control.get(f"/v1/scenarios/{other}/server")).json()["slots"]
+        assert slots == 1
+        assert text_of(answer) == letter_of(lanes[other].model_id or "") * 100
 
 
 async def test_when_the_process_dies_all_of_them_come_back(

@@ -94,7 +94,7 @@ async def test_room_is_made_by_a_server_that_is_just_coming_up(
             while not lane.servers._names:
                 await anyio.sleep(0.001)
         assert lane.backend is None
-        told.append(await Yielding().note(lane, notice, tasks))
+        told.append(await Yielding({}).note(lane, notice, tasks))
         assert lane.backend is not None
         assert lane.backend.server.plan.section.parallel == 1
         tasks.cancel_scope.cancel()
