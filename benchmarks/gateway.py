@@ -2,7 +2,11 @@
 
 Each proxy is a process of its own on the first core; a stub llama-server, the daemon's feed and the load share the
 second. All are measured in one run, in turn, so that a busy machine hurts them alike; printed are medians of the
-rounds. nginx is taken if it is on PATH, LiteLLM if `--litellm` names an interpreter that has `litellm[proxy]`.
+rounds. nginx is taken if it is on PATH, LiteLLM if `--litellm` names an interpreter that has `litellm[proxy]`. `relay`
+copies bytes over a fresh connection per request and does nothing else: what a Python process costs at the least.
+
+Core time at a rate is not core time flat out: while a core sleeps others take its caches, and the same work takes
+longer when it goes on. How much longer on this machine is printed below the tables.
 
     python benchmarks/gateway.py [--rounds 5] [--seconds 2] [--rate 200] [--litellm PYTHON]
     python benchmarks/gateway.py --memory 1000000      resident memory over that many requests, captured
@@ -63,7 +67,8 @@ ANSWER = answer_of(
     message={"role": "assistant", "content": "the disk is full; " * 40},
 )
 EVENT = b"data: " + answer_of("chat.completion.chunk", delta={"content": "disk "}) + b"\n\n"
-DONE = b"data: [DONE]\n\n"
+END = answer_of("chat.completion.chunk", delta={}, finish_reason="stop")
+DONE = b"data: " + END + b"\n\ndata: [DONE]\n\n"
 
 
 # ---------------------------------------------------------------- the stub and the gateway
@@ -156,11 +161,62 @@ async def run_stub(feed_socket: str) -> None:
     await asyncio.Event().wait()
 
 
+class Relay(asyncio.Protocol):
+    """Copies bytes, each request's over a connection of its own, as the gateway does; knows nothing of HTTP."""
+
+    upstream_port = 0
+
+    def __init__(self) -> None:
+        self._upstream = Back(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """A request; those of this file come in one piece."""
+        self._upstream.close()
+        self._upstream = Back(self)
+        self._task = asyncio.ensure_future(self._upstream.ask(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._upstream.close()
+
+
+class Back(asyncio.Protocol):
+    """The way back of one answer."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._transport: asyncio.Transport | None = None
+
+    async def ask(self, request: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        port = Relay.upstream_port
+        self._transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", port)
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def run_relay(upstream_port: str) -> None:
+    Relay.upstream_port = int(upstream_port)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Relay, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+
 async def run_gateway(upstream_port: str, feed_socket: str, captures: str) -> None:
     from honed.config import ServeSection
     from honed.gateway.feed import FeedSender
     from honed.gateway.lane import Backend, Lane
-    from honed.gateway.relay import Relay
+    from honed.gateway.relay import Limits
+    from honed.gateway.relay import Relay as Gateway
     from honed.gateway.upstream import Address
     from honed.listen import serving
 
@@ -172,9 +228,11 @@ async def run_gateway(upstream_port: str, feed_socket: str, captures: str) -> No
     lane.backend = Backend(cast(Any, None), address, None, None, None)
     sender = asyncio.create_task(FeedSender(lane.captured, lambda: Path(feed_socket)).run())
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    relay = Relay({"bench": lane}, max_body=1 << 20, captures=captures == "on")
+    limits = Limits(request_s=ServeSection().request_timeout.total_seconds())
+    relay = Gateway({"bench": lane}, max_body=1 << 20, limits=limits, captures=captures == "on")
     async with serving(relay, listener, drain_s=1):
         print(listener.getsockname()[1], flush=True)
+        os.dup2(2, 1)  # nobody reads more of the pipe, and a full one would stop the gateway
         await sender
 
 
@@ -203,8 +261,10 @@ class Way:
 
 
 def core_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    threads = Path(f"/proc/{pid}/task").glob(
+        "*/schedstat"
+    )  # to the nanosecond; `stat` counts ticks
+    return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
 
 
 def rss_mb(pid: int) -> float:
@@ -278,6 +338,7 @@ def contestants(folder: Path, litellm: str | None) -> Iterator[list[Way]]:
             config.write_text(NGINX.format(folder=folder, port=port, upstream=upstream))
             process = stack.enter_context(running([nginx, "-c", str(config)], core=0))
             ways.append(Way("nginx", process.pid, port))
+        ways.append(Way("relay", *stack.enter_context(ours("--relay", str(upstream), core=0))))
         for name, captures in (("gateway", "off"), ("gateway, capture", "on")):
             role = ("--gateway", str(upstream), feed_socket, captures)
             ways.append(Way(name, *stack.enter_context(ours(*role, core=0))))
@@ -435,8 +496,10 @@ def paced(rate: float) -> Callable[[Way, float], Any]:
 
 
 async def most(way: Way, seconds: float) -> list[float]:
-    """Requests/s of 16 connections."""
-    return [len(await flat_out(way.port, seconds)) / seconds]
+    """Requests/s of 16 connections, core time per request in us."""
+    before = way.core_s()
+    num = len(await flat_out(way.port, seconds))
+    return [num / seconds, (way.core_s() - before) / num * 1e6]
 
 
 async def streamed(way: Way, seconds: float) -> list[float]:
@@ -447,10 +510,10 @@ async def streamed(way: Way, seconds: float) -> list[float]:
 
 def table(title: str, heads: list[str], rows: dict[str, list[float]], digits: list[int]) -> None:
     """Print the medians, and how much each is above the direct way's."""
-    print(f"\n{title}\n{'':18}" + "".join(f"{head:>12}" for head in heads))
+    print(f"\n{title}\n{'':18}" + "".join(f"{head:>13}" for head in heads))
     direct = rows["direct"]
     for name, row in rows.items():
-        cells = [f"{value:>12.{n}f}" for value, n in zip(row, digits, strict=True)]
+        cells = [f"{value:>13.{n}f}" for value, n in zip(row, digits, strict=True)]
         added = f"   +p50 {row[0] - direct[0]:.2f}  +p99 {row[1] - direct[1]:.2f}"
         print(f"{name:18}" + "".join(cells) + ("" if name == "direct" else added))
 
@@ -462,7 +525,8 @@ async def measure(rounds: int, seconds: float, rate: float, litellm: str | None)
             quick, rounds=rounds, seconds=seconds, columns={"paced": paced(rate), "most": most}
         )
         title = f"{rate:.0f} requests/s, Poisson; medians of {rounds} rounds of {seconds:g} s"
-        table(title, ["p50 ms", "p99 ms", "core us", "most/s"], rows, [2, 2, 0, 0])
+        heads = ["p50 ms", "p99 ms", "core us", "most/s", "core us then"]
+        table(title, heads, rows, [2, 2, 0, 0, 0])
         rows = await compare(
             ways, rounds=rounds, seconds=seconds, columns={"paced": paced(SHARED_RATE)}
         )
@@ -471,16 +535,34 @@ async def measure(rounds: int, seconds: float, rate: float, litellm: str | None)
         title = f"first event of {CLIENTS} streaming clients, {EVENTS} events 10 ms apart"
         table(title, ["p50 ms", "p99 ms"], rows, [2, 2])
         print("\nresident MB: " + ", ".join(f"{way.name} {way.rss_mb():.0f}" for way in ways))
+        print(f"the same work takes {slower_after_sleep():.1f} times as long after 5 ms of sleep")
+
+
+def slower_after_sleep() -> float:
+    """How much longer work takes that has slept before: code of many modules, nothing else."""
+
+    def seconds(sleep_s: float) -> float:
+        argparse.ArgumentParser(prog="warm").parse_args([])
+        time.sleep(sleep_s)
+        began = time.perf_counter()
+        parser = argparse.ArgumentParser(prog="measured")
+        parser.add_argument("--number", type=int)
+        parser.parse_args(["--number", "3"])
+        return time.perf_counter() - began
+
+    pairs = [(seconds(0), seconds(0.005)) for _ in range(200)]
+    hot, slept = (statistics.median(each) for each in zip(*pairs, strict=True))
+    return slept / hot
 
 
 async def measure_memory(requests: int) -> None:
-    """Resident memory of the capturing gateway over many requests, plain and streamed in turn."""
+    """Resident memory of the capturing gateway over many requests, plain and some streamed."""
     with tempfile.TemporaryDirectory() as folder, contestants(Path(folder), None) as ways:
         way = ways[-1]
         done = 0
-        while done < requests:
-            batch = await flat_out(way.port, 10)
-            done += len(batch) + len(await first_events(way.port, 1))
+        for share in (0, 0.01, 0.1, 0.25, 0.5, 0.75, 1):
+            while done < requests * share:
+                done += len(await flat_out(way.port, 5)) + len(await first_events(way.port, 0.5))
             print(f"{done:>10,} requests: {way.rss_mb():.1f} MB", flush=True)
 
 
@@ -509,9 +591,12 @@ def main() -> None:
     parser.add_argument("--slow-reader", action="store_true")
     parser.add_argument("--stub", nargs=1, help=argparse.SUPPRESS)
     parser.add_argument("--gateway", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--relay", nargs=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stub:
         uvloop.run(run_stub(*arguments.stub))
+    elif arguments.relay:
+        uvloop.run(run_relay(*arguments.relay))
     elif arguments.gateway:
         uvloop.run(run_gateway(*arguments.gateway))
     else:
