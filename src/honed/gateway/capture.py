@@ -35,6 +35,7 @@ for the daemon's answer; 200 calls/s that went one by one took 0.1 ms more core 
 Longer saves nothing more.
 """
 _GATHER_MAX: Final = 16
+_GATHER_MAX_BYTES: Final = 64 << 10
 """Calls that wait for no others: merging more at a time would keep streams waiting."""
 
 
@@ -170,7 +171,7 @@ class Captured:
             return
         self._calls.append(call)
         self._size_bytes += call.size_bytes
-        if len(self._calls) >= _GATHER_MAX:
+        if len(self._calls) >= _GATHER_MAX or self._size_bytes >= _GATHER_MAX_BYTES:
             self._tell()
         elif self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(_GATHER_S, self._tell)

@@ -162,10 +162,11 @@ async def test_full_queue_drops_the_newest(monkeypatch: pytest.MonkeyPatch) -> N
     assert await captured.take() is third
 
 
-async def test_calls_go_to_the_sender_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", ["_GATHER_MAX", "_GATHER_MAX_BYTES"])
+async def test_calls_go_to_the_sender_together(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """The first waits for company, until there are enough or a moment has passed."""
     monkeypatch.setattr(capture, "_GATHER_S", 60)
-    monkeypatch.setattr(capture, "_GATHER_MAX", 2)
+    monkeypatch.setattr(capture, limit, {"_GATHER_MAX": 2, "_GATHER_MAX_BYTES": 1_000}[limit])
     captured = Captured("tiny")
     waiting = asyncio.ensure_future(captured.wait_for_call())
     await asyncio.sleep(0)
