@@ -175,12 +175,12 @@ class Killer:
 
     def _live(self) -> tuple[int, str]:
         """The server that answers, and its version."""
-        return self._until(self.service.live)
+        return self.service.loop.until(self.service.live, "a server answers")
 
     def _in_a_switch(self, kind: Kind) -> tuple[int, str]:
         """The server that is meant, at the moment that is meant, of one of the switches that are ordered."""
         service = self.service
-        pid, version, address = self._until(service.alone)
+        pid, version, address = service.loop.until(service.alone, "one server answers")
         former = pid, version
         if kind == "former":
             self._until(lambda: service.address() != address)
@@ -193,7 +193,7 @@ class Killer:
         return second
 
     def _kill_beside_a_canary(self, kind: Kind, strategy: Strategy, after: Strategy) -> None:
-        self._until(self.service.is_whole)
+        self.service.loop.until(self.service.is_whole, "a canary can begin")
         target, others = self.operator.another(), self.service.servers()
         order = {"model_id": target, "share": _SHARE, "force": True, "said_by": "ann"}
         orders: list[Order] = []
@@ -225,7 +225,7 @@ class Killer:
         if trial is not None:
             assert trial["model_id"] == target
             assert self.operator.ask("/v1/canary/withdraw", {"said_by": "ann"}).fate == "done"
-            self._until(self.service.is_whole)
+            self.service.loop.until(self.service.is_whole, "the canary is over")
 
     def _until(self, look: Callable[[], T | None]) -> T:
         """What it finds, looked for without a pause: the moment counts."""
@@ -247,8 +247,10 @@ class Killer:
         lane = service.lane()
         assert lane["model_id"] in self.operator.in_service, (kill, lane)
         assert lane["refused"] == 0, (kill, lane)
-        assert service.strays() == [], kill
-        answer = self._until(lambda: clients.answered_after(kill.gone_s))
+        service.loop.until(lambda: not service.strays(), f"nothing is left over after {kill}")
+        answer = service.loop.until(
+            lambda: clients.answered_after(kill.gone_s), "requests are answered"
+        )
         tried = {lane["candidate"]["model_id"]} if lane["candidate"] else set()
         answered = clients.versions_since(kill.gone_s)
         assert answered <= self.operator.meant | tried, (answered, self.operator.meant, kill)
