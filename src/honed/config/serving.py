@@ -41,9 +41,13 @@ class ServeSection(Section):
     as far as it can exchange them while it runs. Its key, if it asks for one, is in the environment variable
     HONED_SERVER_KEY or the systemd credential server-key.
     """
-    external_kind: Literal["llama_server"] | LoraServer = "llama_server"
-    """What answers at `external_url`. vllm, sglang: each version is loaded under a name of its own, and the gateway
-    puts that name into the requests (docs/servers.md)."""
+    external_kind: Literal["llama_server", "llama_router"] | LoraServer = "llama_server"
+    """What answers at `external_url`. vllm, sglang, llama_router: each version is loaded under a name of its own, and
+    the gateway puts that name into the requests (docs/servers.md). llama_router is a llama-server that was started
+    without a model."""
+    external_presets: Path | None = Field(None, examples=["/srv/models/presets.ini"])
+    """llama_router: the file that it was started with (`--models-preset`). Each version in service is a section of it;
+    those of others stay as they are."""
     external_adapters_at: Path | None = Field(None, examples=["/mnt/adapters"])
     """vllm, sglang: where the server sees the folder with the adapters, for one in a container; default: at the same
     path."""
@@ -106,12 +110,28 @@ class ServeSection(Section):
             raise ValueError(
                 f'external_kind is "{self.external_kind}": expected external_url, the address of a server that you run'
             )
+        if self.external_kind == "llama_router" and self.external_presets is None:
+            raise ValueError(
+                'external_kind is "llama_router": expected external_presets, the file of its --models-preset'
+            )
         return self
 
     @property
     def lora_server(self) -> LoraServer | None:
         """Which kind of server takes adapters under names while it runs; None for a llama-server."""
-        return None if self.external_kind == "llama_server" else self.external_kind
+        if self.external_kind == "llama_server":
+            return None
+        return None if self.external_kind == "llama_router" else self.external_kind
+
+    @property
+    def has_versions_beside(self) -> bool:
+        """Whether the operator's server has several versions at a time, under names."""
+        return self.external_kind != "llama_server"
+
+    @property
+    def brings_base(self) -> bool:
+        """Whether the server has its base model already; any other gets ours."""
+        return self.external_url is not None and self.external_kind != "llama_router"
 
     @model_validator(mode="after")
     def _see_that_servers_can_be_shared(self) -> Self:

@@ -54,6 +54,8 @@ class Backend:
     """Names the adapter in each request, on a server that has several; None where the server has this one alone."""
     lora: tuple[LoraScale, ...] | None = None
     """What a probe names instead: all adapters of the server, with their scales."""
+    model: str | None = None
+    """What a router calls it; None where the server has no other model."""
     in_flight: int = 0
     used_at: float = field(default_factory=time.monotonic)
     """When a request ended last, on the monotonic clock; before the first, when it came up."""
@@ -76,7 +78,7 @@ class Backend:
 
     async def ask(self, fingerprint: Fingerprint) -> probe.Answers:
         """What it answers to the prompts of a fingerprint; raises ProbeFailedError."""
-        return await probe.ask(self.address, fingerprint, lora=self.lora)
+        return await probe.ask(self.address, fingerprint, lora=self.lora, model=self.model)
 
     def leave(self) -> None:
         """Count a request out."""

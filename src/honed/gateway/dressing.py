@@ -14,6 +14,28 @@ _SALTED: Final = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/resp
 """Paths where vLLM takes a `cache_salt`."""
 _NAMELESS: Final = frozenset(("/classify", "/encode", "/vertex_generate"))
 """Paths of SGLang's own on which no adapter is known to be named: the base model would answer for it."""
+_ROUTED: Final = frozenset(
+    (
+        "/completion",
+        "/completions",
+        "/v1/completions",
+        "/chat/completions",
+        "/v1/chat/completions",
+        "/responses",
+        "/v1/responses",
+        "/v1/messages",
+        "/infill",
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
+        "/chat/completions/input_tokens",
+        "/v1/chat/completions/input_tokens",
+        "/responses/input_tokens",
+        "/v1/responses/input_tokens",
+        "/v1/messages/count_tokens",
+    )
+)
+"""Paths on which a router asks the model that the body names."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -58,6 +80,29 @@ def for_sglang(model: str, adapter: str | None) -> Dress:
             members["model"] = _raw(model)
         elif adapter is not None:
             members["lora_path"] = _raw(adapter)
+        return msgspec.json.encode(members)
+
+    return dress
+
+
+def for_router(model: str) -> Dress:
+    """Names the model `model`; what a router does not send to a model by its name in the body is refused.
+
+    Its other paths load, unload and download models, or tell of those of others.
+    """
+
+    def dress(path: str, body: bytes) -> bytes:
+        members = _read(body) if path in _ROUTED else None
+        if members is None:
+            raise Refused(
+                501,
+                "not_supported",
+                f"{path} does not reach a model behind llama-server's router: ask /v1/chat/completions",
+            )
+        members.pop(
+            "lora", None
+        )  # scales of the model's adapter, which are not the client's to choose
+        members["model"] = _raw(model)
         return msgspec.json.encode(members)
 
     return dress

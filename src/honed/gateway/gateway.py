@@ -72,7 +72,7 @@ class Gateway:
             for scenario, known in remembered.scenarios.items():
                 self._restore(scenario, known)
             for scenario, order in remembered.candidates.items():
-                by_name = self.section.lora_server is not None
+                by_name = self.section.has_versions_beside
                 may_try = by_name or (not self._has_one_place and self.section.strategy != "hold")
                 if may_try and (lane := self.lanes.get(scenario)):
                     self._tasks.start_soon(canary.keep_up, lane, canary.restore(lane, order))
@@ -239,7 +239,7 @@ class Gateway:
     @property
     def _has_one_place(self) -> bool:
         """Whether there is one server, the operator's own, that has one adapter at a time."""
-        return self.section.external_url is not None and not self.section.lora_server
+        return self.section.external_url is not None and not self.section.has_versions_beside
 
     def _lane(self, scenario: str) -> Lane:
         lane = self.lanes.get(scenario)

@@ -174,7 +174,7 @@ class Lane:
     @property
     def has_base(self) -> bool:
         """Whether there is something to start, or a server that is not ours."""
-        return self.base_gguf is not None or self.section.external_url is not None
+        return self.base_gguf is not None or self.section.brings_base
 
     def _not_serving(self) -> Refused:
         reason = f": {self.error}" if self.error else ""

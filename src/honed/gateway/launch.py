@@ -102,7 +102,7 @@ async def see_files(
     def look() -> Launch:
         facts = facts_for(base_gguf, base_facts, scenario=scenario) if base_gguf else None
         fingerprint = see_adapter(adapter, facts) if adapter else None
-        if base_gguf is None and section.external_url is None:
+        if base_gguf is None and not section.brings_base:
             raise ApplyError(
                 f"{scenario}: the gateway has no base model for it yet",
                 advice="set base_model or serve.base_model_path",

@@ -48,7 +48,7 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
         str(port),
     ]
     for adapter in args["adapters"]:
-        line += ["--lora", _listed(adapter)]
+        line += ["--lora", listed(adapter)]
     if args["is_shared"]:
         line += ["--lora-init-without-apply"]
     line += [
@@ -73,7 +73,7 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
     ]
 
 
-def _listed(path: str) -> str:
+def listed(path: str) -> str:
     """A path as llama-server reads it from a list with commas, where it would not come out whole."""
     if "," not in path and not path.startswith('"'):
         return path

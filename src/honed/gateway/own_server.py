@@ -10,7 +10,7 @@ Tried against the documentation of these servers only (`own_servers`).
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import anyio
 from anyio import to_thread
@@ -35,7 +35,7 @@ _ANSWER: Final = timedelta(seconds=30)
 _WHAT: Final = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
-class _Resident(NamedTuple):
+class Resident(NamedTuple):
     """What a server is asked for to be answered by one version."""
 
     base: str
@@ -45,8 +45,18 @@ class _Resident(NamedTuple):
     digest: str | None
 
 
+class Versions(Protocol):
+    """The versions of one scenario on a server."""
+
+    async def gone(self, version: "LoadedVersion") -> str | None:
+        """Why a version answers no more; None while it does, or where the server does not say."""
+
+    async def leave(self, version: "LoadedVersion") -> None:
+        """Unload a version that nobody asks for any more."""
+
+
 class LoadedVersion(ExternalServer):
-    """One version on such a server, where a lane has a process otherwise. Made by `OwnServer.start`."""
+    """One version on such a server, where a lane has a process otherwise. Made by `OwnServer` or `Router`."""
 
     def __init__(
         self,
@@ -54,8 +64,8 @@ class LoadedVersion(ExternalServer):
         address: Address,
         adapter: AdapterRef | None,
         *,
-        versions: "OwnServer",
-        resident: _Resident,
+        versions: Versions,
+        resident: Resident,
         dress: Dress,
     ) -> None:
         super().__init__(plan, address)
@@ -185,21 +195,21 @@ class OwnServer:
             load_timeout=self._section.startup_timeout,
         )
 
-    async def _resident(self, adapter: AdapterRef | None, listed: "Listed") -> _Resident:
+    async def _resident(self, adapter: AdapterRef | None, listed: "Listed") -> Resident:
         """What a version is called there, and where it lies."""
         if adapter is None:
-            return _Resident(listed.base, None, None, None)
+            return Resident(listed.base, None, None, None)
         folder = Path(adapter.path)
-        digest = adapter.digest or await _digest(adapter.model_id, folder)
+        digest = adapter.digest or await digest_of(adapter.model_id, folder)
         at = self._section.external_adapters_at
         path = str(at / folder.name) if at else str(folder)
         name = adapter.model_id
         if self._digests.setdefault(name, digest) != digest:  # a number that was given twice
             name = f"{name}-{digest[:12]}"
-        return _Resident(listed.base, name, path, digest)
+        return Resident(listed.base, name, path, digest)
 
     async def _load(
-        self, loras: "RuntimeLora", launch: Launch, resident: _Resident, listed: "Listed"
+        self, loras: "RuntimeLora", launch: Launch, resident: Resident, listed: "Listed"
     ) -> None:
         """Load it and see that it answers as it should; one that does not is unloaded."""
         base, name, path, digest = resident
@@ -219,7 +229,7 @@ class OwnServer:
                     await loras.unload_if_possible(name)
             raise
 
-    def _dress(self, loras: "RuntimeLora", resident: _Resident) -> Dress:
+    def _dress(self, loras: "RuntimeLora", resident: Resident) -> Dress:
         """How its requests name it."""
         base, name, _, digest = resident
         model = loras.dialect.requested(base, name) if name else base
@@ -228,7 +238,8 @@ class OwnServer:
         return dressing.for_sglang(model, name)
 
 
-async def _digest(model_id: str, folder: Path) -> str:
+async def digest_of(model_id: str, folder: Path) -> str:
+    """The digest of an adapter's files; raises AdapterNotFoundError."""
     try:
         return await to_thread.run_sync(adapter_digest, folder)
     except OSError as error:

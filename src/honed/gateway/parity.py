@@ -12,7 +12,7 @@ here, so that what is compared is what the model sees.
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import msgspec
@@ -68,19 +68,32 @@ def facts_for(base_gguf: Path, path: Path | None, *, scenario: str) -> BaseFacts
     return facts
 
 
-async def check_server(address: Address, facts: BaseFacts) -> None:
+class _Asked(NamedTuple):
+    """A server, and what is put into each question."""
+
+    address: Address
+    named: dict[str, str]
+
+
+async def check_server(address: Address, facts: BaseFacts, *, model: str | None = None) -> None:
     """See that a server tokenises and renders as the base model's folder says.
+
+    Args:
+        address: of the server.
+        facts: what is expected of it.
+        model: which of its models is asked, where it is a router.
 
     Raises:
         BaseMismatchError: it does not; the message has the first difference.
         ProbeFailedError: it could not be asked, which says nothing about its model.
     """
+    asked = _Asked(address, {} if model is None else {"model": model})
     try:
         with anyio.fail_after(_TIMEOUT_S):
             for each in facts.strings:
-                await _check_tokens(address, each)
+                await _check_tokens(asked, each)
             for each_one in facts.conversations:
-                await _check_conversation(address, each_one, facts)
+                await _check_conversation(asked, each_one, facts)
     except TimeoutError:
         raise ProbeFailedError(
             f"{address} could not be compared with its base model within {_TIMEOUT_S:.0f} s"
@@ -91,8 +104,8 @@ async def check_server(address: Address, facts: BaseFacts) -> None:
         ) from error
 
 
-async def _check_tokens(address: Address, each: TokenizedText) -> None:
-    found = await _tokenise(address, each.text, add_special=False)
+async def _check_tokens(asked: _Asked, each: TokenizedText) -> None:
+    found = await _tokenise(asked, each.text, add_special=False)
     if told := _first_token(each.token_ids, found):
         raise BaseMismatchError(
             f"the server tokenises {each.text!r} otherwise than training does: {told}",
@@ -100,9 +113,7 @@ async def _check_tokens(address: Address, each: TokenizedText) -> None:
         )
 
 
-async def _check_conversation(
-    address: Address, each: RenderedConversation, facts: BaseFacts
-) -> None:
+async def _check_conversation(asked: _Asked, each: RenderedConversation, facts: BaseFacts) -> None:
     order: dict[str, Any] = {
         "messages": each.messages,
         "add_generation_prompt": each.add_generation_prompt,
@@ -110,7 +121,7 @@ async def _check_conversation(
     if each.tools:
         order["tools"] = each.tools
     asked_at = datetime.now().astimezone()
-    found = msgspec.json.decode(await _post(address, _APPLY_TEMPLATE, order), type=_Prompt).prompt
+    found = msgspec.json.decode(await _post(asked, _APPLY_TEMPLATE, order), type=_Prompt).prompt
     texts = {dated(each.text, at) for at in (asked_at, datetime.now().astimezone())}
     if found not in set(_without_bos(texts, facts)):
         raise BaseMismatchError(
@@ -120,7 +131,7 @@ async def _check_conversation(
         )
     if each.token_ids is None:
         return
-    tokens = await _tokenise(address, found, add_special=True)
+    tokens = await _tokenise(asked, found, add_special=True)
     if told := _first_token(each.token_ids, tokens):
         raise BaseMismatchError(
             f"the server tokenises the conversation '{each.name}' otherwise than training does: "
@@ -137,15 +148,15 @@ def _without_bos(texts: set[str], facts: BaseFacts) -> Iterator[str]:
             yield text.removeprefix(facts.bos_token)
 
 
-async def _tokenise(address: Address, text: str, *, add_special: bool) -> list[int]:
+async def _tokenise(asked: _Asked, text: str, *, add_special: bool) -> list[int]:
     order = {"content": text, "add_special": add_special, "parse_special": True}
-    body = await _post(address, "/tokenize", order)
+    body = await _post(asked, "/tokenize", order)
     return msgspec.json.decode(body, type=_Tokens).tokens
 
 
-async def _post(address: Address, path: str, order: object) -> bytes:
-    body = msgspec.json.encode(order)
-    status, answer = await fetch(address, "POST", path, body, timeout_s=_TIMEOUT_S)
+async def _post(asked: _Asked, path: str, order: dict[str, Any]) -> bytes:
+    body = msgspec.json.encode(order | asked.named)
+    status, answer = await fetch(asked.address, "POST", path, body, timeout_s=_TIMEOUT_S)
     if status == 404:
         raise BaseMismatchError(
             f"the server has no {path}, so it cannot be compared with its base model",

@@ -56,6 +56,7 @@ async def ask(
     slot: int = -1,
     has_cache: bool = False,
     lora: tuple[LoraScale, ...] | None = None,
+    model: str | None = None,
 ) -> Answers:
     """What a server answers to the fingerprint's prompts; goes past the relay, so nothing is
     captured.
@@ -66,16 +67,18 @@ async def ask(
         slot: which of its slots is asked; -1 leaves it to the server.
         has_cache: whether it may answer from a prompt cache.
         lora: all its adapters; None: those that it was started with.
+        model: which of its models is asked, where it is a router.
 
     Raises:
         ProbeFailedError: it does not answer within 30 s in all, or not with log-probabilities.
     """
     try:
         with anyio.fail_after(_TIMEOUT_S):
-            printable = await _printable(address)
+            named = {} if model is None else {"model": model}
+            printable = await _printable(address, named)
             answers: list[float] = []
             for prompt in fingerprint.prompts:
-                how: dict[str, object] = {"id_slot": slot, "cache_prompt": has_cache}
+                how: dict[str, object] = {"id_slot": slot, "cache_prompt": has_cache, **named}
                 if lora is not None:
                     how["lora"] = lora
                 answers += await _logprobs(address, prompt, fingerprint.vocab_size, printable, how)
@@ -88,11 +91,11 @@ async def ask(
         raise ProbeFailedError(f"{address} did not answer the probe: {error}") from error
 
 
-async def _printable(address: Address) -> int:
+async def _printable(address: Address, named: dict[str, str]) -> int:
     """A token that is whole text: after an incomplete one llama-server leaves the probabilities
     out.
     """
-    body = await _post(address, "/tokenize", {"content": "a", "add_special": False})
+    body = await _post(address, "/tokenize", {"content": "a", "add_special": False, **named})
     tokens = msgspec.json.decode(body, type=_Tokens).tokens
     if not tokens:
         raise ProbeFailedError(f"{address} has no token for the letter a")

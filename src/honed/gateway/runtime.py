@@ -3,7 +3,7 @@
 `POST /lora-adapters` sets the scales of adapters that were named at its start (`--lora`). llama.cpp's pull request
 22061 adds `POST /lora-adapters/load` ({"path", "scale"} -> {"id", "scale"}) and `/unload` ({"id"}); a server that has
 them says 400 to a load without a path, any other 404. A router (llama-server without a model) is a program that starts
-servers itself; honed does that, and does not exchange adapters through one.
+servers itself: `router` is for it.
 
 Both ways leave prompt caches behind that were computed with the former adapter. Those of the slots are overwritten
 (`forget`); the cache in the host's memory (`--cache-ram`) cannot be, so a server that has one is found out by asking
@@ -86,7 +86,7 @@ class Runtime:
         if self.is_router:
             raise ApplyError(
                 f"the server at {self.address} is a router, which starts servers by itself",
-                advice="name a llama-server with a model, or leave starting it to honed",
+                advice="set serve.external_kind to llama_router, or name a llama-server with a model",
             )
         if not self.has(adapter):
             listed = ", ".join(each.path for each in self.adapters) or "none"

@@ -17,6 +17,7 @@ from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.own_server import LoadedVersion, OwnServer
+from honed.gateway.router import Router
 
 
 class Told(NamedTuple):
@@ -41,7 +42,10 @@ class Servers:
         pulse: Pulse,
     ) -> None:
         self._scenario = scenario
-        self._own = OwnServer(scenario, section) if section.lora_server else None
+        self._own: OwnServer | Router | None = None
+        if section.has_versions_beside:
+            made = OwnServer if section.lora_server else Router
+            self._own = made(scenario, section)
         self._section = section
         self._lock = anyio.Lock()
         self._folder = folder

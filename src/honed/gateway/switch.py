@@ -119,7 +119,7 @@ async def choose(lane: Lane) -> Choice:
     if lane.backend is None:
         return Choice("blue_green", "nothing is served now")
     server = lane.backend.server
-    if lane.section.lora_server:
+    if lane.section.has_versions_beside:
         return Choice("blue_green", "the server has several adapters at a time, under names")
     if server.is_external:
         return Choice("in_place", "the server is the operator's own")

@@ -1,6 +1,7 @@
 """How a server is doing: asked of it when somebody wants to know, never by itself."""
 
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -42,6 +43,7 @@ class _Slot(Struct):
 async def vitals(backend: Backend) -> ServerVitals:
     """What the server says of itself, and what the kernel says of it; what it does not say is None."""
     address = backend.address
+    which = "" if backend.model is None else f"?model={quote(backend.model, safe='')}"
     health, slots, metrics = None, None, {}
 
     async def ask_health() -> None:
@@ -50,11 +52,11 @@ async def vitals(backend: Backend) -> ServerVitals:
 
     async def ask_slots() -> None:
         nonlocal slots
-        slots = _slots(await _ask(address, "/slots"))
+        slots = _slots(await _ask(address, f"/slots{which}"))
 
     async def ask_metrics() -> None:
         nonlocal metrics
-        metrics = _metrics(await _ask(address, "/metrics"))
+        metrics = _metrics(await _ask(address, f"/metrics{which}"))
 
     async with anyio.create_task_group() as asking:
         for each in (ask_health, ask_slots, ask_metrics):
