@@ -343,7 +343,7 @@ class Lane:
     def wake(self) -> None:
         """Have a parked lane come up."""
         if self.is_parked:
-            self.is_parked, self._used_at = False, time.monotonic()
+            self.is_parked, self.state, self._used_at = False, "starting", time.monotonic()
             self.attempts.excuse()
             self.notify()
 

@@ -34,7 +34,7 @@ _REST_S: Final = 1.0
 one took to come up, so that with too many scenarios at a time half of the time is left for answers.
 """
 _PROCESSES_MAX: Final = 4
-"""The one that serves, and those that drain after lanes were parked: their long answers may take `drain_timeout`."""
+"""The one that serves, and those that drain: their long answers may take `drain_timeout`. The next waits for them."""
 _LOOK_S: Final = 0.25
 """How often it is looked whether one of those has ended."""
 
@@ -150,6 +150,8 @@ class Shared:
             return await current.take_in(launch)
         if member.arms.live is None:
             await self._make_room()
+        if current is not None and current.has(None) and len(self._alive) >= _PROCESSES_MAX:
+            await self.others_ended()
         began_at = time.monotonic()
         others, left_out = await self._others(member, launch.adapter)
         try:
@@ -185,7 +187,7 @@ class Shared:
         """Seconds until a server with this adapter may follow the one that serves others; 0: now, or it has it."""
         if self.has(adapter) or not self.has(None):
             return 0.0
-        if len(self._names) >= _PROCESSES_MAX:
+        if len(self._alive) >= _PROCESSES_MAX:
             return _LOOK_S
         return max(0.0, self._rests_until - time.monotonic())
 

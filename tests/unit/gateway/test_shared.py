@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,32 @@ async def test_an_adapter_that_no_server_takes_keeps_nobody_from_switching(
             await until(is_told)
         await home.apply("s0", 2)
         assert await ask(home, "s0") == ("s0@2", "cccc")
+
+
+async def test_servers_whose_last_answers_are_long_do_not_pile_up(
+    tmp_path: Path, planted: Planted
+) -> None:
+    """One order after the other, while each server still has a long answer to give: four processes at most."""
+    body = {
+        "model": "s1",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 6000,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    settings = {"ctx_size": 8192, "strategy": "blue_green", "drain_timeout": "3s"}
+    async with neighbours(tmp_path, planted, **settings) as home:
+        await home.apply("s0", 0)
+        await home.apply("s1", 1)
+        async with home.served.client() as client, AsyncExitStack() as answers:
+            counts = []
+            for number in range(2, 8):
+                asked = client.stream("POST", CHAT, json=body)
+                await answers.enter_async_context(asked)
+                await home.apply("s0", number)
+                counts.append(len(list((tmp_path / "llama").glob("shared-*.pid"))))
+        assert max(counts) <= 4
+        assert await ask(home, "s0") == ("s0@7", "hhhh")
 
 
 async def test_a_parked_lane_is_told_of_and_gets_its_candidate(
