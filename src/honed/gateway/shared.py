@@ -151,7 +151,7 @@ class Shared:
         if member.arms.live is None:
             await self._make_room()
         if current is not None and current.has(None) and len(self._alive) >= _PROCESSES_MAX:
-            await self.others_ended()
+            await self._others_ended_beside(current)
         began_at = time.monotonic()
         others, left_out = await self._others(member, launch.adapter)
         try:
@@ -311,6 +311,18 @@ class Shared:
         with anyio.move_on_after(self.section.drain_timeout.total_seconds() + _REST_S):
             for server in self._alive - {self._current}:
                 await server.process.wait()
+
+    async def _others_ended_beside(self, current: SharedServer) -> None:
+        """As `others_ended`, while this one lives: when it dies nobody is served, and the next should not wait."""
+        async with anyio.create_task_group() as tasks:
+
+            async def see_its_end() -> None:
+                await current.process.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(see_its_end)
+            await self.others_ended()
+            tasks.cancel_scope.cancel()
 
     async def vacate(self, but: Member | None = None) -> None:
         """Have all lanes leave the server, so that it ends; `but` leaves by itself."""
