@@ -142,6 +142,7 @@ class RouterServer(OwnServer):
         if name not in self.models:
             return _error(400, f"model '{name}' not found")
         if self.status[name]["value"] != "loaded":
+            self.processes.append(name)
             self.come_up(name)
         return None
 

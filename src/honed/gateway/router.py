@@ -99,7 +99,9 @@ class Router:
 
     @property
     def _names(self) -> set[str]:
-        return {each.resident.name for each in self._here if each.resident.name is not None}
+        """Models that are in use; one that was found dead or hanging is loaded anew."""
+        alive = [each.resident.name for each in self._here if each.verdict is None]
+        return {name for name in alive if name is not None}
 
     @property
     def _presets(self) -> Path:
