@@ -16,6 +16,7 @@ from starlette.routing import Route
 from tests.own_servers import OwnServer, logprobs_of
 
 _LETTER = 7
+TEXT = "what each conversation is rendered as"
 
 
 class RouterServer(OwnServer):
@@ -86,6 +87,7 @@ class RouterServer(OwnServer):
             Route("/lora-adapters", self._loras),
             Route("/metrics", self._metrics),
             Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/apply-template", self._apply_template, methods=["POST"]),
             Route("/completion", self._complete, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
         ]
@@ -162,6 +164,9 @@ class RouterServer(OwnServer):
         return self._asked((await request.json()).get("model")) or JSONResponse(
             {"tokens": [_LETTER]}
         )
+
+    async def _apply_template(self, request: Request) -> Response:
+        return self._asked((await request.json()).get("model")) or JSONResponse({"prompt": TEXT})
 
     async def _complete(self, request: Request) -> Response:
         body = await request.json()

@@ -12,18 +12,32 @@ from typing import Any
 
 import anyio
 import httpx
+import msgspec
 import pytest
 from pydantic import ValidationError
 
 from honed.config import ServeSection
+from honed.domain.base_facts import (
+    BaseDigests,
+    BaseFacts,
+    FileFacts,
+    RenderedConversation,
+    TokenizedText,
+)
 from honed.domain.serving import CanaryOrder, CandidateOrder, Registration, Switched, SwitchOrder
 from honed.domain.trained_model import TrainedModel
-from honed.errors import ApplyError, HealthTimeoutError, ProbeFailedError, ServerStartError
+from honed.errors import (
+    ApplyError,
+    BaseMismatchError,
+    HealthTimeoutError,
+    ProbeFailedError,
+    ServerStartError,
+)
 from honed.gateway import presets
 from honed.gateway.candidate import place
 from honed.gateway.gateway import Gateway
 from honed.gateway.lane import Lane
-from tests.own_router import RouterServer
+from tests.own_router import TEXT, RouterServer
 from tests.own_servers import SCENARIO, published
 from tests.served import CHAT, QUESTION, Load, text_of, until
 from tests.unit.gateway import stub
@@ -324,6 +338,46 @@ async def test_vitals_are_those_of_the_version(front: Front) -> None:
     """A router is asked for those of one model."""
     told = await front.gateway.vitals(SCENARIO)
     assert (told.is_healthy, told.generated_tokens) == (True, 750)
+
+
+@pytest.mark.parametrize("text", [TEXT, "another one"], ids=["same", "other"])
+async def test_version_is_compared_with_the_base_model(front: Front, text: str) -> None:
+    """It must tokenise and render as training does; the router is asked for this model's."""
+    facts = BaseFacts(
+        base_model="base",
+        gguf=FileFacts("base.gguf", 0, 0),
+        quantisation="F16",
+        architecture="qwen3",
+        vocab_size=8,
+        bos_token_id=None,
+        bos_token=None,
+        eos_token_id=0,
+        is_tied=False,
+        digests=BaseDigests(base_model="", tokenizer="", chat_template=""),
+        files=(),
+        strings=(TokenizedText(text="x", token_ids=(7,)),),
+        conversations=(
+            RenderedConversation(
+                name="plain",
+                messages=[],
+                tools=None,
+                add_generation_prompt=True,
+                text=text,
+                token_ids=(7,),
+            ),
+        ),
+    )
+    base = front.folder / "base.gguf"
+    of_base = msgspec.structs.replace(facts, gguf=FileFacts(str(base), 0, base.stat().st_mtime_ns))
+    path = front.folder / "facts.json"
+    path.write_bytes(msgspec.json.encode(of_base))
+    front.lane.base_facts = path
+    if text != TEXT:
+        with pytest.raises(BaseMismatchError, match="renders the conversation 'plain' otherwise"):
+            await front.lane.start(None)
+        return
+    backend = await front.lane.start(None)
+    assert backend.facts == of_base
 
 
 async def test_file_that_the_router_does_not_read_is_told(tmp_path: Path) -> None:
