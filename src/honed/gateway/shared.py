@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import time
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import anyio
 from anyio import to_thread
@@ -19,15 +19,14 @@ from anyio.abc import TaskGroup
 
 from honed.config import ServeSection
 from honed.domain.serving import AdapterRef
-from honed.errors import ApplyError, ServerStartError
-from honed.gateway import llama_server, strategy
-from honed.gateway.arms import Arms
+from honed.errors import ServerStartError
+from honed.gateway import llama_server, places, strategy
 from honed.gateway.backend import Backend
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import ServerPlan
+from honed.gateway.places import Member, Place
 from honed.gateway.servers import keep_log_small
 from honed.gateway.tenant import SharedServer, Tenant, gguf_of
-from honed.gateway.waiting import Waiting
 
 _REST_S: Final = 1.0
 """At least so long a server goes on before one follows it for the sake of a parked lane; and as long again as the last
@@ -37,44 +36,6 @@ _PROCESSES_MAX: Final = 4
 """The one that serves, and those that drain: their long answers may take `drain_timeout`. The next waits for them."""
 _LOOK_S: Final = 0.25
 """How often it is looked whether one of those has ended."""
-
-
-class Member(Protocol):
-    """A lane, as far as its neighbours move it."""
-
-    scenario: str
-    base_gguf: Path | None
-    adapter: AdapterRef | None
-    arms: Arms
-    waiting: Waiting
-    is_parked: bool
-
-    @property
-    def used_at(self) -> float:
-        """When it was asked last, on the monotonic clock."""
-
-    async def see_files(self, adapter: AdapterRef | None) -> Launch:
-        """Everything that a server of the adapter is launched with; raises ApplyError."""
-
-    def move(self, former: Backend, backend: Backend) -> None:
-        """Serve from `backend` what `former` served; that one drains."""
-
-    def park(self) -> None:
-        """Serve nothing until somebody asks."""
-
-    async def step_out(self) -> None:
-        """Let what is in flight end, and leave the server; come back when one comes up."""
-
-
-_Rank = tuple[int, int, float]
-"""How dear a place is: by what needs it, whether requests wait for it or are answered, when it was asked last."""
-
-
-class _Place(NamedTuple):
-    """An adapter that a server might have, and whose it is."""
-
-    member: Member
-    adapter: AdapterRef
 
 
 class _Move(NamedTuple):
@@ -91,7 +52,7 @@ class _Arrival(NamedTuple):
     """When its start did, on the monotonic clock."""
     moves: list[_Move]
     """Who follows into it when it does."""
-    left_out: list[_Place]
+    left_out: list[Place]
     """Who finds no room in it."""
 
 
@@ -153,7 +114,13 @@ class Shared:
         if current is not None and current.has(None) and len(self._alive) >= _PROCESSES_MAX:
             await self._others_ended_beside(current)
         began_at = time.monotonic()
-        others, left_out = await self._others(member, launch.adapter)
+        others, left_out = await places.others(
+            self.members,
+            member,
+            launch.adapter,
+            former=self.residents,
+            room=self.section.max_adapters - (launch.adapter is not None),
+        )
         try:
             backend, server = await self._come_up(member, launch, others)
         except ServerStartError:
@@ -230,44 +197,6 @@ class Shared:
         self._alive.discard(server)
         self._names.discard(server.process.plan.name)
 
-    # ------------------------------------------------------------ who is in it
-
-    async def _others(
-        self, member: Member, adapter: AdapterRef | None
-    ) -> tuple[list[AdapterRef], list[_Place]]:
-        """The adapters that a new server should have beside this one: those that serve, then those that served last;
-        and those for which there is no room.
-        """
-        room = self.section.max_adapters - (adapter is not None)
-        found: list[AdapterRef] = []
-        left_out: list[_Place] = []
-        for place in self._wanted(member, adapter):
-            if place.adapter in (adapter, *found):
-                continue
-            if len(found) >= room:
-                left_out.append(place)
-            elif await _is_whole(place):
-                found.append(place.adapter)
-        return found, left_out
-
-    def _wanted(self, member: Member, adapter: AdapterRef | None) -> list[_Place]:
-        """All adapters that are worth a place, the dearest first."""
-        ranked: list[tuple[_Rank, _Place]] = []
-        for each in self.members:
-            trial = each.arms.candidate
-            if each.adapter is not None and not each.is_parked:
-                # the lane's own is what a candidate is compared with, or is about to be replaced
-                need = 1 if each is not member else 2 if each.arms.is_tried(adapter) else 0
-                ranked.append(((need, *_ask(each)), _Place(each, each.adapter)))
-            if trial is not None and not trial.is_withdrawn:
-                is_asked = trial.backend is not None and trial.backend.in_flight > 0
-                used_at = trial.backend.used_at if trial.backend else 0.0
-                ranked.append(((1, int(is_asked), used_at), _Place(each, trial.adapter)))
-        ranked.sort(key=lambda one: one[0], reverse=True)
-        # what serves no more stands behind, the latest first: each was the first of its server
-        former = [_Place(member, ref) for ref in self.residents]
-        return [place for _, place in ranked] + former
-
     async def _prove_moves(
         self, server: SharedServer, member: Member, adapter: AdapterRef | None
     ) -> list[_Move]:
@@ -330,20 +259,3 @@ class Shared:
             for member in self.members:
                 if member is not but:
                     tasks.start_soon(member.step_out)
-
-
-def _ask(member: Member) -> tuple[int, float]:
-    """How much a lane is asked: first come those for which requests wait, of them the one that has done so longest."""
-    if member.waiting.num:
-        return 2, -member.used_at
-    live = member.arms.live
-    return int(live is not None and live.in_flight > 0), member.used_at
-
-
-async def _is_whole(place: _Place) -> bool:
-    """Whether its files are as they should be: one that is not is told of by its own lane."""
-    try:
-        await place.member.see_files(place.adapter)
-    except ApplyError:
-        return False
-    return True

@@ -11,8 +11,9 @@ from honed.domain.serving import AdapterRef
 from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
+from honed.gateway.places import Member
 from honed.gateway.servers import Servers, Told
-from honed.gateway.shared import Member, Shared
+from honed.gateway.shared import Shared
 from honed.gateway.tenant import Tenant
 
 
