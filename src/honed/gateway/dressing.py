@@ -99,9 +99,7 @@ def for_router(model: str) -> Dress:
                 "not_supported",
                 f"{path} does not reach a model behind llama-server's router: ask /v1/chat/completions",
             )
-        members.pop(
-            "lora", None
-        )  # scales of the model's adapter, which are not the client's to choose
+        members.pop("lora", None)  # the scales of its adapter are not the client's to choose
         members["model"] = _raw(model)
         return msgspec.json.encode(members)
 
