@@ -113,7 +113,7 @@ async def test_an_episode_is_found_by_its_name_among_many_of_mine(
         queries = [query for query in heard if query.text.startswith("SELECT")]
         assert len(queries) >= 6
         for query in queries:
-            assert _steps(path, query) < 500, query
+            assert _steps(path, query) < 600, query
 
 
 def _steps(path: Path, query: Query) -> int:

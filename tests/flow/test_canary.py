@@ -33,7 +33,7 @@ from tests.unit.loop.conftest import gate
 SETTINGS = """\
 scenario = "tiny"
 [events]
-settle = "0s"
+settle = "0.2s"
 [apply]
 mode = "auto"
 [apply.canary]

@@ -53,7 +53,7 @@ def test_the_example_swarm_works_beside_honed_up(tmp_path: Path, tiny_base: Path
     """Its calls are captured by the gateway, its outcomes join them to episodes."""
     settings = (
         f'scenario = "support"\nbase_model = "{tiny_base}"\ntrigger = "manual()"\n'
-        '[serve]\nport = 0\nthreads = 1\n[events]\nsettle = "0s"'
+        '[serve]\nport = 0\nthreads = 1\n[events]\nsettle = "1s"'
     )
     with honed(tmp_path, settings) as both:
         both.start("up")

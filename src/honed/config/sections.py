@@ -46,7 +46,8 @@ class EventsSection(Section):
     episode_idle: Duration = timedelta(minutes=5)
     """A group without a new record for this long is closed as it is; 0 never."""
     settle: Duration = timedelta(seconds=2)
-    """How long an ended group waits for records that are still on their way."""
+    """How long an ended group waits for records that are still on their way; calls come from the gateway some 20 ms
+    after their answers."""
     allow_uids: tuple[NonNegativeInt, ...] = ()
     """Users, by number, who may send to `feed.sock` besides the daemon's own and root; they must be able to enter
     its folder (`runtime_dir`)."""
