@@ -15,7 +15,7 @@ from honed.gateway.llama_server import LlamaServer
 from honed.gateway.probe import LoraScale
 from honed.gateway.upstream import Address, UpstreamError, fetch
 
-_CROWDED: Final = 32
+CROWDED: Final = 32
 """Requests in flight from which on a health check may wait behind them: llama-server has 64 threads
 for HTTP, and one whose client has left may hold its thread to the end.
 """
@@ -69,7 +69,7 @@ class Backend:
     @property
     def is_crowded(self) -> bool:
         """Whether a health check may have to wait behind its requests."""
-        return self.in_flight >= _CROWDED
+        return self.in_flight >= CROWDED
 
     @property
     def model_id(self) -> str | None:

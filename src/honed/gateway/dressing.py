@@ -1,5 +1,5 @@
-"""How a request names one version to a server that has several under names: put into its JSON body, whatever the client
-wrote there. All other values stay byte-equal.
+"""How a request names one version to a server that has several: put into its JSON body, whatever the client wrote
+there. All other values stay byte-equal.
 """
 
 import hashlib
@@ -8,13 +8,14 @@ from typing import Final
 import msgspec
 
 from honed.gateway.backend import Dress
+from honed.gateway.probe import LoraScale
 from honed.gateway.refusal import Refused
 
 _SALTED: Final = frozenset(("/v1/chat/completions", "/v1/completions", "/v1/responses"))
 """Paths where vLLM takes a `cache_salt`."""
 _NAMELESS: Final = frozenset(("/classify", "/encode", "/vertex_generate"))
 """Paths of SGLang's own on which no adapter is known to be named: the base model would answer for it."""
-_ROUTED: Final = frozenset(
+_HEEDING: Final = frozenset(
     (
         "/completion",
         "/completions",
@@ -23,8 +24,12 @@ _ROUTED: Final = frozenset(
         "/v1/chat/completions",
         "/responses",
         "/v1/responses",
-        "/v1/messages",
         "/infill",
+    )
+)
+"""Paths on which llama-server answers with the adapters that `lora` names (measured: docs/facts.md)."""
+_UNADAPTED: Final = frozenset(
+    (
         "/tokenize",
         "/detokenize",
         "/apply-template",
@@ -35,6 +40,10 @@ _ROUTED: Final = frozenset(
         "/v1/messages/count_tokens",
     )
 )
+"""Those of its model that no adapter has a part in."""
+_TELLING: Final = frozenset(("/props", "/slots", "/metrics", "/lora-adapters"))
+"""Those on which it tells of itself."""
+_ROUTED: Final = _HEEDING | _UNADAPTED | {"/v1/messages"}
 """Paths on which a router asks the model that the body names."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -102,6 +111,31 @@ def for_router(model: str) -> Dress:
         members.pop("lora", None)  # the scales of its adapter are not the client's to choose
         members["model"] = _raw(model)
         return msgspec.json.encode(members)
+
+    return dress
+
+
+def for_shared(lora: tuple[LoraScale, ...]) -> Dress:
+    """Puts the complete list of adapters into a body; last, for of two fields with one name the last counts.
+
+    On a path that is not known to heed it, the bare base might answer, or what a neighbour was told: it is refused.
+    """
+    field = b'"lora":' + msgspec.json.encode(lora) + b"}"
+
+    def dress(path: str, body: bytes) -> bytes:
+        if path in _UNADAPTED or path in _TELLING:
+            return body
+        if path not in _HEEDING:
+            raise Refused(
+                501,
+                "not_supported",
+                f"{path} cannot be answered by a server that several scenarios share: llama-server takes no adapter "
+                "for it; name the scenario in serve.alone, or ask /v1/chat/completions",
+            )
+        if not body:
+            return body
+        inside = body.rstrip()[:-1].rstrip()  # it has been read: it is an object
+        return inside + (field if inside.endswith(b"{") else b"," + field)
 
     return dress
 

@@ -39,7 +39,7 @@ class Launch:
     @property
     def adapter_gguf(self) -> Path | None:
         """The adapter's file."""
-        return Path(self.adapter.path) / ADAPTER_GGUF if self.adapter else None
+        return gguf_of(self.adapter) if self.adapter else None
 
     def plan(
         self, scenario: str, section: ServeSection, folder: Path, *, taken: Collection[str]
@@ -71,6 +71,11 @@ class Launch:
         if self.fingerprint is not None:
             answers = await probe.ask(server.address, self.fingerprint)
         return Backend(server, server.address, self.adapter, self.fingerprint, answers, self.facts)
+
+
+def gguf_of(adapter: AdapterRef) -> Path:
+    """The adapter's file."""
+    return Path(adapter.path) / ADAPTER_GGUF
 
 
 async def see_files(

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from honed.lifeline import adopt_orphans, descendants, end_with_parent
 
-_HTTP_THREADS = 64  # each waiting request holds one; probes must not queue behind a swarm's streams
+HTTP_THREADS = 64  # each waiting request holds one; probes must not queue behind a swarm's streams
 _ERRORS_ONLY = 1  # at 2 llama-server writes lines for every request
 
 
@@ -49,8 +49,6 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
     ]
     for adapter in args["adapters"]:
         line += ["--lora", listed(adapter)]
-    if args["is_shared"]:
-        line += ["--lora-init-without-apply"]
     line += [
         "-c",
         str(args["n_ctx"]),
@@ -67,7 +65,7 @@ def command_line(args: dict[str, Any], *, port: int) -> list[str]:
         "--metrics",
         "--no-webui",
         "--threads-http",
-        str(_HTTP_THREADS),
+        str(HTTP_THREADS),
         "-lv",
         str(_ERRORS_ONLY),
     ]
@@ -135,16 +133,12 @@ def _run_bundled(args: dict[str, Any]) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = args["base_gguf"]
-    # `lora_init_without_apply` changes nothing here: each would answer everything
-    scale = 0.0 if args["is_shared"] else 1.0
-    params.lora_adapters = [
-        xllamacpp.CommonAdapterLoraInfo(path, scale) for path in args["adapters"]
-    ]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in args["adapters"]]
     params.hostnames, params.port = [args["host"]], 0
     params.n_ctx, params.n_parallel = args["n_ctx"], args["parallel"]
     params.n_gpu_layers = args["n_gpu_layers"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = args["threads"]
-    params.n_threads_http = _HTTP_THREADS
+    params.n_threads_http = HTTP_THREADS
     params.model_alias = {args["alias"]}
     params.verbosity = _ERRORS_ONLY
     params.endpoint_metrics = True

@@ -40,8 +40,7 @@ class ChildArgs(Struct, frozen=True, kw_only=True):
     executable: str | None
     base_gguf: str
     adapters: list[str]
-    is_shared: bool
-    """Whether each request names its adapter; else the one that is there answers everything."""
+    """All at scale 1; those of a shared server are set to 0 when it has started."""
     alias: str
     host: str
     n_ctx: int
@@ -87,7 +86,6 @@ class ServerPlan:
             executable=str(section.llama_server.expanduser()) if section.llama_server else None,
             base_gguf=str(self.base_gguf),
             adapters=[path for path, _ in self.adapters],
-            is_shared=self.residents is not None,
             alias=self.alias,
             host="127.0.0.1",
             n_ctx=section.ctx_size * section.parallel,
@@ -231,8 +229,8 @@ async def start(plan: ServerPlan) -> LlamaServer:
 
 
 async def _apply_none(server: LlamaServer, num_adapters: int) -> None:
-    """Have a request that names no adapter be answered by none: llama-server's own `--lora-init-without-apply` leaves
-    all of them at scale 1 for requests (docs/facts.md).
+    """Have a request that names no adapter be answered by none; `--lora-init-without-apply`, the program's and the
+    wheel's, leaves all of them at scale 1 for requests (docs/facts.md).
     """
     assert server.address is not None
     scales = [{"id": number, "scale": 0.0} for number in range(num_adapters)]

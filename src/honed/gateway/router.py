@@ -20,7 +20,7 @@ from honed.gateway import dressing, presets, probe
 from honed.gateway.backend import Backend
 from honed.gateway.external import find
 from honed.gateway.launch import Launch
-from honed.gateway.llama_child import listed
+from honed.gateway.llama_child import HTTP_THREADS, listed
 from honed.gateway.llama_server import ServerPlan
 from honed.gateway.own_server import LoadedVersion, Resident, digest_of
 from honed.gateway.parity import check_server
@@ -28,7 +28,6 @@ from honed.gateway.router_models import LeftError, RouterModels
 
 _BASE: Final = "base"
 """Behind the `@`: the base model without an adapter."""
-_HTTP_THREADS: Final = "64"
 
 
 class Router:
@@ -129,7 +128,7 @@ class Router:
             "ctx-size": str(section.ctx_size * section.parallel),  # of all slots together
             "parallel": str(section.parallel),
             "n-gpu-layers": str(section.n_gpu_layers),
-            "threads-http": _HTTP_THREADS,
+            "threads-http": str(HTTP_THREADS),
             "metrics": "true",
         }
         if section.threads:
@@ -158,7 +157,7 @@ class Router:
     ) -> LoadedVersion:
         """See that the model is the version: its adapter, its tokens and texts, its answers."""
         address, fingerprint = router.address, launch.fingerprint
-        wanted = [(str(plan.adapter_gguf), 1.0)] if plan.adapter_gguf is not None else []
+        wanted = plan.adapters
         found = [(each.path, each.scale) for each in await router.loras(name)]
         if found != wanted:
             raise ProbeFailedError(

@@ -22,11 +22,11 @@ from honed.domain.serving import AdapterRef
 from honed.errors import ServerStartError
 from honed.gateway import llama_server, places, strategy
 from honed.gateway.backend import Backend
-from honed.gateway.launch import Launch
+from honed.gateway.launch import Launch, gguf_of
 from honed.gateway.llama_server import ServerPlan
 from honed.gateway.places import Member, Place
 from honed.gateway.servers import keep_log_small
-from honed.gateway.tenant import SharedServer, Tenant, gguf_of
+from honed.gateway.tenant import SharedServer, Tenant
 
 _REST_S: Final = 1.0
 """At least so long a server goes on before one follows it for the sake of a parked lane; and as long again as the last

@@ -2,66 +2,30 @@
 
 Different prompts share its slots, so what a request leaves in a slot must not answer another adapter's. llama-server
 clears a slot whose next request names other scales, if the request names all of them (measured: docs/facts.md), and its
-cache in the host's memory is off. So every request carries the complete list, put in here; a client's own is taken out
-before (`request.read_request`).
+cache in the host's memory is off. So every request carries the complete list (`dressing.for_shared`); a client's own is
+taken out before (`request.read_request`).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import anyio
-import msgspec
 
-from honed.adapter_files import ADAPTER_GGUF
 from honed.domain.base_facts import BaseDigests
 from honed.domain.serving import AdapterRef
 from honed.errors import ProbeFailedError
-from honed.gateway import probe
-from honed.gateway.backend import Backend, Dress
+from honed.gateway import dressing, probe
+from honed.gateway.backend import CROWDED, Backend
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
 from honed.gateway.parity import check_server
 from honed.gateway.probe import LoraScale
-from honed.gateway.refusal import Refused
 from honed.gateway.upstream import Address
 
-_HEEDING: Final = frozenset(
-    (
-        "/completion",
-        "/completions",
-        "/v1/completions",
-        "/chat/completions",
-        "/v1/chat/completions",
-        "/responses",
-        "/v1/responses",
-        "/infill",
-    )
-)
-"""Routes on which llama-server answers with the adapters that `lora` names (measured: docs/facts.md)."""
-_PLAIN: Final = frozenset(
-    (
-        "/tokenize",
-        "/detokenize",
-        "/apply-template",
-        "/chat/completions/input_tokens",
-        "/v1/chat/completions/input_tokens",
-        "/responses/input_tokens",
-        "/v1/responses/input_tokens",
-        "/v1/messages/count_tokens",
-        "/props",
-        "/slots",
-        "/metrics",
-        "/lora-adapters",
-    )
-)
-"""Those that no adapter has a part in. On any other the bare base might answer, or what a neighbour was told."""
 _NOISE: Final = 0.05
 """Nats, root mean square: how far one adapter's answers may differ between two processes of one base."""
 _OTHER: Final = 0.25
 """Of what the adapter changes: more is another one."""
-_CROWDED: Final = 32
-"""Requests of all tenants, as `backend` counts those of one."""
 
 
 class SharedServer:
@@ -111,7 +75,7 @@ class SharedServer:
                 launch.fingerprint,
                 None,
                 launch.facts,
-                dress=dress_with(lora),
+                dress=dressing.for_shared(lora),
                 lora=lora,
             )
             if launch.fingerprint is not None:
@@ -152,7 +116,7 @@ class SharedServer:
     def is_crowded(self) -> bool:
         """Whether a health check may have to wait behind the requests of all."""
         backends = [tenant.backend for tenant in self.tenants if tenant.backend is not None]
-        return sum(backend.in_flight for backend in backends) >= _CROWDED
+        return sum(backend.in_flight for backend in backends) >= CROWDED
 
     async def watch(self) -> None:
         """Wait for its end; every tenant is told then."""
@@ -214,30 +178,3 @@ class Tenant(LlamaServer):
         for tenant in self.home.tenants:
             tenant.verdict = verdict
         self.home.process.kill(verdict)
-
-
-def dress_with(lora: tuple[LoraScale, ...]) -> Dress:
-    """Puts the complete list of adapters into a body; last, for of two fields with one name the last counts."""
-    field = b'"lora":' + msgspec.json.encode(lora) + b"}"
-
-    def dress(path: str, body: bytes) -> bytes:
-        if path in _PLAIN:
-            return body
-        if path not in _HEEDING:
-            raise Refused(
-                501,
-                "not_supported",
-                f"{path} cannot be answered by a server that several scenarios share: llama-server takes no adapter "
-                "for it; name the scenario in serve.alone, or ask /v1/chat/completions",
-            )
-        if not body:
-            return body
-        inside = body.rstrip()[:-1].rstrip()  # it has been read: it is an object
-        return inside + (field if inside.endswith(b"{") else b"," + field)
-
-    return dress
-
-
-def gguf_of(adapter: AdapterRef) -> Path:
-    """The adapter's file."""
-    return Path(adapter.path) / ADAPTER_GGUF

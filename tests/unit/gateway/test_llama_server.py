@@ -159,8 +159,6 @@ for name in "-m --host --port -c -np -ngl -t -tb -a --threads-http -lv --cache-r
 for name in ("--no-webui", "--metrics"):
     parser.add_argument(name, action="store_true", required=True)
 parser.add_argument("--lora", action="append", default=[])
-# applies none to the context; requests are answered with scale 1 of each all the same
-parser.add_argument("--lora-init-without-apply", action="store_true")
 args = vars(parser.parse_args())
 params = xllamacpp.CommonParams()
 params.model.path, params.hostnames, params.port = args["m"], [args["host"]], int(args["port"])

@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 from honed import log
 from honed.config import ServeSection
 from honed.errors import ApplyError, HonedError
+from honed.gateway.dressing import for_shared
 from honed.gateway.probe import LoraScale
 from honed.gateway.refusal import Refused
-from honed.gateway.tenant import dress_with
 from tests.neighbours import Crowd, Neighbours, letter_of, neighbours
 from tests.planted import Planted
 from tests.served import CHAT, model, servers_of, text_of
@@ -438,7 +438,7 @@ async def test_a_conversation_is_known_to_nobody_but_its_client(
 def test_a_route_that_may_not_heed_the_adapter_is_refused(path: str) -> None:
     """What is not known to be answered by the adapter that is named might be answered by the bare base."""
     with pytest.raises(Refused, match=r"serve\.alone"):
-        dress_with(())(path, b"{}")
+        for_shared(())(path, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_a_route_that_may_not_heed_the_adapter_is_refused(path: str) -> None:
 )
 def test_the_list_of_adapters_is_the_last_word_of_a_body(body: bytes) -> None:
     """However the client writes it; nothing else changes."""
-    dressed = json.loads(dress_with((LoraScale(0, 1.0),))("/completion", body))
+    dressed = json.loads(for_shared((LoraScale(0, 1.0),))("/completion", body))
     assert dressed == json.loads(body) | {"lora": [{"id": 0, "scale": 1.0}]}
 
 
