@@ -14,7 +14,6 @@ import anyio
 from anyio import to_thread
 
 from honed import log
-from honed.config import ServeSection
 from honed.errors import ApplyError, ProbeFailedError, ServerStartError
 from honed.gateway import dressing, presets, probe
 from honed.gateway.backend import Backend
@@ -22,25 +21,17 @@ from honed.gateway.external import find
 from honed.gateway.launch import Launch
 from honed.gateway.llama_child import HTTP_THREADS, listed
 from honed.gateway.llama_server import ServerPlan
-from honed.gateway.own_server import LoadedVersion, Resident, digest_of
 from honed.gateway.parity import check_server
 from honed.gateway.router_models import LeftError, RouterModels
+from honed.gateway.upstream import Address
+from honed.gateway.versions import LoadedVersion, Resident, Versions
 
 _BASE: Final = "base"
 """Behind the `@`: the base model without an adapter."""
 
 
-class Router:
+class Router(Versions):
     """The versions of one scenario on such a server."""
-
-    def __init__(self, scenario: str, section: ServeSection) -> None:
-        self._scenario = scenario
-        self._section = section
-        self._starting = anyio.Lock()
-        self._here: set[LoadedVersion] = set()
-        """Those that are loaded, also those that only finish what they have."""
-        self._digests: dict[str, str] = {}
-        """Under which names this gateway has loaded what."""
 
     async def start(self, plan: ServerPlan, launch: Launch) -> LoadedVersion:
         """Load a version, and see that it answers as it should; the router is there when it is wanted.
@@ -55,7 +46,9 @@ class Router:
         router = RouterModels(await find(plan, "llama-server's router"))
         async with self._starting:
             await self._clear(router)
-            name, digest = await self._name(launch)
+            name, digest = f"{self._scenario}@{_BASE}", None
+            if launch.adapter is not None:
+                name, digest = await self._name(launch.adapter)
             try:
                 if name not in self._names:
                     await self._load(router, name, self._options(plan))
@@ -76,25 +69,15 @@ class Router:
         try:
             status = (await RouterModels(version.address).listed()).get(name)
         except LeftError as error:
-            for each in self._here - {version}:  # at once, as `OwnServer.gone`
-                if not each.has_ended:
-                    each.kill(str(error))
-            return str(error)
+            return self._all_are_gone(version, str(error))
         except ApplyError:
             return None  # it may be busy; its pulse is felt
         if status is None:
             return f"the router has no model {name} any more: its section has gone from the presets file"
         return None if status.runs else f"the router's model {name} is {status}"
 
-    async def leave(self, version: LoadedVersion) -> None:
-        """Unload a version that nobody asks for any more, unless another one goes by the same name."""
-        async with self._starting:
-            self._here.discard(version)
-            name = version.resident.name
-            if name is None or name in self._names or version.verdict is not None:
-                return  # the router has lost it: the next start clears what is left
-            assert version.address is not None
-            await self._unload_if_possible(RouterModels(version.address), name)
+    async def _unload(self, address: Address, name: str) -> None:
+        await self._unload_if_possible(RouterModels(address), name)
 
     @property
     def _names(self) -> set[str]:
@@ -106,17 +89,6 @@ class Router:
     def _presets(self) -> Path:
         assert self._section.external_presets is not None
         return self._section.external_presets.expanduser()
-
-    async def _name(self, launch: Launch) -> tuple[str, str | None]:
-        """What a version is called there, and the digest of its adapter."""
-        adapter = launch.adapter
-        if adapter is None:
-            return f"{self._scenario}@{_BASE}", None
-        digest = adapter.digest or await digest_of(adapter.model_id, Path(adapter.path))
-        name = adapter.model_id
-        if self._digests.setdefault(name, digest) != digest:  # a number that was given twice
-            name = f"{name}-{digest[:12]}"
-        return name, digest
 
     def _options(self, plan: ServerPlan) -> dict[str, str]:
         """What a server of ours is started with, as keys of a preset."""

@@ -16,8 +16,9 @@ from honed.gateway import external, in_place, llama_server, server_log
 from honed.gateway.backend import Backend, Pulse
 from honed.gateway.launch import Launch
 from honed.gateway.llama_server import LlamaServer
-from honed.gateway.own_server import LoadedVersion, OwnServer
+from honed.gateway.own_server import OwnServer
 from honed.gateway.router import Router
+from honed.gateway.versions import LoadedVersion, Versions
 
 
 class Told(NamedTuple):
@@ -42,7 +43,7 @@ class Servers:
         pulse: Pulse,
     ) -> None:
         self._scenario = scenario
-        self._own: OwnServer | Router | None = None
+        self._own: Versions | None = None
         if section.has_versions_beside:
             made = OwnServer if section.lora_server else Router
             self._own = made(scenario, section)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import msgspec
 import pytest
 from starlette.requests import Request
@@ -22,18 +21,18 @@ from honed.adapter_files import ADAPTER_WEIGHTS, adapter_digest
 from honed.appliers import LlamaServerApplier
 from honed.config import Config, ServeSection
 from honed.domain.records import LlmCallRecord
-from honed.domain.serving import CanaryOrder, CandidateOrder, Registration, Switched, SwitchOrder
+from honed.domain.serving import CanaryOrder, CandidateOrder, Registration, Switched
 from honed.domain.trained_model import TrainedModel
 from honed.errors import AdapterNotFoundError, ApplyError, ProbeFailedError
 from honed.gateway.candidate import place
 from honed.gateway.gateway import Gateway
-from honed.gateway.lane import Lane
-from honed.gateway.own_server import LoadedVersion
+from honed.gateway.versions import LoadedVersion
 from honed.serve import serve
 from tests.feed_parts import open_feed
 from tests.own_servers import BASE, SCENARIO, SglangServer, VllmServer, published
-from tests.served import CHAT, QUESTION, Load, text_of, until
+from tests.served import CHAT, QUESTION, Load, until
 from tests.unit.gateway import stub
+from tests.unit.gateway.own_front import OwnFront, order
 
 pytestmark = pytest.mark.anyio
 
@@ -50,52 +49,16 @@ def weights(number: int) -> str:
     return f"{ADAPTER_WEIGHTS} of {SCENARIO}@{number}"
 
 
-def order(model: TrainedModel | None) -> SwitchOrder:
-    if model is None:
-        return SwitchOrder(model_id=None)
-    return SwitchOrder(model_id=model.id, adapter_path=model.adapter_path, digest=model.digest)
-
-
 @dataclass
-class Front:
+class Front(OwnFront):
     """A gateway in front of such a server."""
 
     kind: str
     fake: Fake
-    gateway: Gateway
-    address: str
-    folder: Path
-
-    @property
-    def lane(self) -> Lane:
-        return self.gateway.lanes[SCENARIO]
 
     @property
     def loaded(self) -> set[str]:
         return set(self.fake.adapters)
-
-    def client(self) -> httpx.AsyncClient:
-        # without TLS: making its context takes longer than an answer
-        return httpx.AsyncClient(base_url=self.address, timeout=30, verify=False, trust_env=False)
-
-    def published(self, number: int) -> TrainedModel:
-        return published(self.folder / "adapters", number)
-
-    async def apply(self, model: TrainedModel | None) -> Switched:
-        return await self.gateway.switch(SCENARIO, order(model))
-
-    async def ask(self, **body: Any) -> httpx.Response:
-        async with self.client() as client:
-            headers = body.pop("headers", {})
-            return await client.post(
-                CHAT, json={"model": SCENARIO} | QUESTION | body, headers=headers
-            )
-
-    async def said(self, **body: Any) -> tuple[str, str]:
-        """Version and text of an answer."""
-        answer = await self.ask(**body)
-        assert answer.status_code == 200, answer.text
-        return answer.headers["x-honed-model"], text_of(answer)
 
     async def has(self, *names: str) -> None:
         """Wait until the server has these adapters alone."""
@@ -112,14 +75,6 @@ class Front:
         assert not trial.is_withdrawn, trial.error
         return trial.backend is not None
 
-    async def serves(self) -> None:
-        """Wait until something is in service."""
-
-        async def holds() -> bool:
-            return self.lane.backend is not None
-
-        await until(holds)
-
 
 @asynccontextmanager
 async def fronting(fake: Fake, folder: Path, **settings: Any) -> AsyncIterator[Front]:
@@ -130,7 +85,7 @@ async def fronting(fake: Fake, folder: Path, **settings: Any) -> AsyncIterator[F
     async with gateway.open():
         await gateway.register(SCENARIO, Registration())
         async with stub.fronted(gateway.lanes) as address:
-            yield Front(kind, fake, gateway, str(address), folder)
+            yield Front(gateway, str(address), folder, kind, fake)
 
 
 @pytest.fixture(params=KINDS)

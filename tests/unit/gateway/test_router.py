@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import msgspec
 import pytest
 from pydantic import ValidationError
@@ -24,8 +23,7 @@ from honed.domain.base_facts import (
     RenderedConversation,
     TokenizedText,
 )
-from honed.domain.serving import CanaryOrder, CandidateOrder, Registration, Switched, SwitchOrder
-from honed.domain.trained_model import TrainedModel
+from honed.domain.serving import CanaryOrder, CandidateOrder, Registration
 from honed.errors import (
     ApplyError,
     BaseMismatchError,
@@ -36,11 +34,11 @@ from honed.errors import (
 from honed.gateway import presets
 from honed.gateway.candidate import place
 from honed.gateway.gateway import Gateway
-from honed.gateway.lane import Lane
 from tests.own_router import TEXT, RouterServer
-from tests.own_servers import SCENARIO, published
-from tests.served import CHAT, QUESTION, Load, text_of, until
+from tests.own_servers import SCENARIO
+from tests.served import Load, until
 from tests.unit.gateway import stub
+from tests.unit.gateway.own_front import OwnFront
 
 pytestmark = pytest.mark.anyio
 
@@ -61,55 +59,15 @@ def weights(number: int) -> str:
     return f"adapter.gguf of {SCENARIO}@{number}"
 
 
-def order(model: TrainedModel | None) -> SwitchOrder:
-    if model is None:
-        return SwitchOrder(model_id=None)
-    return SwitchOrder(model_id=model.id, adapter_path=model.adapter_path, digest=model.digest)
-
-
 @dataclass
-class Front:
+class Front(OwnFront):
     """A gateway in front of a router."""
 
     fake: RouterServer
-    gateway: Gateway
-    address: str
-    folder: Path
-
-    @property
-    def lane(self) -> Lane:
-        return self.gateway.lanes[SCENARIO]
 
     @property
     def file(self) -> str:
         return self.fake.presets.read_text()
-
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.address, timeout=30, verify=False, trust_env=False)
-
-    def published(self, number: int) -> TrainedModel:
-        return published(self.folder / "adapters", number)
-
-    async def apply(self, model: TrainedModel | None) -> Switched:
-        return await self.gateway.switch(SCENARIO, order(model))
-
-    async def said(self, **body: Any) -> tuple[str, str]:
-        """Version and text of an answer."""
-        async with self.client() as client:
-            headers = body.pop("headers", {})
-            answer = await client.post(
-                CHAT, json={"model": SCENARIO} | QUESTION | body, headers=headers
-            )
-        assert answer.status_code == 200, answer.text
-        return answer.headers["x-honed-model"], text_of(answer)
-
-    async def serves(self) -> None:
-        """Wait until something is in service."""
-
-        async def holds() -> bool:
-            return self.lane.backend is not None
-
-        await until(holds)
 
 
 @asynccontextmanager
@@ -127,7 +85,7 @@ async def fronting(fake: RouterServer, folder: Path, **settings: Any) -> AsyncIt
     async with gateway.open():
         await gateway.register(SCENARIO, Registration(base_gguf=str(base)))
         async with stub.fronted(gateway.lanes) as address:
-            yield Front(fake, gateway, str(address), folder)
+            yield Front(gateway, str(address), folder, fake)
 
 
 def router(folder: Path, **settings: Any) -> RouterServer:
